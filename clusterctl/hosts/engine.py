@@ -1,0 +1,304 @@
+"""The door to the container engine: the Docker SDK over the node's SSH connection.
+
+Each HTTP connection of the SDK is one channel that runs `docker system dial-stdio` on the node. Measured in the
+lab (lab-facts): 5 ms an API call, against 113 ms for a `docker …` command over the same SSH connection, and
+answers are typed, so nothing is quoted or parsed.
+"""
+
+from __future__ import annotations
+
+import io
+import queue
+import struct
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import docker
+import paramiko
+import requests
+import urllib3
+from docker.transport.basehttpadapter import BaseHTTPAdapter
+
+from clusterctl.hosts.ssh import HostError, SshConnection
+
+API_VERSION = "1.41"
+"""Docker Engine API of 20.10 (Debian 12's docker.io), the oldest engine that is tested; newer engines speak it too."""
+
+LABEL_CLUSTER = "clusterctl.cluster"
+
+
+class EngineError(HostError):
+    """The engine did not answer, or refused. `status` is the API's HTTP status where there was one."""
+
+    def __init__(self, node: str, message: str, *, hint: str | None = None, status: int | None = None) -> None:
+        super().__init__(node, message, hint=hint)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class FileInContainer:
+    """A file to place in a container before it starts: absolute path, content, permission bits."""
+
+    path: str
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class LogChunk:
+    """One frame of a container's log. A frame may hold part of a line (the engine splits at 16 KiB)."""
+
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+
+
+class _ChannelConnection(urllib3.connection.HTTPConnection):
+    def __init__(self, ssh: SshConnection, argv: Sequence[str], timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._ssh = ssh
+        self._argv = argv
+        self._timeout_s = timeout_s
+
+    def connect(self) -> None:
+        # A paramiko channel has the socket methods that http.client uses (makefile, sendall, close).
+        self.sock = self._ssh.session(self._argv, timeout_s=self._timeout_s)  # type: ignore[assignment]
+
+    def ended_because(self) -> str:
+        """What dial-stdio said when it ended instead of answering: its exit code and stderr."""
+        channel = self.sock
+        if not isinstance(channel, paramiko.Channel):
+            return ""
+        channel.status_event.wait(2)
+        channel.settimeout(2)
+        try:
+            stderr = channel.recv_stderr(4096).decode(errors="replace").strip()
+        except OSError:
+            stderr = ""
+        return f"`{' '.join(self._argv)}` ended with exit code {channel.exit_status}" + (
+            f": {stderr}" if stderr else ""
+        )
+
+
+class _ChannelPool(urllib3.connectionpool.HTTPConnectionPool):
+    scheme = "http"
+
+    def __init__(self, ssh: SshConnection, argv: Sequence[str], timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s, maxsize=8)
+        self._open = lambda: _ChannelConnection(ssh, argv, timeout_s)
+        self.last: _ChannelConnection | None = None
+
+    def _new_conn(self) -> _ChannelConnection:
+        self.last = self._open()
+        return self.last
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        # urllib3 checks a pooled connection with select() on fileno(), which a channel answers with a new pipe each
+        # time (docker-py overrides this for the same reason); whether the channel is open is known without it.
+        assert self.pool is not None
+        try:
+            connection = self.pool.get(block=False)
+        except queue.Empty:
+            connection = None
+        if connection is not None and getattr(connection.sock, "closed", True):
+            connection = None
+        return connection or self._new_conn()
+
+
+class _SshAdapter(BaseHTTPAdapter):
+    def __init__(self, ssh: SshConnection, argv: Sequence[str], timeout_s: float) -> None:
+        super().__init__()
+        self.pool = _ChannelPool(ssh, argv, timeout_s)
+
+    def get_connection(self, url: str | bytes, proxies: Any = None) -> Any:
+        return self.pool
+
+    def close(self) -> None:
+        self.pool.close()
+        super().close()
+
+
+class Engine:
+    """One node's Docker Engine. Methods raise EngineError, or ConnectionLostError when SSH breaks."""
+
+    def __init__(self, ssh: SshConnection, *, sudo: bool, timeout_s: float) -> None:
+        self._node = ssh.node
+        argv = [*(["sudo", "-n"] if sudo else []), "docker", "system", "dial-stdio"]
+        self._adapter = _SshAdapter(ssh, argv, timeout_s)
+        # A TCP base URL keeps the SDK from touching anything local at construction; the adapter takes over below.
+        self._api = docker.APIClient(base_url="tcp://localhost:1", version=API_VERSION, timeout=int(timeout_s))
+        self._api.base_url = "http+docker://ssh"
+        self._api.mount("http+docker://", self._adapter)
+
+    def close(self) -> None:
+        """Close the API's channels."""
+        self._api.close()
+
+    def info(self) -> dict[str, Any]:
+        """`docker info`: version, runtimes, cgroup driver, data root."""
+        with self._errors("info"):
+            return dict(self._api.info())
+
+    def image(self, reference: str) -> dict[str, Any] | None:
+        """`docker image inspect`, or None when the image is absent."""
+        try:
+            with self._errors(f"inspect image {reference}"):
+                return dict(self._api.inspect_image(reference))
+        except EngineError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def containers(self, cluster: str) -> tuple[dict[str, Any], ...]:
+        """`docker inspect` of every container, running or not, that carries this cluster's label."""
+        with self._errors("list containers"):
+            rows = self._api.containers(all=True, filters={"label": f"{LABEL_CLUSTER}={cluster}"})
+        found = []
+        for row in rows:
+            inspected = self.container(row["Id"])
+            if inspected is not None:  # removed between the two calls
+                found.append(inspected)
+        return tuple(found)
+
+    def container(self, name_or_id: str) -> dict[str, Any] | None:
+        """`docker inspect`, or None when there is no such container."""
+        try:
+            with self._errors(f"inspect container {name_or_id}"):
+                return dict(self._api.inspect_container(name_or_id))
+        except EngineError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def create(self, name: str, config: Mapping[str, Any], host_config: Mapping[str, Any]) -> str:
+        """Create a container, not started. `config` and `host_config` are the API's own bodies. Returns its ID."""
+        host = self._api.create_host_config(**host_config)
+        body = self._api.create_container_config(**config, host_config=host)
+        with self._errors(f"create container {name}"):
+            return str(self._api.create_container_from_config(body, name)["Id"])
+
+    def put_files(self, container: str, files: Sequence[FileInContainer]) -> None:
+        """Place files in a container that need not run. Missing directories are made (0755, root)."""
+        with self._errors(f"copy files into {container[:12]}"):
+            self._api.put_archive(container, "/", _tar(files))
+
+    def read_file(self, container: str, path: str) -> bytes | None:
+        """Content of a file in a container, running or not; None when the file or the container is absent."""
+        try:
+            with self._errors(f"read {path} in {container[:12]}"):
+                chunks, _ = self._api.get_archive(container, path)
+                archive = b"".join(chunks)
+        except EngineError as error:
+            if error.status == 404:
+                return None
+            raise
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            member = tar.next()
+            file = tar.extractfile(member) if member is not None else None
+            return file.read() if file is not None else None
+
+    def start(self, container: str) -> None:
+        """Start a created or stopped container."""
+        with self._errors(f"start container {container[:12]}"):
+            self._api.start(container)
+
+    def stop(self, container: str, *, timeout_s: float) -> None:
+        """SIGTERM, then SIGKILL after `timeout_s`. Returns when it has stopped; harmless when it is not running."""
+        with self._errors(f"stop container {container[:12]}"):
+            self._api.stop(container, timeout=max(1, int(timeout_s)))
+
+    def remove(self, container: str) -> None:
+        """Remove a container by force, with its anonymous volumes; harmless when it is gone."""
+        try:
+            with self._errors(f"remove container {container[:12]}"):
+                self._api.remove_container(container, v=True, force=True)
+        except EngineError as error:
+            # 404: gone already. 409: a removal is in progress (two operators, or a restart of the engine).
+            if error.status not in (404, 409):
+                raise
+
+    def logs(self, container: str, *, follow: bool, tail: int | None = None, since: float = 0) -> Iterator[LogChunk]:
+        """The container's log as frames, each with the stream it was written to; ends when the container stops.
+
+        `tail` limits to the last lines, `since` is Unix time in seconds. The SDK's own `logs` drops the stream's
+        name, which tells the agent's events (stderr) from the server's output (stdout).
+        """
+        params = {
+            "stdout": 1,
+            "stderr": 1,
+            "follow": int(follow),
+            "tail": "all" if tail is None else tail,
+            **({"since": since} if since else {}),
+        }
+        with self._errors(f"read the log of {container[:12]}"):
+            response = self._api._get(
+                self._api._url("/containers/{0}/logs", container), params=params, stream=True, timeout=None
+            )
+            self._api._raise_for_status(response)
+            if follow:
+                # A quiet server is not a dead one: the stream ends with the container, or with the connection
+                # (keepalives), or because the reader closes it.
+                response.raw._fp.fp.channel.settimeout(None)
+            try:
+                while header := response.raw.read(8):
+                    kind, length = struct.unpack(">BxxxL", header)
+                    yield LogChunk("stderr" if kind == 2 else "stdout", response.raw.read(length))
+            except (urllib3.exceptions.HTTPError, OSError, struct.error):
+                return  # the stream was closed, by the reader or with the connection; who follows asks what became of it
+            finally:
+                response.close()
+
+    def _errors(self, what: str) -> _Translate:
+        return _Translate(self._node, what, self._adapter.pool)
+
+
+class _Translate:
+    """Turns the SDK's exceptions into EngineError; SSH's own pass through."""
+
+    def __init__(self, node: str, what: str, pool: _ChannelPool) -> None:
+        self._node, self._what, self._pool = node, what, pool
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, docker.errors.APIError):
+            raise EngineError(
+                self._node,
+                f"the engine refused to {self._what}: {error.explanation or error}",
+                status=error.response.status_code if error.response is not None else None,
+            ) from error
+        if isinstance(error, requests.exceptions.Timeout):
+            raise EngineError(
+                self._node,
+                f"the engine did not answer in time ({self._what})",
+                hint="on the node: systemctl status docker; journalctl -u docker -n 50",
+            ) from error
+        if isinstance(error, requests.exceptions.RequestException | docker.errors.DockerException):
+            cause = self._pool.last.ended_because() if self._pool.last else ""
+            raise EngineError(
+                self._node,
+                f"the engine cannot be asked to {self._what}: {cause or error}",
+                hint="on the node: docker version",
+            ) from error
+
+
+def _tar(files: Sequence[FileInContainer]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for directory in sorted({parent for file in files for parent in _parents(file.path)}):
+            entry = tarfile.TarInfo(directory.lstrip("/"))
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+        for file in files:
+            entry = tarfile.TarInfo(file.path.lstrip("/"))
+            entry.size, entry.mode = len(file.content), file.mode
+            tar.addfile(entry, io.BytesIO(file.content))
+    return buffer.getvalue()
+
+
+def _parents(path: str) -> list[str]:
+    """Directories to make for a file below /etc/clusterctl or /opt/clusterctl; never the standard ones above."""
+    parts = path.strip("/").split("/")[:-1]
+    return ["/" + "/".join(parts[: index + 1]) for index in range(1, len(parts))]

@@ -1,0 +1,110 @@
+"""All nodes at once: one Host per node (its SSH connection and its engine), and work on all of them in parallel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+import httpx
+
+from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
+from clusterctl.hosts.engine import Engine
+from clusterctl.hosts.http import client_over_ssh
+from clusterctl.hosts.ssh import ConnectError, HostError, SshConnection
+from clusterctl.inventory.model import Inventory, Node
+
+T = TypeVar("T")
+
+MAX_PARALLEL = 64
+"""Nodes worked on at once. Threads mostly wait; 64 is far above any gang that one vLLM endpoint spans today."""
+
+
+class Host:
+    """One node: its name, its SSH connection, its engine."""
+
+    def __init__(self, inventory: Inventory, node: Node, *, accept_new_host_keys: bool) -> None:
+        self.name = node.name
+        self.ssh = SshConnection(node, inventory.ssh, inventory.timeouts, accept_new_host_keys=accept_new_host_keys)
+        self.engine = Engine(self.ssh, sudo=inventory.container.sudo, timeout_s=inventory.timeouts.command_s)
+
+    def http(self, base_url: str, *, timeout_s: float) -> httpx.Client:
+        """An HTTP client whose connections start on this node."""
+        return client_over_ssh(self.ssh, base_url, timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """Close everything that is open to this node."""
+        self.engine.close()
+        self.ssh.close()
+
+
+@dataclass(frozen=True)
+class Outcomes(Generic[T]):
+    """What became of one piece of work on each node, in inventory order. A failure on one hides no other."""
+
+    values: Mapping[str, T]
+    errors: Mapping[str, ClusterctlError]
+
+    def or_raise(self, stage: str) -> Mapping[str, T]:
+        """The values, if every node succeeded. Raises NodesError, which lists every node that did not."""
+        if self.errors:
+            raise NodesError(stage, [NodeFailure(node, e.message, e.hint) for node, e in self.errors.items()])
+        return self.values
+
+
+@dataclass
+class Hosts:
+    """The connections of one run. A context manager: leaving it closes every connection."""
+
+    inventory: Inventory
+    accept_new_host_keys: bool = False
+    connected: dict[str, Host] = field(default_factory=dict)
+    """Nodes that answered, in inventory order."""
+    unreachable: dict[str, ConnectError] = field(default_factory=dict)
+    """Nodes that did not, each with the reason."""
+
+    def __enter__(self) -> Self:
+        hosts = {
+            node.name: Host(self.inventory, node, accept_new_host_keys=self.accept_new_host_keys)
+            for node in self.inventory.nodes
+        }
+        outcomes = each(hosts, lambda host: host.ssh.open())
+        self.connected = {name: host for name, host in hosts.items() if name not in outcomes.errors}
+        self.unreachable = {name: error for name, error in outcomes.errors.items() if isinstance(error, ConnectError)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        each(self.connected, lambda host: host.close())
+
+    @property
+    def head(self) -> Host:
+        """The head's connection. Raises its ConnectError when it was not reached."""
+        name = self.inventory.head_name
+        if name in self.unreachable:
+            raise self.unreachable[name]
+        return self.connected[name]
+
+    def each(self, work: Callable[[Host], T], names: Iterable[str] | None = None) -> Outcomes[T]:
+        """Do one thing on every connected node (or the named ones) at once; finish on all before returning."""
+        wanted = self.connected if names is None else {name: self.connected[name] for name in names}
+        return each(wanted, work)
+
+
+def each(hosts: Mapping[str, Host], work: Callable[[Host], T]) -> Outcomes[T]:
+    """Run `work` for every host at once. ClusterctlErrors become outcomes; anything else is a bug and is raised."""
+    if not hosts:
+        return Outcomes({}, {})
+    values: dict[str, T] = {}
+    errors: dict[str, ClusterctlError] = {}
+    with ThreadPoolExecutor(max_workers=min(len(hosts), MAX_PARALLEL), thread_name_prefix="node") as pool:
+        futures = {name: pool.submit(work, host) for name, host in hosts.items()}
+        for name, future in futures.items():
+            try:
+                values[name] = future.result()
+            except ClusterctlError as error:
+                errors[name] = error if isinstance(error, HostError) else HostError(name, error.message)
+    return Outcomes(values, errors)

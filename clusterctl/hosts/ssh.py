@@ -1,0 +1,317 @@
+"""The door to SSH: Fabric opens one connection per node, once; everything else is a channel on it.
+
+Host keys are strict. Fabric's own default is to trust unknown keys (`AutoAddPolicy`, fabric 3.2 connection.py);
+here every client on the way, jump hosts included, gets a policy that refuses, or that pins a new key when
+the operator said so.
+"""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import fabric
+import paramiko
+
+from clusterctl.errors import ClusterctlError
+from clusterctl.inventory.model import Node, SshDefaults, Timeouts
+
+KEEPALIVE_S = 15
+"""Seconds between keepalives, so that a cut cable ends a blocked read instead of hanging it."""
+
+MAX_OUTPUT_BYTES = 32 * 1024 * 1024
+"""A remote command that prints more than this is broken; nothing that clusterctl runs comes near."""
+
+_pin_lock = threading.Lock()
+
+
+class HostError(ClusterctlError):
+    """A node could not be reached, or a remote operation on it failed. Names the node."""
+
+    def __init__(self, node: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.node = node
+
+
+class ConnectError(HostError):
+    """The SSH connection could not be opened."""
+
+
+class HostKeyError(ConnectError):
+    """The node's host key is unknown or is not the pinned one."""
+
+
+class CommandTimeoutError(HostError):
+    """A remote command did not end before its deadline."""
+
+
+class ConnectionLostError(HostError):
+    """The SSH connection broke while it was in use."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a remote command ended with."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+class _UnknownHostKeyError(paramiko.SSHException):
+    """Raised by the strict policy, so that an unknown key is told from other SSH failures by type."""
+
+    def __init__(self, hostname: str, key: paramiko.PKey) -> None:
+        super().__init__(f"unknown host key of {hostname}")
+        self.hostname = hostname
+        self.key = key
+
+
+class _Refuse(paramiko.MissingHostKeyPolicy):
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        raise _UnknownHostKeyError(hostname, key)
+
+
+class _PinOnce(paramiko.MissingHostKeyPolicy):
+    """Trust on first use: append the key to known_hosts, so that from then on it is pinned."""
+
+    def __init__(self, known_hosts: Path) -> None:
+        self.known_hosts = known_hosts
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        with _pin_lock:
+            self.known_hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self.known_hosts.open("a", encoding="utf-8") as file:
+                file.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
+
+
+def fingerprint(key: paramiko.PKey) -> str:
+    """The key's fingerprint as `ssh-keygen -l` prints it: `SHA256:…`."""
+    return key.fingerprint
+
+
+class SshConnection:
+    """One node's SSH connection, opened once and shared by everything that talks to the node.
+
+    Channels may be opened from several threads at once (paramiko's transport is thread-safe).
+    """
+
+    def __init__(self, node: Node, ssh: SshDefaults, timeouts: Timeouts, *, accept_new_host_keys: bool = False) -> None:
+        self.node = node.name
+        self._command_timeout_s = timeouts.command_s
+        self._connect_timeout_s = timeouts.connect_s
+        self._known_hosts = ssh.known_hosts or Path("~/.ssh/known_hosts").expanduser()
+        self._own_known_hosts = ssh.known_hosts is not None
+        self._policy = _PinOnce(self._known_hosts) if accept_new_host_keys else _Refuse()
+        config = fabric.Config(runtime_ssh_path=str(ssh.config)) if ssh.config else fabric.Config()
+        key = node.key or ssh.key
+        connect_kwargs = {
+            "banner_timeout": timeouts.connect_s,
+            "auth_timeout": timeouts.connect_s,
+            **({"key_filename": str(key), "look_for_keys": False} if key else {}),
+        }
+        jump = node.jump or ssh.jump
+        gateway = (
+            fabric.Connection(
+                jump, config=config, connect_kwargs=dict(connect_kwargs), connect_timeout=timeouts.connect_s
+            )
+            if jump
+            else None
+        )
+        self._connection = fabric.Connection(
+            node.host,
+            user=node.user or ssh.user,
+            port=node.port or ssh.port,
+            config=config,
+            gateway=gateway,
+            connect_kwargs=connect_kwargs,
+            # Fabric truncates to whole seconds, and 0 would mean «no time-out».
+            connect_timeout=max(1, round(timeouts.connect_s)),
+        )
+
+    @property
+    def target(self) -> str:
+        """user@host:port, as connected to (ssh_config applied)."""
+        return f"{self._connection.user}@{self._connection.host}:{self._connection.port}"
+
+    def open(self) -> None:
+        """Connect and authenticate. Raises ConnectError (HostKeyError for host keys) with the fix."""
+        try:
+            for hop in self._hops():
+                self._make_strict(hop.client)
+            self._connection.open()
+        except _UnknownHostKeyError as error:
+            raise HostKeyError(
+                self.node,
+                f"{self.target}: its host key is not in {self._known_hosts} "
+                f"(it showed {error.key.get_name()} {fingerprint(error.key)})",
+                hint="compare that fingerprint with the machine's own (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub "
+                "on its console), then run once with --accept-new-host-keys to pin it",
+            ) from error
+        except paramiko.BadHostKeyException as error:
+            raise HostKeyError(
+                self.node,
+                f"{self.target}: its host key is NOT the one in {self._known_hosts}: expected "
+                f"{fingerprint(error.expected_key)}, it showed {fingerprint(error.key)}",
+                hint="either the machine was reinstalled or something answers in its place; when you know it was "
+                f"reinstalled: ssh-keygen -R '{error.hostname}' -f {self._known_hosts}, then --accept-new-host-keys",
+            ) from error
+        except paramiko.AuthenticationException as error:
+            raise ConnectError(
+                self.node,
+                f"{self.target}: SSH login refused ({error})",
+                hint=f"check the user and key of this node in the inventory; try: ssh {self.target.rsplit(':', 1)[0]}",
+            ) from error
+        except paramiko.PasswordRequiredException as error:
+            raise ConnectError(
+                self.node,
+                f"{self.target}: the private key is encrypted",
+                hint="load it into an agent: ssh-add KEYFILE",
+            ) from error
+        except socket.gaierror as error:
+            raise ConnectError(
+                self.node, f"{self.target}: cannot resolve the host name ({error.strerror})", hint="check `host`"
+            ) from error
+        except TimeoutError as error:
+            raise ConnectError(
+                self.node,
+                f"{self.target}: no answer within {self._connect_timeout_s:g} s",
+                hint="is the machine on, and is its SSH port reachable from here?",
+            ) from error
+        except paramiko.ssh_exception.NoValidConnectionsError as error:
+            reasons = ", ".join(sorted({str(reason.strerror or reason) for reason in error.errors.values()}))
+            raise ConnectError(
+                self.node,
+                f"{self.target}: cannot connect ({reasons})",
+                hint="is the machine on, and is sshd running on that port?",
+            ) from error
+        except (paramiko.SSHException, OSError, EOFError, ValueError) as error:
+            raise ConnectError(
+                self.node, f"{self.target}: SSH failed ({error or type(error).__name__})", hint=f"ssh -v {self.target}"
+            ) from error
+        self._transport.set_keepalive(KEEPALIVE_S)
+
+    def close(self) -> None:
+        """Close the connection and its jump hosts'; harmless when it is not open."""
+        for hop in self._hops():
+            hop.client.close()
+
+    @property
+    def _transport(self) -> paramiko.Transport:
+        transport = self._connection.client.get_transport()
+        if transport is None or not transport.is_active():
+            raise ConnectionLostError(self.node, f"{self.target}: the SSH connection is closed")
+        return transport
+
+    def _hops(self) -> Iterator[fabric.Connection]:
+        hop = self._connection
+        while isinstance(hop, fabric.Connection):
+            yield hop
+            hop = hop.gateway
+
+    def _make_strict(self, client: paramiko.SSHClient) -> None:
+        client.set_missing_host_key_policy(self._policy)
+        files = [self._known_hosts] if self._own_known_hosts else [Path("/etc/ssh/ssh_known_hosts"), self._known_hosts]
+        for file in files:
+            if file.exists():
+                # `load_system_host_keys` never writes the file back, unlike `load_host_keys`.
+                client.load_system_host_keys(str(file))
+
+    def session(self, argv: Sequence[str], *, timeout_s: float | None = None) -> paramiko.Channel:
+        """Start a command and return its channel. The one place where argv becomes a quoted command line."""
+        timeout_s = timeout_s or self._command_timeout_s
+        try:
+            channel = self._transport.open_session(timeout=timeout_s)
+            channel.settimeout(timeout_s)
+            channel.exec_command(shlex.join(argv))
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._lost(f"could not start `{argv[0]}`", error) from error
+        return channel
+
+    def connect_to(self, address: str, port: int, *, timeout_s: float) -> paramiko.Channel:
+        """A TCP connection from the node to address:port, carried by this connection (`direct-tcpip`).
+
+        Raises OSError when the far port refuses or the node's sshd forbids forwarding, TimeoutError at the deadline.
+        """
+        try:
+            channel = self._transport.open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=timeout_s)
+        except paramiko.ChannelException as error:
+            if error.code == 1:  # SSH_OPEN_ADMINISTRATIVELY_PROHIBITED (RFC 4254, 5.1)
+                raise PermissionError(
+                    f"sshd on {self.node} forbids TCP forwarding (AllowTcpForwarding); the API is asked through it"
+                ) from error
+            raise ConnectionRefusedError(f"{address}:{port} refused the connection") from error
+        except (paramiko.SSHException, EOFError) as error:
+            raise TimeoutError(f"{address}:{port} did not answer within {timeout_s:g} s") from error
+        channel.settimeout(timeout_s)
+        return channel
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float | None = None) -> Completed:
+        """Run a command to its end. A non-zero exit code is a result, not an error.
+
+        Raises CommandTimeoutError at the deadline, ConnectionLostError when the connection breaks.
+        """
+        timeout_s = timeout_s or self._command_timeout_s
+        deadline = time.monotonic() + timeout_s
+        channel = self.session(argv, timeout_s=timeout_s)
+        stderr: list[bytes] = []
+        drain = threading.Thread(target=_drain_stderr, args=(channel, stderr), daemon=True)
+        drain.start()
+        try:
+            if stdin:
+                channel.sendall(stdin)
+            channel.shutdown_write()
+            stdout = _read_until(channel, deadline)
+            drain.join(max(0.0, deadline - time.monotonic()))
+            channel.status_event.wait(max(0.0, deadline - time.monotonic()))
+        except TimeoutError as error:
+            raise CommandTimeoutError(
+                self.node,
+                f"`{argv[0]}` did not end within {timeout_s:g} s",
+                hint="the machine may be overloaded or a file system on it hang; raise timeouts.command_s only "
+                "when the command is merely slow",
+            ) from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._lost(f"lost during `{argv[0]}`", error) from error
+        finally:
+            channel.close()
+        if not channel.status_event.is_set() or channel.exit_status == -1:
+            raise self._lost(f"`{argv[0]}` ended without an exit code", None)
+        return Completed(channel.exit_status, stdout, b"".join(stderr))
+
+    def _lost(self, what: str, error: BaseException | None) -> ConnectionLostError:
+        detail = f" ({error or type(error).__name__})" if error is not None else ""
+        return ConnectionLostError(
+            self.node, f"{self.target}: {what}{detail}", hint="is the machine still up? then run the command again"
+        )
+
+
+def _read_until(channel: paramiko.Channel, deadline: float) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError
+        channel.settimeout(remaining)
+        chunk = channel.recv(65536)
+        if not chunk:
+            return b"".join(chunks)
+        size += len(chunk)
+        if size > MAX_OUTPUT_BYTES:
+            raise OSError(f"the command printed more than {MAX_OUTPUT_BYTES} bytes")
+        chunks.append(chunk)
+
+
+def _drain_stderr(channel: paramiko.Channel, into: list[bytes]) -> None:
+    """Read stderr beside stdout: a full stderr window would block the remote command."""
+    try:
+        while chunk := channel.recv_stderr(65536):
+            into.append(chunk)
+    except (OSError, EOFError):
+        return

@@ -1,0 +1,286 @@
+"""The inventory, version 1: what the operator asked for, as frozen and strict values.
+
+Field descriptions here are the reference documentation, the editor's tooltips (JSON Schema) and the
+source of inventory.example.yaml's comments. Units are in the names.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
+"""Names of clusters and nodes: a DNS label of at most 40 characters, so that `<cluster>-node` is a legal
+container name and a host name everywhere."""
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00\n]*$")]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors, types are not coerced, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Ssh(Strict):
+    """How nodes are reached. Every field can be overridden on a node; `ssh_config` fills what is not given."""
+
+    user: str | None = None
+    """Login name. Default: what ssh_config says, else your own login name."""
+    port: Port | None = None
+    """SSH port. Default: what ssh_config says, else 22."""
+    key: Path | None = None
+    """Private key file; relative to the inventory. Default: ssh_config, the agent, then the usual key files."""
+    jump: str | None = None
+    """Jump host (ProxyJump), as [user@]host[:port]. Its host key is checked as strictly as the nodes'."""
+
+
+class SshDefaults(Ssh):
+    """How nodes are reached, for all nodes, and where host keys are looked up."""
+
+    known_hosts: Path | None = None
+    """known_hosts file with the nodes' host keys; relative to the inventory. Default: ~/.ssh/known_hosts. Unknown
+    and changed keys are refused."""
+    config: Path | None = None
+    """ssh_config file; relative to the inventory. Default: ~/.ssh/config when it exists."""
+
+
+class Node(Ssh):
+    """One machine."""
+
+    name: Name
+    """Name in every message and in `--node`; a DNS label, unique."""
+    host: Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\s/@]+$")]
+    """Where SSH connects: a host name, an address, or a Host alias of ssh_config."""
+    address: IPv4Address | None = None
+    """The node's own address in network.cidr. Default: found on the node (exactly one address must be in the CIDR)."""
+    env: dict[EnvName, str] = Field(default_factory=dict)
+    """Environment for this node's container; wins over container.env."""
+
+
+class Network(Strict):
+    """The private network that carries Ray, NCCL and Gloo traffic between the nodes."""
+
+    cidr: IPv4Network
+    """The network, such as 10.77.0.0/24. Traffic on it is unencrypted: it must be private (failure mode F66)."""
+    allow_public: bool = False
+    """Accept a CIDR with public addresses. vLLM's and Ray's traffic can be abused to run code: only behind a firewall."""
+
+
+class Ulimit(Strict):
+    """One resource limit of the container; -1 is unlimited."""
+
+    soft: Annotated[int, Field(ge=-1)]
+    """Soft limit."""
+    hard: Annotated[int, Field(ge=-1)]
+    """Hard limit."""
+
+
+class Container(Strict):
+    """The one container that runs on each node."""
+
+    image: Annotated[str, StringConstraints(min_length=1, pattern=r"^\S+$")]
+    """Image reference; must be present and identical on every node. Pin a digest in production."""
+    engine: Literal["docker"] = "docker"
+    """Container engine."""
+    sudo: bool = False
+    """Reach the engine with `sudo -n` (for a login user outside the docker group)."""
+    volumes: tuple[Annotated[str, StringConstraints(pattern=r"^/[^:]*:/[^:]*(:(ro|rw))?$")], ...] = ()
+    """Extra bind mounts, as /on/node:/in/container[:ro]. model.path is always mounted, read-only, at the same path."""
+    env: dict[EnvName, str] = Field(default_factory=dict)
+    """Extra environment on every node. Values that clusterctl derives per node (VLLM_HOST_IP …) are refused here."""
+    ipc: Literal["host", "private"] = "host"
+    """IPC namespace. `host` gives NCCL and vLLM the node's /dev/shm; with `private`, set shm_bytes."""
+    shm_bytes: Annotated[int, Field(gt=0)] | None = None
+    """Size of /dev/shm when ipc is private. Docker's default of 64 MiB breaks NCCL (F21)."""
+    ulimits: dict[Literal["memlock", "stack", "nofile", "core"], Ulimit | Annotated[int, Field(ge=-1)]] = Field(
+        default_factory=lambda: {"memlock": -1, "stack": 67108864}
+    )
+    """Resource limits, as one number or {soft, hard}. memlock -1 is what RDMA needs (F22)."""
+    cap_add: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Z_]+$")], ...] = ("IPC_LOCK",)
+    """Linux capabilities to add. IPC_LOCK is what registering RDMA memory needs."""
+    devices: tuple[AbsolutePath, ...] = ()
+    """Devices to pass, such as /dev/infiniband. /dev/infiniband is passed by itself where the node has it."""
+    privileged: bool = False
+    """Run the container privileged. Never needed for GPUs or RDMA with the defaults above."""
+
+
+class Accelerator(Strict):
+    """What the nodes compute with."""
+
+    kind: Literal["nvidia", "amd", "cpu"]
+    """Kind of accelerator. `cpu` is vLLM's CPU build with declared slots (the rehearsal lab)."""
+    per_node: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
+    """Accelerators used on each node. `auto`: all that the nodes have, which must be equal. `cpu` needs a number."""
+
+
+class Model(Strict):
+    """The model that is served."""
+
+    path: AbsolutePath
+    """Directory of the model, the same absolute path on every node (F36)."""
+    name: Annotated[str, StringConstraints(min_length=1, pattern=r"^\S+$")] | None = None
+    """Name that clients send as `model`. Default: the last part of the path."""
+
+
+class Serve(Strict):
+    """The vLLM server on the head."""
+
+    host: Literal["private", "any"] | IPv4Address = "private"
+    """Address the API listens on: `private` is the head's address in network.cidr, `any` is 0.0.0.0."""
+    port: Port = 8000
+    """Port of the API on the head."""
+    tensor_parallel: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Tensor-parallel size. `auto`: accelerators per node."""
+    pipeline_parallel: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Pipeline-parallel size. `auto`: number of nodes."""
+    options: dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")], JsonValue] = Field(
+        default_factory=dict
+    )
+    """Any other `vllm serve` option, by its long name without dashes in front: max-model-len: 8192. Maps become JSON;
+    true is a bare flag. Options that clusterctl sets itself are refused."""
+
+
+class PortRange(Strict):
+    """An inclusive range of ports."""
+
+    first: Port
+    """First port."""
+    last: Port
+    """Last port."""
+
+
+class RayPorts(Strict):
+    """Every port Ray would otherwise choose at random, pinned, so that a firewall can be written (F43)."""
+
+    gcs: Port = 6379
+    """Global control store, on the head."""
+    node_manager: Port = 6380
+    """Node manager, on every node."""
+    object_manager: Port = 6381
+    """Object manager, on every node."""
+    runtime_env_agent: Port = 6382
+    """Runtime environment agent, on every node."""
+    dashboard_agent_grpc: Port = 6383
+    """Dashboard agent (gRPC), on every node."""
+    metrics_export: Port = 6384
+    """Metrics export, on every node."""
+    dashboard_agent_http: Port = 52365
+    """Dashboard agent (HTTP), on every node."""
+    workers: PortRange = PortRange(first=10002, last=10999)
+    """Worker processes, on every node."""
+
+
+class Ray(Strict):
+    """The Ray cluster that vLLM runs on. The dashboard stays off; token authentication is always on."""
+
+    ports: RayPorts = RayPorts()
+    """Pinned ports."""
+    token_file: Path | None = None
+    """File (mode 0600) with the cluster's Ray token; relative to the inventory. Default: a new random token for each
+    start of the cluster, kept only inside the containers."""
+    object_store_bytes: Annotated[int, Field(ge=78643200)] | None = None
+    """Ray's object store on each node; at least 75 MiB. Default: Ray's own (30% of memory)."""
+
+
+class Timeouts(Strict):
+    """Deadlines, in seconds. A time-out is a failure, never a success."""
+
+    connect_s: Seconds = 10
+    """To open one SSH connection, authentication included."""
+    command_s: Seconds = 60
+    """One remote command or engine call."""
+    ray_s: Seconds = 180
+    """From container start until all nodes are in Ray."""
+    load_s: Seconds = 3600
+    """From server start until the first completion. Large models on slow disks need more."""
+    stop_s: Seconds = 60
+    """For the server and Ray to stop by themselves before they are killed."""
+
+
+class Inventory(Strict):
+    """A cluster: N nodes that become one vLLM endpoint."""
+
+    version: Literal[1]
+    """Version of this format."""
+    cluster: Name
+    """Name of the cluster; part of container names and labels. Unique among the clusters that share a node."""
+    network: Network
+    """The private network between the nodes."""
+    ssh: SshDefaults = SshDefaults()
+    """How nodes are reached, unless a node says otherwise."""
+    nodes: Annotated[tuple[Node, ...], Field(min_length=1)]
+    """The machines. The first one is the head unless `head` says otherwise; order is the order of all output."""
+    head: Name | None = None
+    """Name of the node that runs Ray's head and the server. Default: the first node."""
+    container: Container
+    """The container on each node."""
+    accelerator: Accelerator
+    """What the nodes compute with."""
+    model: Model
+    """The model that is served."""
+    serve: Serve = Serve()
+    """The vLLM server."""
+    ray: Ray = Ray()
+    """The Ray cluster."""
+    timeouts: Timeouts = Timeouts()
+    """Deadlines."""
+
+    @property
+    def head_name(self) -> str:
+        """Name of the head node."""
+        return self.head or self.nodes[0].name
+
+    @property
+    def head_node(self) -> Node:
+        """The head node. Raises KeyError never: the loader checked that `head` names a node."""
+        return next(node for node in self.nodes if node.name == self.head_name)
+
+    @property
+    def served_name(self) -> str:
+        """Name that clients send as `model`."""
+        return self.model.name or re.sub(r"\s", "-", Path(self.model.path).name)
+
+
+DERIVED_ENV = frozenset(
+    {
+        "VLLM_HOST_IP",
+        "GLOO_SOCKET_IFNAME",
+        "NCCL_SOCKET_IFNAME",
+        "RAY_ADDRESS",
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN",
+        "RAY_AUTH_TOKEN_PATH",
+        "VLLM_API_KEY",
+    }
+)
+"""Environment that clusterctl sets itself on every node, per node (failure-modes.md, «Per-node environment»): a value
+in the inventory would silently become every node's (vllm-ray-facts.md, surprise 4)."""
+
+OWNED_OPTIONS = frozenset(
+    {
+        "model",
+        "served-model-name",
+        "host",
+        "port",
+        "tensor-parallel-size",
+        "pipeline-parallel-size",
+        "distributed-executor-backend",
+        "config",
+        "api-key",
+        "nnodes",
+        "node-rank",
+        "master-addr",
+        "master-port",
+        "headless",
+    }
+)
+"""`vllm serve` options (0.32) that clusterctl sets itself from other inventory fields; `api-key` would show in argv (F68)."""
