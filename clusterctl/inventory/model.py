@@ -17,11 +17,29 @@ NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 """Names of clusters and nodes: a DNS label of at most 40 characters, so that `<cluster>-node` is a legal
 container name and a host name everywhere."""
 
+# A leading dash is refused wherever a value could end up as an argument of a program: «-oProxyCommand=…».
+USER_PATTERN = r"^[^\s-]\S*$"
+HOST_PATTERN = r"^[^\s/@-][^\s/@]*$"
+JUMP_PATTERN = r"^([^\s@-][^\s@]*@)?[^\s@-][^\s@]*$"
+WORD_PATTERN = r"^\S+$"
+ENV_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+ABSOLUTE_PATH_PATTERN = r"^/[^\x00\n]*$"
+VOLUME_PATTERN = r"^/[^:]*:/[^:]*(:(ro|rw))?$"
+CAPABILITY_PATTERN = r"^[A-Z_]+$"
+OPTION_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
+
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+User = Annotated[str, StringConstraints(pattern=USER_PATTERN)]
+HostName = Annotated[str, StringConstraints(pattern=HOST_PATTERN)]
+JumpHost = Annotated[str, StringConstraints(pattern=JUMP_PATTERN)]
+Word = Annotated[str, StringConstraints(pattern=WORD_PATTERN)]
+EnvName = Annotated[str, StringConstraints(pattern=ENV_NAME_PATTERN)]
+AbsolutePath = Annotated[str, StringConstraints(pattern=ABSOLUTE_PATH_PATTERN)]
+Volume = Annotated[str, StringConstraints(pattern=VOLUME_PATTERN)]
+Capability = Annotated[str, StringConstraints(pattern=CAPABILITY_PATTERN)]
+OptionName = Annotated[str, StringConstraints(pattern=OPTION_PATTERN)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
-AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00\n]*$")]
 
 
 class Strict(BaseModel):
@@ -33,13 +51,13 @@ class Strict(BaseModel):
 class Ssh(Strict):
     """How nodes are reached. Every field can be overridden on a node; `ssh_config` fills what is not given."""
 
-    user: str | None = None
+    user: User | None = None
     """Login name. Default: what ssh_config says, else your own login name."""
     port: Port | None = None
     """SSH port. Default: what ssh_config says, else 22."""
     key: Path | None = None
     """Private key file; relative to the inventory. Default: ssh_config, the agent, then the usual key files."""
-    jump: str | None = None
+    jump: JumpHost | None = None
     """Jump host (ProxyJump), as [user@]host[:port]. Its host key is checked as strictly as the nodes'."""
 
 
@@ -58,7 +76,7 @@ class Node(Ssh):
 
     name: Name
     """Name in every message and in `--node`; a DNS label, unique."""
-    host: Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\s/@]+$")]
+    host: HostName
     """Where SSH connects: a host name, an address, or a Host alias of ssh_config."""
     address: IPv4Address | None = None
     """The node's own address in network.cidr. Default: found on the node (exactly one address must be in the CIDR)."""
@@ -72,7 +90,8 @@ class Network(Strict):
     cidr: IPv4Network
     """The network, such as 10.77.0.0/24. Traffic on it is unencrypted: it must be private (failure mode F66)."""
     allow_public: bool = False
-    """Accept a CIDR with public addresses. vLLM's and Ray's traffic can be abused to run code: only behind a firewall."""
+    """Accept a CIDR with public addresses. vLLM's and Ray's traffic can be abused to run code: only behind a
+    firewall."""
 
 
 class Ulimit(Strict):
@@ -84,16 +103,24 @@ class Ulimit(Strict):
     """Hard limit."""
 
 
+UlimitName = Literal["memlock", "stack", "nofile", "core"]
+
+
+def rdma_ulimits() -> dict[UlimitName, Ulimit | int]:
+    """What registering RDMA memory needs (F22), and the stack size of NVIDIA's own examples."""
+    return {"memlock": -1, "stack": 67108864}
+
+
 class Container(Strict):
     """The one container that runs on each node."""
 
-    image: Annotated[str, StringConstraints(min_length=1, pattern=r"^\S+$")]
+    image: Word
     """Image reference; must be present and identical on every node. Pin a digest in production."""
     engine: Literal["docker"] = "docker"
     """Container engine."""
     sudo: bool = False
     """Reach the engine with `sudo -n` (for a login user outside the docker group)."""
-    volumes: tuple[Annotated[str, StringConstraints(pattern=r"^/[^:]*:/[^:]*(:(ro|rw))?$")], ...] = ()
+    volumes: tuple[Volume, ...] = ()
     """Extra bind mounts, as /on/node:/in/container[:ro]. model.path is always mounted, read-only, at the same path."""
     env: dict[EnvName, str] = Field(default_factory=dict)
     """Extra environment on every node. Values that clusterctl derives per node (VLLM_HOST_IP …) are refused here."""
@@ -101,11 +128,9 @@ class Container(Strict):
     """IPC namespace. `host` gives NCCL and vLLM the node's /dev/shm; with `private`, set shm_bytes."""
     shm_bytes: Annotated[int, Field(gt=0)] | None = None
     """Size of /dev/shm when ipc is private. Docker's default of 64 MiB breaks NCCL (F21)."""
-    ulimits: dict[Literal["memlock", "stack", "nofile", "core"], Ulimit | Annotated[int, Field(ge=-1)]] = Field(
-        default_factory=lambda: {"memlock": -1, "stack": 67108864}
-    )
+    ulimits: dict[UlimitName, Ulimit | Annotated[int, Field(ge=-1)]] = Field(default_factory=rdma_ulimits)
     """Resource limits, as one number or {soft, hard}. memlock -1 is what RDMA needs (F22)."""
-    cap_add: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Z_]+$")], ...] = ("IPC_LOCK",)
+    cap_add: tuple[Capability, ...] = ("IPC_LOCK",)
     """Linux capabilities to add. IPC_LOCK is what registering RDMA memory needs."""
     devices: tuple[AbsolutePath, ...] = ()
     """Devices to pass, such as /dev/infiniband. /dev/infiniband is passed by itself where the node has it."""
@@ -127,7 +152,7 @@ class Model(Strict):
 
     path: AbsolutePath
     """Directory of the model, the same absolute path on every node (F36)."""
-    name: Annotated[str, StringConstraints(min_length=1, pattern=r"^\S+$")] | None = None
+    name: Word | None = None
     """Name that clients send as `model`. Default: the last part of the path."""
 
 
@@ -139,12 +164,12 @@ class Serve(Strict):
     port: Port = 8000
     """Port of the API on the head."""
     tensor_parallel: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Tensor-parallel size. `auto`: accelerators per node."""
+    """Tensor-parallel size; never more than one node has. `auto`: accelerators per node, or what pipeline_parallel
+    leaves."""
     pipeline_parallel: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Pipeline-parallel size. `auto`: number of nodes."""
-    options: dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")], JsonValue] = Field(
-        default_factory=dict
-    )
+    """Pipeline-parallel size; a multiple of the number of nodes. `auto`: number of nodes, or as many stages as
+    tensor_parallel leaves accelerators for."""
+    options: dict[OptionName, JsonValue] = Field(default_factory=dict)
     """Any other `vllm serve` option, by its long name without dashes in front: max-model-len: 8192. Maps become JSON;
     true is a bare flag. Options that clusterctl sets itself are refused."""
 
@@ -283,4 +308,5 @@ OWNED_OPTIONS = frozenset(
         "headless",
     }
 )
-"""`vllm serve` options (0.32) that clusterctl sets itself from other inventory fields; `api-key` would show in argv (F68)."""
+"""`vllm serve` options (0.32) that clusterctl sets itself from other inventory fields; `api-key` would show in argv
+(F68)."""

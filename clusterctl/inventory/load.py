@@ -1,0 +1,97 @@
+"""Load an inventory, or say everything that is wrong with it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from clusterctl.errors import InventoryError, Problem
+from clusterctl.inventory.explain import validate
+from clusterctl.inventory.issue import Issue, KeyPath, path_text, shown
+from clusterctl.inventory.model import Inventory, Ssh
+from clusterctl.inventory.raw import dig, items
+from clusterctl.inventory.rules import broken_rules
+from clusterctl.inventory.source import Source, read_source
+
+
+def load_inventory(path: Path) -> Inventory:
+    """The inventory in the file, its paths made absolute. Raises InventoryError with every problem, in file order."""
+    source = read_source(path)
+    inventory, mistakes = validate(source.data)
+    rules = [*broken_rules(source.data), *unknown_homes(source.data)]
+    issues = without_repeats(source.issues, rules, mistakes)
+    if issues or inventory is None:
+        raise InventoryError(in_file_order(path, source, issues))
+    return with_absolute_paths(inventory, path.absolute().parent)
+
+
+def without_repeats(unreadable: Sequence[Issue], rules: Sequence[Issue], mistakes: Iterable[Issue]) -> list[Issue]:
+    """One cause, one problem: a value that could not be read has no type, and a rule knows more than a type."""
+    lost = {issue.path for issue in unreadable}
+    rules = [issue for issue in rules if issue.path not in lost]
+    said = lost | {issue.path for issue in rules}
+    mistakes = [issue for issue in mistakes if issue.path not in said]
+    return [*unreadable, *rules, *mistakes]
+
+
+def in_file_order(path: Path, source: Source, issues: Iterable[Issue]) -> list[Problem]:
+    """The issues as problems, from the top of the file to its end."""
+    problems = [
+        Problem(str(path), source.line(issue), path_text(issue.path), issue.message, issue.hint) for issue in issues
+    ]
+    return sorted(problems, key=lambda problem: problem.line)
+
+
+def path_values(data: object) -> Iterator[tuple[KeyPath, str]]:
+    """Every path on the operator's machine that the file names."""
+    places: list[KeyPath] = [("ssh", name) for name in ("key", "known_hosts", "config")]
+    places += [("nodes", index, "key") for index in range(len(items(dig(data, "nodes"))))]
+    places += [("ray", "token_file")]
+    for place in places:
+        value = dig(data, *place)
+        if isinstance(value, str):
+            yield place, value
+
+
+def unknown_homes(data: object) -> Iterator[Issue]:
+    """Paths that cannot be made absolute."""
+    for place, value in path_values(data):
+        if not value.strip():
+            yield Issue(place, "is empty; expected a path", "leave the key out to get the default")
+            continue
+        try:
+            Path(value).expanduser()
+        except RuntimeError:
+            yield Issue(place, f"{shown(value, place)} names the home of a user whom this machine does not know")
+
+
+def with_absolute_paths(inventory: Inventory, directory: Path) -> Inventory:
+    """The inventory with every path on the operator's machine absolute, read from the inventory's own directory."""
+    token_file = absolute(inventory.ray.token_file, directory)
+    ssh = inventory.ssh.model_copy(
+        update={
+            "known_hosts": absolute(inventory.ssh.known_hosts, directory),
+            "config": absolute(inventory.ssh.config, directory),
+        }
+    )
+    return inventory.model_copy(
+        update={
+            "ssh": with_absolute_key(ssh, directory),
+            "nodes": tuple(with_absolute_key(node, directory) for node in inventory.nodes),
+            "ray": inventory.ray.model_copy(update={"token_file": token_file}),
+        }
+    )
+
+
+AnySsh = TypeVar("AnySsh", bound=Ssh)
+
+
+def with_absolute_key(ssh: AnySsh, directory: Path) -> AnySsh:
+    """The same with its key's path absolute."""
+    return ssh.model_copy(update={"key": absolute(ssh.key, directory)})
+
+
+def absolute(path: Path | None, directory: Path) -> Path | None:
+    """The path, ~ expanded, read from `directory`."""
+    return None if path is None else directory / path.expanduser()
