@@ -1,0 +1,167 @@
+"""`clusterctl lab`: thin commands over lab.py. Results to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import time
+from dataclasses import asdict
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clusterctl.inventory.model import NAME_PATTERN
+from clusterctl.lab import lab as labs
+from clusterctl.lab import packages
+from clusterctl.lab.commands import Say
+from clusterctl.lab.image import build
+from clusterctl.lab.state import state_root
+
+
+class LabName(click.ParamType[str]):
+    """The name of a lab: it is also the cluster's name in the inventory."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what would not be a cluster's name."""
+        if not re.fullmatch(NAME_PATTERN, str(value)):
+            self.fail(f"{value!r} must be lower-case letters, digits and dashes, at most 40", param, ctx)
+        return str(value)
+
+
+class Subnet(click.ParamType[IPv4Network]):
+    """An IPv4 network."""
+
+    name = "cidr"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> IPv4Network:
+        """Parse it."""
+        try:
+            return IPv4Network(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+NAME = click.option("--name", type=LabName(), default="lab", show_default=True, help="Name of the lab.")
+NODE = click.argument("node")
+
+
+@click.group("lab")
+def lab() -> None:
+    """A rehearsal cluster on this machine: real sshd, real Docker Engine, real Ray, real vLLM (CPU build)."""
+    packages.require_root()
+
+
+@lab.command()
+def setup() -> None:
+    """Install the Debian packages that the lab needs (only missing ones; starts no service)."""
+    installed = packages.setup(_progress())
+    click.echo(f"installed: {' '.join(installed)}" if installed else "nothing to install")
+    click.echo("next: clusterctl lab up")
+
+
+@lab.command()
+@NAME
+@click.option("--nodes", type=click.IntRange(1, labs.MAX_NODES), help="Number of nodes.  [default: 2]")
+@click.option("--gpus", type=click.IntRange(1, 64), help="Accelerator slots to declare on each node.  [default: 1]")
+@click.option("--dir", "directory", type=click.Path(path_type=Path), help="For the inventory.  [default: ./.lab/NAME]")
+@click.option("--ssh-only", is_flag=True, default=None, help="Only sshd: no engine, image or model. Cheap, for many nodes.")
+@click.option("--subnet", type=Subnet(), help="The nodes' private network.  [default: a free 10.77.K.0/24]")
+def up(
+    name: str, nodes: int | None, gpus: int | None, directory: Path | None, ssh_only: bool | None, subnet: IPv4Network | None
+) -> None:
+    """Make the lab, or repair it: nodes without power are booted, what is missing is made."""
+    made = labs.up(
+        name, nodes=nodes, gpus=gpus, directory=directory, ssh_only=ssh_only, subnet=subnet, say=_progress()
+    )
+    click.echo(f"lab {name}: {made.spec.nodes} nodes in {made.spec.subnet}")
+    click.echo(f"next: clusterctl -i {shlex.quote(_short(made.inventory))} up")
+
+
+@lab.command()
+@NAME
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def status(name: str, as_json: bool) -> None:
+    """Show every node: power, network, sshd, engine, address, process."""
+    opened = labs.open_lab(name)
+    nodes = labs.status(opened)
+    if as_json:
+        values = [{**asdict(node), "address": str(node.address), "disk": str(opened.disk(node.name))} for node in nodes]
+        spec = json.loads(opened.spec.to_json())
+        spec.pop("nodes")
+        click.echo(json.dumps({**spec, "inventory": str(opened.inventory), "nodes": values}, indent=2))
+        return
+    click.echo(f"lab {name}: {opened.spec.subnet}, {opened.inventory}")
+    click.echo(f"{'NODE':10}{'ADDRESS':16}{'POWER':7}{'NETWORK':13}{'SSHD':6}{'ENGINE':8}PID")
+    for node in nodes:
+        engine = "-" if node.engine is None else _word(node.engine)
+        click.echo(
+            f"{node.name:10}{node.address!s:16}{node.power:7}{node.network:13}{_word(node.ssh):6}{engine:8}{node.pid or '-'}"
+        )
+
+
+@lab.command()
+@NAME
+@click.option("--purge-cache", is_flag=True, help="Remove the image cache too (the next lab builds it again).")
+def down(name: str, purge_cache: bool) -> None:
+    """Remove the lab, whole or half, and prove that it is gone. The image cache stays."""
+    existed = labs.down(name, say=_progress())
+    click.echo(f"lab {name} is gone" if existed else f"there is no lab called {name}: nothing to do")
+    root = state_root()
+    if purge_cache:
+        click.echo("the image cache is gone" if build.purge(root) else "there was no image cache")
+    elif (root / "images").is_dir():
+        click.echo(f"the image cache stays in {root / 'images'} (--purge-cache removes it)")
+
+
+@lab.command("power-off")
+@NAME
+@NODE
+def power_off(name: str, node: str) -> None:
+    """Cut a node's power: everything in it ends at once. Its disk stays."""
+    labs.power_off(labs.open_lab(name), node)
+    click.echo(f"{node} has no power")
+
+
+@lab.command("power-on")
+@NAME
+@NODE
+def power_on(name: str, node: str) -> None:
+    """Boot a node again, from the same disk."""
+    labs.power_on(labs.open_lab(name), node)
+    click.echo(f"{node} is up")
+
+
+@lab.command()
+@NAME
+@NODE
+def partition(name: str, node: str) -> None:
+    """Pull a node's network cable."""
+    labs.partition(labs.open_lab(name), node)
+    click.echo(f"{node} is cut off from the network")
+
+
+@lab.command()
+@NAME
+@NODE
+def heal(name: str, node: str) -> None:
+    """Plug a node's network cable in again."""
+    labs.heal(labs.open_lab(name), node)
+    click.echo(f"{node} is on the network")
+
+
+def _progress() -> Say:
+    started = time.monotonic()
+    return lambda line: click.echo(f"[{time.monotonic() - started:6.1f} s] {line}", err=True)
+
+
+def _word(answers: bool) -> str:
+    return "up" if answers else "down"
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,87 @@
+"""A node's disk: what a fresh machine would have on it. Made once; kept through power cuts; removed by `lab down`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from clusterctl.lab import templates
+from clusterctl.lab.commands import run
+from clusterctl.lab.image.cache import Image
+from clusterctl.lab.power import INIT
+from clusterctl.lab.state import LabNode, LabPaths, LabSpec, write_whole
+
+MODEL = "models/tiny"
+"""Where the model lies on a node's disk, relative to its root."""
+_DIRECTORIES = ("dev", "etc/ssh", "home", "mnt", "models", "opt", "proc", "root", "run", "srv", "sys", "tmp") + (
+    *("var/cache", "var/lib", "var/log", "var/spool"),
+)
+_HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
+
+
+def ensure(paths: LabPaths, spec: LabSpec, node: LabNode, image: Image | None) -> None:
+    """Make the node's disk, unless it has one. Renamed into place when complete: half a disk is never booted."""
+    final = paths.node(node.name)
+    # Also on a disk that is there: a newer clusterctl brings its newer init.
+    if not (final / "root").is_dir():
+        fresh = final.with_name(f".{node.name}.new")
+        remove_tree(fresh)
+        _format(fresh / "root", paths, spec, node)
+        if image is not None:
+            _install_model(fresh / "root", image)
+            _install_image(fresh / "root", image)
+        fresh.rename(final)
+    write_whole(final / INIT, templates.text("node-init.sh"), mode=0o755)
+
+
+def host_key(paths: LabPaths, node: LabNode) -> str:
+    """The node's public SSH host key, as known_hosts wants it: type and key."""
+    kind, key = (paths.disk(node.name) / f"{_HOST_KEY}.pub").read_text().split()[:2]
+    return f"{kind} {key}"
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory tree, without leaving its file system (a mount below it would be someone's data)."""
+    if path.exists():
+        run(["rm", "-rf", "--one-file-system", str(path)], timeout_s=600)
+
+
+def _format(root: Path, paths: LabPaths, spec: LabSpec, node: LabNode) -> None:
+    for directory in _DIRECTORIES:
+        (root / directory).mkdir(parents=True)
+    (root / "var/run").symlink_to("/run")
+    (root / "var/lock").symlink_to("/run/lock")
+    (root / "var/tmp").mkdir()
+    (root / "var/tmp").chmod(0o1777)
+    (root / "root").chmod(0o700)
+    for file in sorted((templates.directory() / "etc").iterdir()):
+        target = root / "etc" / ("ssh/sshd_config" if file.name == "sshd_config" else file.name)
+        target.write_bytes(file.read_bytes())
+        target.chmod(0o600 if file.name == "shadow" else 0o644)
+    (root / "etc/hostname").write_text(f"{node.name}\n")
+    (root / "etc/hosts").write_text(templates.render("hosts.j2", nodes=spec.members))
+    (root / "etc/os-release").symlink_to("../usr/lib/os-release")
+    (root / "root/.ssh").mkdir(mode=0o700)
+    write_whole(root / "root/.ssh/authorized_keys", (paths.files / "id_ed25519.pub").read_bytes(), mode=0o600)
+    make_key(root / _HOST_KEY, f"root@{node.name}")
+
+
+def make_key(path: Path, comment: str) -> None:
+    """Make an Ed25519 key pair without a passphrase."""
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)])
+
+
+def _install_model(root: Path, image: Image) -> None:
+    """A real copy for each node, so that one node's copy can be damaged."""
+    shutil.copytree(image.model, root / MODEL)
+
+
+def _install_image(root: Path, image: Image) -> None:
+    """Give the node's engine the image without a second copy of its files: hard links to layers, which an engine never
+    changes (overlay2 copies a file up before the first write), and a copy of the engine's own records. The image ID is
+    then the same on all nodes, as after a pull by digest.
+    """
+    data = root / "var/lib/docker"
+    data.mkdir(mode=0o710)
+    run(["cp", "-al", str(image.data / "overlay2"), str(data / "overlay2")], timeout_s=600)
+    run(["cp", "-a", str(image.data / "image"), str(data / "image")], timeout_s=600)

@@ -1,0 +1,328 @@
+"""The rehearsal lab: N machine-like nodes on this machine. One function per command, each of them the whole story.
+
+Every step looks at what is there and makes what is missing, so each function can be run again after it was cut off.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Literal
+
+from clusterctl.errors import ClusterctlError, NodeFailure, NodesError, UsageError
+from clusterctl.lab import cgroups, disk, files, network, packages, power, readiness
+from clusterctl.lab.commands import Say, run
+from clusterctl.lab.image import build, cache
+from clusterctl.lab.network import Cable
+from clusterctl.lab.state import LabNode, LabPaths, LabSpec, exclusive, known_labs, state_root, write_whole
+
+MAX_NODES = 200
+PARALLEL = 16
+"""Nodes that are booted at the same time: process start-up is what takes time, more threads only wait."""
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """What one node looks like from this machine."""
+
+    name: str
+    address: IPv4Address
+    power: Literal["on", "off"]
+    pid: int | None
+    """The node's first process, as this machine sees it."""
+    network: Cable
+    ssh: bool
+    """Whether sshd answers over the network."""
+    engine: bool | None
+    """Whether the Docker Engine answers inside the node; None where the lab has none (--ssh-only)."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A lab that was made, and how to get at it from this machine."""
+
+    spec: LabSpec
+    paths: LabPaths
+
+    @property
+    def name(self) -> str:
+        """The lab's name."""
+        return self.spec.name
+
+    @property
+    def inventory(self) -> Path:
+        """The inventory file that `up` wrote."""
+        return self.spec.directory / files.INVENTORY
+
+    def node(self, name: str) -> LabNode:
+        """A node by name."""
+        for node in self.spec.members:
+            if node.name == name:
+                return node
+        raise UsageError(f"lab {self.name} has no node {name!r}", hint=f"it has node1 … node{self.spec.nodes}")
+
+    def address(self, node: str) -> IPv4Address:
+        """A node's address in the lab's network."""
+        return self.node(node).address
+
+    def disk(self, node: str) -> Path:
+        """A node's disk, seen from this machine: `lab.disk("node2") / "models/tiny"` is its copy of the model."""
+        return self.paths.disk(self.node(node).name)
+
+    def enter(self, node: str) -> list[str]:
+        """argv prefix that runs a command inside a node that has power, without SSH and whatever its network does:
+        `subprocess.run([*lab.enter("node1"), "docker", "ps"])`. The command dies with the node.
+        """
+        process = power.running(self.paths).get(self.node(node).name)
+        if process is None or process.init is None:
+            raise ClusterctlError(f"{node} has no power", hint=f"run: clusterctl lab power-on --name {self.name} {node}")
+        return ["nsenter", f"--target={process.init}", "--mount", "--uts", "--ipc", "--net", "--pid", "--"]
+
+    def exec(self, node: str, argv: Sequence[str], *, timeout_s: float = 60, stdin: str = "") -> str:
+        """Run a command inside a node and return its stdout; anything but exit code 0 raises CommandError."""
+        return run([*self.enter(node), *argv], timeout_s=timeout_s, stdin=stdin, env={**power.ENVIRONMENT, "HOME": "/root"})
+
+
+def up(
+    name: str,
+    *,
+    nodes: int | None = None,
+    gpus: int | None = None,
+    directory: Path | None = None,
+    ssh_only: bool | None = None,
+    subnet: IPv4Network | None = None,
+    say: Say,
+    root: Path | None = None,
+) -> Lab:
+    """Make the lab, or repair it. What is None is the default for a new lab, and as it is for one that exists."""
+    packages.check(engine=not ssh_only)
+    paths = LabPaths(root or state_root(), name)
+    with _locked(paths):
+        spec = _describe(paths, nodes, gpus, directory, ssh_only, subnet)
+        image = None if spec.ssh_only else build.ensure(paths.root, say)
+        if image is not None and image.reference != spec.image:
+            raise ClusterctlError(
+                f"lab {name} was made with image {spec.image}, and this version of clusterctl has {image.reference}",
+                hint=f"run: clusterctl lab down --name {name}, then `lab up` again",
+            )
+        files.ensure_key(paths)
+        started = time.monotonic()
+        _each(spec.members, "making disks", lambda node: disk.ensure(paths, spec, node, image))
+        files.write(paths, spec, say)
+        say(f"{spec.nodes} disks ready ({time.monotonic() - started:.1f} s)")
+        network.ensure_switch(paths, spec)
+        started = time.monotonic()
+        _each(spec.members, "booting", lambda node: _boot(paths, spec, node))
+        say(f"{spec.nodes} nodes up ({time.monotonic() - started:.1f} s)")
+        return Lab(spec, paths)
+
+
+def open_lab(name: str, *, root: Path | None = None) -> Lab:
+    """A lab that exists. Changes nothing."""
+    paths = LabPaths(root or state_root(), name)
+    spec = paths.read_spec()
+    if spec is None:
+        others = ", ".join(known_labs(paths.root)) or "none"
+        raise UsageError(f"no lab called {name!r} (labs here: {others})", hint=f"run: clusterctl lab up --name {name}")
+    return Lab(spec, paths)
+
+
+def status(lab: Lab) -> tuple[NodeStatus, ...]:
+    """What every node looks like, in order. Changes nothing."""
+    processes, cables = power.running(lab.paths), network.cables(lab.paths, lab.spec)
+
+    def look(node: LabNode) -> NodeStatus:
+        process = processes.get(node.name)
+        engine = None if lab.spec.ssh_only else process is not None and readiness.engine_problem(process) is None
+        return NodeStatus(
+            name=node.name,
+            address=node.address,
+            power="on" if process else "off",
+            pid=process.init if process else None,
+            network="partitioned" if _is_partitioned(lab.paths, node) else cables[node.name],
+            ssh=process is not None and readiness.ssh_problem(node) is None,
+            engine=engine,
+        )
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        return tuple(pool.map(look, lab.spec.members))
+
+
+def power_off(lab: Lab, node: str) -> None:
+    """A power cut: everything in the node ends at once, and its network with it. Its disk stays."""
+    with _locked(lab.paths):
+        _cut(lab.paths, lab.node(node))
+
+
+def power_on(lab: Lab, node: str) -> None:
+    """Boot the same node again: the same disk, host key and address. Nothing happens to a node that has power."""
+    with _locked(lab.paths):
+        network.ensure_switch(lab.paths, lab.spec)
+        _boot(lab.paths, lab.spec, lab.node(node))
+
+
+def partition(lab: Lab, node: str) -> None:
+    """Pull the node's network cable. It stays pulled through power cuts."""
+    with _locked(lab.paths):
+        _partition_mark(lab.paths, lab.node(node)).touch()
+        if network.cables(lab.paths, lab.spec)[node] != "absent":
+            network.set_cable(lab.paths, lab.node(node), connected=False)
+
+
+def heal(lab: Lab, node: str) -> None:
+    """Plug the node's network cable in again."""
+    with _locked(lab.paths):
+        _partition_mark(lab.paths, lab.node(node)).unlink(missing_ok=True)
+        if network.cables(lab.paths, lab.spec)[node] != "absent":
+            network.set_cable(lab.paths, lab.node(node), connected=True)
+
+
+def down(name: str, *, say: Say, root: Path | None = None) -> bool:
+    """Remove the lab, whole or half, and prove that it is gone. False when there was nothing of it."""
+    paths = LabPaths(root or state_root(), name)
+    if not remains(paths):
+        return False
+    with _locked(paths):
+        for process in power.running(paths).values():
+            power.cut(process)
+        network.remove_everything(paths)
+        cgroups.remove(paths.cgroup)
+        cgroups.remove_if_empty(str(Path(paths.cgroup).parent))
+        _unmount(paths)
+        # A description that cannot be read names no directory: the operator's files then stay where they are.
+        with suppress(ClusterctlError):
+            if spec := paths.read_spec():
+                files.remove(paths, spec.directory, say)
+        disk.remove_tree(paths.home)
+    for directory in (paths.root / "labs", paths.root / "locks"):
+        with suppress(OSError):
+            directory.rmdir()
+    if left := remains(paths):
+        raise ClusterctlError(f"lab {name} is not gone: {', '.join(left)}", hint="run the same command again")
+    return True
+
+
+def remains(paths: LabPaths) -> tuple[str, ...]:
+    """Everything of the lab that is on this machine, found by looking, not by what its description says."""
+    found = [f"process {process.parent} ({node})" for node, process in power.running(paths).items()]
+    found += [f"network {name}" for name in network.leftovers(paths)]
+    found += [f"control group {path}" for path in cgroups.existing(paths.cgroup)]
+    found += [f"mount {path}" for path in _mounts(paths)]
+    return (*found, *([str(paths.home)] if paths.home.exists() else []))
+
+
+def _describe(
+    paths: LabPaths,
+    nodes: int | None,
+    gpus: int | None,
+    directory: Path | None,
+    ssh_only: bool | None,
+    subnet: IPv4Network | None,
+) -> LabSpec:
+    """What the lab is: as it was made, or (the first time) as it is asked for, written down before anything else."""
+    asked = {"nodes": nodes, "gpus": gpus, "directory": directory and directory.absolute(), "ssh_only": ssh_only}
+    asked["subnet"] = subnet
+    existing = paths.read_spec()
+    if existing is not None:
+        different = [
+            f"{key} is {getattr(existing, key)}, not {value}"
+            for key, value in asked.items()
+            if value is not None and getattr(existing, key) != value
+        ]
+        if different:
+            raise UsageError(
+                f"lab {paths.name} exists with other options: {'; '.join(different)}",
+                hint=f"run: clusterctl lab down --name {paths.name}, or choose another --name",
+            )
+        return existing
+    target = (directory or Path(".lab") / paths.name).absolute()
+    files.refuse_foreign(target)
+    # One at a time for all labs of this machine: two that start together must not take the same network.
+    with exclusive(paths.root / "locks" / ".subnet", "the choice of a network"):
+        spec = LabSpec(
+            name=paths.name,
+            nodes=2 if nodes is None else nodes,
+            gpus=1 if gpus is None else gpus,
+            ssh_only=bool(ssh_only),
+            subnet=_choose_subnet(paths, subnet, 2 if nodes is None else nodes),
+            directory=target,
+            image=cache.reference(),
+        )
+        write_whole(paths.spec, spec.to_json())
+    return spec
+
+
+def _choose_subnet(paths: LabPaths, asked: IPv4Network | None, nodes: int) -> IPv4Network:
+    used = list(network.used_networks())
+    for other in known_labs(paths.root):
+        # A lab that is switched off has no interface to show for its network.
+        with suppress(ClusterctlError):
+            if spec := LabPaths(paths.root, other).read_spec():
+                used.append(spec.subnet)
+    if asked is None:
+        return network.free_subnet(used)
+    network.check_subnet(asked, nodes, used)
+    return asked
+
+
+def _boot(paths: LabPaths, spec: LabSpec, node: LabNode) -> None:
+    partitioned = _is_partitioned(paths, node)
+    network.ensure_node(paths, spec, node, partitioned=partitioned)
+    if node.name not in power.running(paths):
+        cgroup = f"{paths.cgroup}/{node.name}"
+        cgroups.remove(cgroup)
+        power.start(paths, node, cgroup="" if spec.ssh_only else cgroup)
+    readiness.wait(paths, spec, node, reachable=not partitioned)
+
+
+def _cut(paths: LabPaths, node: LabNode) -> None:
+    process = power.running(paths).get(node.name)
+    if process:
+        power.cut(process)
+    # Without its namespace nothing answers for the node any more, not even the kernel with a connection reset.
+    network.remove_node(paths, node)
+    cgroups.remove(f"{paths.cgroup}/{node.name}")
+
+
+def _partition_mark(paths: LabPaths, node: LabNode) -> Path:
+    return paths.node(node.name) / "partitioned"
+
+
+def _is_partitioned(paths: LabPaths, node: LabNode) -> bool:
+    return _partition_mark(paths, node).exists()
+
+
+def _mounts(paths: LabPaths) -> list[Path]:
+    """Mounts of this machine below the lab's directory. There are none unless something went wrong by hand."""
+    mounted = (Path(line.split(" ")[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return [path for path in mounted if path.is_relative_to(paths.home)]
+
+
+def _unmount(paths: LabPaths) -> None:
+    for path in reversed(_mounts(paths)):
+        run(["umount", "-l", str(path)])
+
+
+def _locked(paths: LabPaths) -> AbstractContextManager[None]:
+    return exclusive(paths.root / "locks" / paths.name, f"lab {paths.name}")
+
+
+def _each(nodes: Sequence[LabNode], stage: str, work: Callable[[LabNode], None]) -> None:
+    """Do the work for all nodes at once; report every node that failed, in order."""
+
+    def attempt(node: LabNode) -> NodeFailure | None:
+        try:
+            work(node)
+        except ClusterctlError as error:
+            return NodeFailure(node.name, error.message, error.hint)
+        return None
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        failures = [failure for failure in pool.map(attempt, nodes) if failure]
+    if failures:
+        raise NodesError(stage, failures)

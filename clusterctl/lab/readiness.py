@@ -1,0 +1,81 @@
+"""Is a node's sshd answering, is its engine? Asked from this machine, over the doors that a user's tools take."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+from clusterctl.errors import ClusterctlError
+from clusterctl.lab import power
+from clusterctl.lab.state import LabNode, LabPaths, LabSpec
+
+READY_S = 60.0
+"""From power-on until sshd and the engine answer. About 2 s alone; many engines that start at once need longer."""
+SSH_READY_S = 60.0
+
+
+def wait(paths: LabPaths, spec: LabSpec, node: LabNode, *, reachable: bool, deadline_s: float = READY_S) -> None:
+    """Wait until the node answers; fail at once when it loses power. A time-out is a failure with the node's last log.
+
+    A node whose cable is pulled (not `reachable`) cannot answer on the network; only its engine is waited for.
+    """
+    deadline = time.monotonic() + deadline_s
+    while True:
+        process = power.running(paths).get(node.name)
+        missing = _missing(spec, node, process, reachable=reachable)
+        if missing is None:
+            return
+        if process is None or time.monotonic() > deadline:
+            what = "lost power while booting" if process is None else f"is not ready after {deadline_s:g} s: {missing}"
+            raise ClusterctlError(f"{node.name} {what}{last_lines(paths, node)}")
+        time.sleep(0.05)
+
+
+def ssh_problem(node: LabNode, *, timeout_s: float = 2.0) -> str | None:
+    """Why sshd on the node does not answer; None when it does."""
+    try:
+        with socket.create_connection((str(node.address), 22), timeout=timeout_s) as connection:
+            banner = connection.recv(64)
+    except OSError as error:
+        return f"sshd on {node.address}:22: {error}"
+    return None if banner.startswith(b"SSH-2.0-") else f"sshd on {node.address}:22 sent {banner!r}"
+
+
+def engine_problem(process: power.Running, *, timeout_s: float = 5.0) -> str | None:
+    """Why the node's Docker Engine does not answer; None when it does.
+
+    Its socket is inside the node; `/proc/<pid>/root` is the way in from this machine.
+    """
+    if process.init is None:
+        return "the node's first process has not started yet"
+    path = Path(f"/proc/{process.init}/root/run/docker.sock")
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout_s)
+            connection.connect(str(path))
+            connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            answer = connection.recv(64)
+    except OSError as error:
+        return f"Docker Engine: {error}"
+    return None if b" 200 " in answer else f"Docker Engine answered {answer!r}"
+
+
+def last_lines(paths: LabPaths, node: LabNode, count: int = 8) -> str:
+    """The last lines of the node's logs, for an error message."""
+    logs = (paths.node(node.name) / "console.log", *sorted((paths.disk(node.name) / "var/log").glob("*.log")))
+    parts = []
+    for log in logs:
+        try:
+            lines = log.read_text(errors="replace").splitlines()[-count:]
+        except OSError:
+            continue
+        if lines:
+            parts.append(f"\n  {log}:\n" + "\n".join(f"    {line}" for line in lines))
+    return "".join(parts)
+
+
+def _missing(spec: LabSpec, node: LabNode, process: power.Running | None, *, reachable: bool) -> str | None:
+    if process is None:
+        return "no power"
+    return (reachable and ssh_problem(node)) or (None if spec.ssh_only else engine_problem(process)) or None

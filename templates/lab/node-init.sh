@@ -1,0 +1,59 @@
+#!/bin/sh
+# The first process of a lab node, in its own network, mount, UTS, IPC and PID namespaces.
+# Arguments: the node's directory, its name, its cgroup ("" = a node without an engine).
+#
+# The node's root file system is a folder of its own, so everything that a machine keeps on disk is a plain file in
+# <node directory>/root on the host. Programs come from the host's /usr, read-only.
+set -eu
+node=$1 name=$2 cgroup=$3
+root=$node/root
+
+echo "$name" >/proc/sys/kernel/hostname
+mount --bind "$root" "$root"
+cd "$root"
+
+for dir in usr bin sbin lib lib32 lib64 libx32; do
+  if [ -L "/$dir" ]; then # merged /usr: /bin is a link
+    ln -sfn "$(readlink "/$dir")" "$dir"
+  elif [ -d "/$dir" ]; then
+    mkdir -p "$dir"
+    mount --bind "/$dir" "$dir"
+    mount -o remount,bind,ro "$dir"
+  fi
+done
+# What the host's programs need of /etc: where their libraries and alternatives are.
+for file in alternatives ld.so.cache ld.so.conf ld.so.conf.d localtime; do
+  [ -e "/etc/$file" ] || continue
+  if [ -d "/etc/$file" ]; then mkdir -p "etc/$file"; else : >>"etc/$file"; fi
+  mount --bind "/etc/$file" "etc/$file"
+  mount -o remount,bind,ro "etc/$file"
+done
+
+mount --rbind /dev dev
+mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs dev/shm
+mount -t proc proc proc
+# A fresh sysfs shows the node's own network devices; the engine needs the host's cgroups in it.
+mount -t sysfs sysfs sys
+mount --rbind /sys/fs/cgroup sys/fs/cgroup
+mount -t tmpfs -o mode=755,nosuid,nodev tmpfs run
+mkdir -p run/sshd run/lock
+rm -rf tmp && mkdir -m 1777 tmp # a reboot empties /tmp
+
+mkdir -p .host
+pivot_root . .host
+cd /
+umount -l /.host
+rmdir /.host
+
+if [ -n "$cgroup" ]; then
+  # As a service manager would: the engine comes back when it dies. No NAT, no bridge: containers use the host network.
+  (
+    while :; do
+      dockerd --host unix:///run/docker.sock --data-root /var/lib/docker --exec-root /run/docker \
+        --pidfile /run/docker.pid --bridge none --iptables=false --ip6tables=false --storage-driver overlay2 \
+        --cgroup-parent "$cgroup" --exec-opt native.cgroupdriver=cgroupfs >>/var/log/dockerd.log 2>&1 || true
+      sleep 1
+    done
+  ) &
+fi
+exec /usr/sbin/sshd -D -E /var/log/sshd.log -f /etc/ssh/sshd_config
