@@ -78,8 +78,10 @@ def issue_at(path: KeyPath, found: list[ErrorDetails]) -> Issue:
         return Issue(path, "is missing", described(path))
     if first["type"] == "extra_forbidden":
         return unknown_key(path)
-    if first["loc"][-1] == "[key]":
+    if first["loc"][-1:] == ("[key]",):
         return bad_key(path, first)
+    if first["type"] == "too_short":
+        return Issue(path, "the list is empty; expected at least one entry")
     expected = listed(phrase for error in found for phrase in phrases(error))
     given = first["input"]
     if given is None:
@@ -116,9 +118,7 @@ def phrases(error: ErrorDetails) -> list[str]:
             "less_than_equal": ("of at most", "le"),
             "greater_than": ("above", "gt"),
         }[kind]
-        return [f"a number {word} {context[bound]:g}"] if context[bound] < 10**6 else [f"{word} {context[bound]}"]
-    if kind == "too_short":
-        return ["a list with at least one entry"]
+        return [f"a number {word} {int(context[bound])}"]
     return [TYPE_MEANS[kind]]
 
 

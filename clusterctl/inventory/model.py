@@ -219,15 +219,15 @@ class Ray(Strict):
 class Timeouts(Strict):
     """Deadlines, in seconds. A time-out is a failure, never a success."""
 
-    connect_s: Seconds = 10
+    connect_s: Seconds = 10.0
     """To open one SSH connection, authentication included."""
-    command_s: Seconds = 60
+    command_s: Seconds = 60.0
     """One remote command or engine call."""
-    ray_s: Seconds = 180
+    ray_s: Seconds = 180.0
     """From container start until all nodes are in Ray."""
-    load_s: Seconds = 3600
+    load_s: Seconds = 3600.0
     """From server start until the first completion. Large models on slow disks need more."""
-    stop_s: Seconds = 60
+    stop_s: Seconds = 60.0
     """For the server and Ray to stop by themselves before they are killed."""
 
 

@@ -77,8 +77,9 @@ def broken_rules(data: object) -> list[Issue]:
 
 def declared_network(data: object) -> IPv4Network | None:
     """The nodes' network, if it is one."""
-    found = network(dig(data, "network", "cidr"))
-    return found if isinstance(found, IPv4Network) else None
+    given = text(dig(data, "network", "cidr"))
+    found = network(given)
+    return found if isinstance(found, IPv4Network) and "/" in (given or "") else None
 
 
 # The file and its nodes.
@@ -398,7 +399,8 @@ def layout(data: object) -> Iterator[Issue]:
     per_node = size(data, "accelerator", "per_node")
     if nodes == 0 or tensor is None or pipeline is None or per_node is None:
         return
-    place = ("serve", "tensor_parallel" if pipeline == "auto" else "pipeline_parallel")
+    too_wide = isinstance(tensor, int) and isinstance(per_node, int) and tensor > per_node
+    place = ("serve", "tensor_parallel" if too_wide or pipeline == "auto" else "pipeline_parallel")
     try:
         if per_node != "auto":
             resolve_layout(nodes, per_node, tensor, pipeline)

@@ -175,25 +175,27 @@ class _Refused(YAMLError):
 def compose(text: str, lines: _Lines) -> Node:
     """The node tree of the one document in the text."""
     try:
-        return compose_document(_Composer(text))
-    except _Refused as error:
-        raise _Unreadable(lines.at(error.index), error.message, error.hint) from error
+        composer = _Composer(text)
     except ReaderError as error:
         character = f"U+{ord(text[error.position]):04X}"
         raise _Unreadable(lines.at(error.position), f"the file has a control character in it ({character})") from error
+    try:
+        return compose_document(composer)
+    except _Refused as error:
+        raise _Unreadable(lines.at(error.index), error.message, error.hint) from error
     except MarkedYAMLError as error:
         raise syntax_error(error, text, lines) from error
     except (ValueError, OverflowError) as error:
         # PyYAML does not check the number in an escape ("\UFFFFFFFF") or in a %YAML directive.
-        raise _Unreadable(1, f"not valid YAML: {error}") from error
+        raise _Unreadable(lines.at(composer.index), "not valid YAML: a number is out of range") from error
 
 
 def compose_document(composer: _Composer) -> Node:
     """The root of the one document."""
     start = cast(Any, composer).get_event()
-    if composer.check_event(StreamEndEvent):
+    node = None if composer.check_event(StreamEndEvent) else cast(Node, composer.compose_document())
+    if node is None or (node.tag == NULL and node.value == ""):
         raise _Refused(start.start_mark, "the file is empty", "inventory.example.yaml is one to start from")
-    node = cast(Node, composer.compose_document())
     if not composer.check_event(StreamEndEvent):
         second = cast(Any, composer).get_event()
         raise _Refused(second.start_mark, "a second document begins here (---)", "one inventory a file")
