@@ -31,6 +31,7 @@ PATTERN_MEANS: Mapping[str, str] = {
 TYPE_MEANS: Mapping[str, str] = {
     "string_type": "text",
     "int_type": "a whole number",
+    "int_from_float": "a whole number",
     "float_type": "a number",
     "bool_type": "true or false",
     "tuple_type": "a list",
@@ -119,7 +120,8 @@ def phrases(error: ErrorDetails) -> list[str]:
             "greater_than": ("above", "gt"),
         }[kind]
         return [f"a number {word} {int(context[bound])}"]
-    return [TYPE_MEANS[kind]]
+    # Other releases of pydantic may know more kinds: a vague sentence is better than a traceback.
+    return [TYPE_MEANS.get(kind, "what belongs here")]
 
 
 def literals(error: ErrorDetails) -> list[str]:
