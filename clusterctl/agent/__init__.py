@@ -1,0 +1,6 @@
+"""The agent: agent.py is sent into each node's container and is its first process. Nothing here imports it."""
+
+from pathlib import Path
+
+AGENT_SOURCE = Path(__file__).with_name("agent.py")
+"""The one file that runs in the container: standard library only, run by the image's own python3 (3.11 or newer)."""

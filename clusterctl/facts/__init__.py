@@ -1,0 +1,1 @@
+"""What is there: one parallel, read-only pass over the nodes (gather.py), parsed by pure code (parse.py)."""

@@ -63,7 +63,7 @@ class _ChannelConnection(urllib3.connection.HTTPConnection):
 
     def connect(self) -> None:
         # A paramiko channel has the socket methods that http.client uses (makefile, sendall, close).
-        self.sock = self._ssh.session(self._argv, timeout_s=self._timeout_s)  # type: ignore[assignment]
+        self.sock = self._ssh.session(self._argv, timeout_s=self._timeout_s)
 
     def ended_because(self) -> str:
         """What dial-stdio said when it ended instead of answering: its exit code and stderr."""
@@ -96,9 +96,8 @@ class _ChannelPool(urllib3.connectionpool.HTTPConnectionPool):
     def _get_conn(self, timeout: float | None = None) -> Any:
         # urllib3 checks a pooled connection with select() on fileno(), which a channel answers with a new pipe each
         # time (docker-py overrides this for the same reason); whether the channel is open is known without it.
-        assert self.pool is not None
         try:
-            connection = self.pool.get(block=False)
+            connection = self.pool.get(block=False) if self.pool is not None else None
         except queue.Empty:
             connection = None
         if connection is not None and getattr(connection.sock, "closed", True):
@@ -127,7 +126,8 @@ class Engine:
         argv = [*(["sudo", "-n"] if sudo else []), "docker", "system", "dial-stdio"]
         self._adapter = _SshAdapter(ssh, argv, timeout_s)
         # A TCP base URL keeps the SDK from touching anything local at construction; the adapter takes over below.
-        self._api = docker.APIClient(base_url="tcp://localhost:1", version=API_VERSION, timeout=int(timeout_s))
+        # Any: the stubs know neither `_get` (see logs) nor that the SDK's methods take keyword arguments.
+        self._api: Any = docker.APIClient(base_url="tcp://localhost:1", version=API_VERSION, timeout=int(timeout_s))
         self._api.base_url = "http+docker://ssh"
         self._api.mount("http+docker://", self._adapter)
 
@@ -208,6 +208,17 @@ class Engine:
         with self._errors(f"stop container {container[:12]}"):
             self._api.stop(container, timeout=max(1, int(timeout_s)))
 
+    def pids(self, container: str) -> tuple[int, ...]:
+        """Process ids, as the node sees them, of a running container; empty when it has stopped meanwhile."""
+        try:
+            with self._errors(f"list the processes of {container[:12]}"):
+                top = self._api.top(container, ps_args="-eo pid")
+        except EngineError as error:
+            if error.status in (404, 409, 500):  # 500: Docker 20.10's answer for a container that is not running
+                return ()
+            raise
+        return tuple(int(row[0]) for row in top["Processes"])
+
     def remove(self, container: str) -> None:
         """Remove a container by force, with its anonymous volumes; harmless when it is gone."""
         try:
@@ -245,7 +256,7 @@ class Engine:
                     kind, length = struct.unpack(">BxxxL", header)
                     yield LogChunk("stderr" if kind == 2 else "stdout", response.raw.read(length))
             except (urllib3.exceptions.HTTPError, OSError, struct.error):
-                return  # the stream was closed, by the reader or with the connection; who follows asks what became of it
+                return  # closed, by the reader or with the connection; who follows asks what became of the container
             finally:
                 response.close()
 

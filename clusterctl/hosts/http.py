@@ -74,6 +74,6 @@ class _SshBackend(httpcore.NetworkBackend):
 def client_over_ssh(ssh: SshConnection, base_url: str, *, timeout_s: float) -> httpx.Client:
     """An httpx client whose connections start on the node that `ssh` reaches. Raises httpx's errors, typed."""
     transport = httpx.HTTPTransport()
-    # httpx has no public parameter for httpcore's documented network_backend; this attribute is where it keeps the pool.
+    # httpx has no parameter for httpcore's documented network_backend; this attribute is where it keeps its pool.
     transport._pool = httpcore.ConnectionPool(network_backend=_SshBackend(ssh), max_connections=4)
     return httpx.Client(base_url=base_url, timeout=timeout_s, transport=transport, trust_env=False)

@@ -150,8 +150,8 @@ class SshConnection:
                 self.node,
                 f"{self.target}: its host key is not in {self._known_hosts} "
                 f"(it showed {error.key.get_name()} {fingerprint(error.key)})",
-                hint="compare that fingerprint with the machine's own (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub "
-                "on its console), then run once with --accept-new-host-keys to pin it",
+                hint="compare that fingerprint with the machine's own (on its console: "
+                "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then run once with --accept-new-host-keys",
             ) from error
         except paramiko.BadHostKeyException as error:
             raise HostKeyError(
@@ -184,7 +184,9 @@ class SshConnection:
                 hint="is the machine on, and is its SSH port reachable from here?",
             ) from error
         except paramiko.ssh_exception.NoValidConnectionsError as error:
-            reasons = ", ".join(sorted({str(reason.strerror or reason) for reason in error.errors.values()}))
+            reasons = ", ".join(
+                sorted({str(getattr(reason, "strerror", None) or reason) for reason in error.errors.values()})
+            )
             raise ConnectError(
                 self.node,
                 f"{self.target}: cannot connect ({reasons})",
@@ -203,7 +205,7 @@ class SshConnection:
 
     @property
     def _transport(self) -> paramiko.Transport:
-        transport = self._connection.client.get_transport()
+        transport: paramiko.Transport | None = self._connection.client.get_transport()
         if transport is None or not transport.is_active():
             raise ConnectionLostError(self.node, f"{self.target}: the SSH connection is closed")
         return transport

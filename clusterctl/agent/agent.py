@@ -1,0 +1,448 @@
+"""First process of a clusterctl container. One file, standard library only, run by the image's own python3.
+
+On every node it runs `ray start --block` as its child. On the head it is also the gate: it starts the server only
+when exactly the declared nodes with exactly their GPUs are in Ray, watches it, and calls it ready only when a
+completion with at least one token came back from the served model (`/health` stays 200 while generation is dead:
+lab-facts, `--enforce-eager`).
+
+What it writes:
+- events, one JSON object a line, on stderr (`docker logs` keeps the two streams apart, also after the container's
+  death): {"event": …, "t": Unix seconds, …}. clusterctl/events.py is the reader;
+- the server's and Ray's output, untouched, on stdout;
+- /run/clusterctl/state.json, replaced atomically, the answer to «what are you doing» for `status`.
+
+Configuration: /etc/clusterctl/agent.json, rendered by clusterctl (planning/files.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import http.client
+import importlib
+import importlib.metadata
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+CONFIG_PATH = "/etc/clusterctl/agent.json"
+STATE_PATH = Path("/run/clusterctl/state.json")
+TAIL_LINES = 60
+"""Last lines of the server's output kept to say why it died."""
+KEPT_LINES = 200
+"""Lines that match the configuration's `keep_lines` kept in the state (the KV cache's size; a line a rank)."""
+WORKER_ACTOR_PREFIX = "vllm_Worker_"
+"""vLLM names its Ray actors vllm_Worker_<id>_TP{t}_PP{p} (0.32, v1/executor/ray_utils.py)."""
+PROBE_POLL_S = 0.2
+"""Seconds between looks at Ray's control store: two small reads on loopback."""
+POLL_S = 0.1
+"""Seconds between looks at a port that is about to open; a refused connect costs microseconds."""
+CANARY_TIMEOUT_S = 300
+"""A first completion may compile kernels; vLLM itself gives up on a step after 300 s
+(VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS, vLLM 0.32)."""
+
+
+OWN_CHILDREN: set[int] = set()
+"""Process ids of children that asyncio will collect; any other zombie was adopted."""
+
+
+class GiveUpError(Exception):
+    """The node cannot do its job; `reason` is one of the codes that clusterctl/events.py explains."""
+
+    def __init__(self, reason: str, detail: str, **fields: object) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.fields = fields
+
+
+class Journal:
+    """Writes events and the state file."""
+
+    def __init__(self, node: str, role: str) -> None:
+        self.state: dict[str, object] = {"node": node, "role": role, "ready": False}
+
+    def phase(self, phase: str, **fields: object) -> None:
+        """Enter a phase: an event, and the state file says so from now on."""
+        self.state.update(phase=phase, since=time.time(), **fields)
+        self.event("phase", phase=phase, **fields)
+
+    def event(self, event: str, **fields: object) -> None:
+        """Write one event and the state as it is after it."""
+        line = json.dumps({"event": event, "t": round(time.time(), 3), **fields})
+        os.write(2, line.encode() + b"\n")
+        self.save()
+
+    def save(self) -> None:
+        """Replace the state file in one step, so that a reader never sees half of it."""
+        STATE_PATH.parent.mkdir(parents=True, exist_ok=True)
+        partial = STATE_PATH.with_suffix(".new")
+        partial.write_text(json.dumps(self.state))
+        partial.replace(STATE_PATH)
+
+
+class Child:
+    """A child process in a process group of its own, so that it can be ended with its descendants."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self.process = process
+
+    @classmethod
+    async def start(cls, name: str, argv: list[str], *, capture: bool = False) -> Child:
+        """Start it; with `capture`, stdout and stderr come back as one stream."""
+        pipe = asyncio.subprocess.PIPE if capture else None
+        # stderr is the agent's own channel for events, so a child that is not captured writes both to stdout.
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=pipe if capture else 1,
+            stderr=asyncio.subprocess.STDOUT if capture else 1,
+            start_new_session=True,
+        )
+        OWN_CHILDREN.add(process.pid)
+        return cls(name, process)
+
+    async def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        code = await self.process.wait()
+        OWN_CHILDREN.discard(self.process.pid)
+        return code
+
+    async def end(self, timeout_s: float) -> bool:
+        """SIGTERM, then SIGKILL to its whole group at the deadline. True when it went by itself."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.terminate()
+        try:
+            await asyncio.wait_for(self.wait(), timeout_s)
+            gracefully = True
+        except TimeoutError:
+            gracefully = False
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        await self.wait()
+        return gracefully
+
+
+class Agent:
+    """The node's tasks, in the order of their names."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.journal = Journal(config["node"], config["role"])
+        self.ray: Child | None = None
+        self.server: Child | None = None
+        self.probe: Child | None = None
+        self.keep = re.compile("|".join(config["keep_lines"]))
+        self.kept: list[str] = []
+        self.tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
+
+    async def run(self) -> int:
+        """Do the node's job until SIGTERM (exit code 0) or until it cannot be done (1)."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        work = asyncio.create_task(self._work())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        code = 0
+        if work.done() and not stop.is_set():
+            code = 1
+            self._record(work.exception())
+        work.cancel()
+        await self._shut_down()
+        return code
+
+    def _record(self, error: BaseException | None) -> None:
+        """Say why, before anything is torn down: whoever waits learns it at once."""
+        if isinstance(error, GiveUpError):
+            reason, detail, fields = error.reason, error.detail, error.fields
+        else:
+            reason, detail, fields = "agent-bug", f"{type(error).__name__}: {error}", {}
+        self.journal.state.update(ready=False, reason=reason, detail=detail)
+        self.journal.phase("failed", reason=reason, detail=detail, **fields)
+
+    async def _shut_down(self) -> None:
+        """The server first (it drains), then Ray: the other way round kills requests under way."""
+        failed = self.journal.state.get("phase") == "failed"
+        if not failed:
+            self.journal.phase("stopping", ready=False)
+        timeout_s = self.config["stop_timeout_s"]
+        for child in (self.server, self.probe, self.ray):
+            if child is not None and not await child.end(timeout_s):
+                self.journal.event("killed", child=child.name, after_s=timeout_s)
+        if not failed:
+            self.journal.phase("stopped")
+
+    async def _work(self) -> None:
+        self.journal.phase("ray")
+        head = self.config["role"] == "head"
+        argv = [sys.executable, __file__, "ray", self.config["head_address"], str(self.config["gcs_port"])]
+        self.ray = await Child.start("ray", [*argv, "1" if head else "0", *self.config["ray_argv"]])
+        await first_failure(self._watch_ray(self.ray), *([self._serve()] if head else []))
+
+    async def _watch_ray(self, ray: Child) -> None:
+        code = await ray.wait()
+        raise GiveUpError("ray-exited", f"`ray start` ended with exit code {code}", exit_code=code)
+
+    async def _serve(self) -> None:
+        probe = await Child.start(
+            "probe",
+            [sys.executable, __file__, "probe", self.config["head_address"], str(self.config["gcs_port"])],
+            capture=True,
+        )
+        self.probe = probe
+        await self._gate(probe)
+        self.journal.phase("loading")
+        self.server = await Child.start("server", self.config["server_argv"], capture=True)
+        await first_failure(self._forward(self.server), self._answering(), self._record_ray(probe))
+
+    async def _gate(self, probe: Child) -> None:
+        """Wait until exactly the declared nodes, each with exactly its GPUs, are alive in Ray."""
+        self.journal.phase("gate")
+        expected: dict[str, int] = self.config["expected_gpus"]
+        timeout_s = self.config["ray_timeout_s"]
+        seen: dict[str, float] = {}
+        try:
+            async with asyncio.timeout(timeout_s):
+                while seen != expected:
+                    seen = (await self._next_look(probe))["nodes"]
+                    if problem := surely_wrong(expected, seen):
+                        raise GiveUpError("ray-nodes-wrong", problem, seen=seen, expected=expected)
+        except TimeoutError as error:
+            missing = sorted(set(expected) - set(seen))
+            raise GiveUpError(
+                "ray-nodes-missing",
+                f"after {timeout_s:g} s only {len(seen)} of {len(expected)} nodes are in Ray; missing: "
+                + ", ".join(missing),
+                missing=missing,
+            ) from error
+
+    async def _record_ray(self, probe: Child) -> None:
+        """While the server runs: who holds which stage, and nodes that Ray has lost."""
+        while True:
+            await self._next_look(probe)
+
+    async def _next_look(self, probe: Child) -> dict[str, Any]:
+        """The next look of the probe; what it prints that is none is Ray's own log and goes to stdout."""
+        assert probe.process.stdout is not None  # noqa: S101 (captured above)
+        while line := await probe.process.stdout.readline():
+            if line.startswith(b'{"nodes":'):
+                look: dict[str, Any] = json.loads(line)
+                if look["nodes"] != self.journal.state.get("nodes"):
+                    expected = self.config["expected_gpus"]
+                    joined = sorted(set(look["nodes"]) & set(expected))
+                    self.journal.event("nodes", joined=joined, expected=len(expected))
+                self.journal.state.update(look)
+                self.journal.save()
+                return look
+            os.write(1, line)
+        code = await probe.wait()
+        raise GiveUpError("probe-died", f"the probe of Ray's nodes ended with exit code {code}", exit_code=code)
+
+    async def _forward(self, server: Child) -> None:
+        """Pass the server's output on and keep its end; when it ends, so does the server."""
+        assert server.process.stdout is not None  # noqa: S101 (captured above)
+        rest = b""
+        while chunk := await server.process.stdout.read(65536):
+            os.write(1, chunk)
+            *lines, rest = (rest + chunk).split(b"\n")
+            rest = rest[-65536:]
+            for line in lines:
+                text = line.decode(errors="replace")
+                self.tail.append(text)
+                if self.keep.search(text) and len(self.kept) < KEPT_LINES:
+                    self.kept.append(text)
+        code = await server.wait()
+        # Also exit code 0: vLLM's server ends with 0 after its engine died (vllm-ray-facts, surprise 3).
+        raise GiveUpError(
+            "server-exited", f"`vllm serve` ended with exit code {code}", exit_code=code, tail=list(self.tail)
+        )
+
+    async def _answering(self) -> None:
+        """Ready means: a completion came back. Then keep asking for one at an interval."""
+        try:
+            async with asyncio.timeout(self.config["load_timeout_s"]):
+                await self._until_listening()
+                await self._canary()
+        except TimeoutError as error:
+            raise GiveUpError(
+                "load-timeout",
+                f"no completion within {self.config['load_timeout_s']:g} s of the server's start",
+                tail=list(self.tail),
+            ) from error
+        self.journal.phase("serving", ready=True)
+        while True:
+            await asyncio.sleep(self.config["canary_interval_s"])
+            await self._canary()
+
+    async def _until_listening(self) -> None:
+        # The port is bound before the engine starts but listens only afterwards: refused means still loading.
+        while not await _listens(self.config["endpoint_host"], self.config["endpoint_port"]):
+            await asyncio.sleep(POLL_S)
+
+    async def _canary(self) -> None:
+        """One real completion. A server that listens and cannot complete a token is a failure, not a delay."""
+        started = time.monotonic()
+        try:
+            tokens = await asyncio.to_thread(
+                complete_one_token,
+                self.config["endpoint_host"],
+                self.config["endpoint_port"],
+                self.config["model"],
+            )
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            # The server's own death is the better reason when both happen: give its exit a moment to be seen.
+            await asyncio.sleep(1)
+            raise GiveUpError(
+                "no-completion",
+                f"the server listens, but a one-token completion failed: {error}",
+                tail=list(self.tail),
+            ) from error
+        latency_s = round(time.monotonic() - started, 3)
+        self.journal.state["kept"] = self.kept
+        self.journal.state["canary"] = {"t": time.time(), "latency_s": latency_s, "tokens": tokens}
+        self.journal.event("canary", latency_s=latency_s, tokens=tokens)
+
+    def _reap(self) -> None:
+        """As process 1, collect orphans (Ray's and vLLM's grandchildren); own children are asyncio's to collect."""
+        while True:
+            try:
+                peek = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if peek is None:
+                return
+            if peek.si_pid in OWN_CHILDREN:
+                # It hides other zombies from this look; they are collected once asyncio has taken it.
+                asyncio.get_running_loop().call_later(0.2, self._reap)
+                return
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(peek.si_pid, os.WNOHANG)
+
+
+def surely_wrong(expected: dict[str, int], seen: dict[str, float]) -> str | None:
+    """What no waiting can mend: a node that was not declared, or a node with another number of GPUs."""
+    for address, gpus in sorted(seen.items()):
+        if address not in expected:
+            return f"{address} is in Ray but is not a node of this cluster"
+        if gpus != expected[address]:
+            return f"{address} has {gpus:g} GPUs in Ray, {expected[address]} are declared"
+    return None
+
+
+def complete_one_token(host: str, port: int, model: str) -> int:
+    """Ask for one token; return how many came. Raises OSError, HTTPException or ValueError (with the answer)."""
+    connection = http.client.HTTPConnection(host, port, timeout=CANARY_TIMEOUT_S)
+    try:
+        body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0, "ignore_eos": True})
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get("VLLM_API_KEY"):
+            headers["Authorization"] = f"Bearer {key}"
+        connection.request("POST", "/v1/completions", body, headers)
+        response = connection.getresponse()
+        answer = response.read().decode(errors="replace")
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise ValueError(f"HTTP {response.status}: {answer[:500]}")
+    tokens = int((json.loads(answer).get("usage") or {}).get("completion_tokens") or 0)
+    if tokens < 1:
+        raise ValueError(f"the answer holds no token: {answer[:500]}")
+    return tokens
+
+
+async def first_failure(*jobs: Coroutine[Any, Any, None]) -> None:
+    """Run jobs that only end by raising; raise what the first one raises and cancel the others."""
+    tasks = [asyncio.create_task(job) for job in jobs]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _listens(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 2)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def wait_for_gcs(address: str, port: int) -> None:
+    """Return when Ray's control store accepts connections; who runs this decides how long to wait."""
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=2).close()
+        except OSError:
+            time.sleep(POLL_S)
+        else:
+            return
+
+
+def run_ray(address: str, port: int, is_head: bool, argv: list[str]) -> None:
+    """`ray ARGV` in this process, its modules loaded before the head is there: that is half of a join's time."""
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="ray")
+    command = entry.load()
+    if not is_head:
+        wait_for_gcs(address, port)
+    sys.argv = ["ray", *argv]
+    sys.exit(command())
+
+
+def probe_ray(address: str, port: int) -> None:
+    """Print Ray's live nodes with their GPUs, and vLLM's workers with their nodes, whenever they change.
+
+    One process for the container's whole life. It reads the control store as `ray status` does, and is no driver:
+    `ray.init` would register a job, for which every node starts idle worker processes (Ray 2.60).
+    """
+    state_module = importlib.import_module("ray._private.state")
+    options = importlib.import_module("ray._raylet").GcsClientOptions
+    wait_for_gcs(address, port)
+    state = state_module.GlobalState()
+    state._initialize_global_state(
+        options.create(f"{address}:{port}", None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False)
+    )
+    last = None
+    while True:
+        seen = {
+            "nodes": {n["NodeManagerAddress"]: n["Resources"].get("GPU", 0) for n in state.node_table() if n["Alive"]},
+            "workers": {
+                actor["Name"]: actor["Address"]["IPAddress"]
+                for actor in state.actor_table(None, actor_state_name="ALIVE").values()
+                if actor["Name"].startswith(WORKER_ACTOR_PREFIX)
+            },
+        }
+        if seen != last:
+            print(json.dumps(seen), flush=True)
+            last = seen
+        time.sleep(PROBE_POLL_S)
+
+
+def main(argv: list[str]) -> int:
+    """`agent.py` is the agent; `agent.py ray …` and `agent.py probe …` are its children."""
+    if argv[:1] == ["ray"]:
+        run_ray(argv[1], int(argv[2]), argv[3] == "1", argv[4:])
+    if argv[:1] == ["probe"]:
+        probe_ray(argv[1], int(argv[2]))
+    config = json.loads(Path(CONFIG_PATH).read_text())
+    return asyncio.run(Agent(config).run())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,206 @@
+"""The group, its global options, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from clusterctl import __version__
+from clusterctl.down import down as take_down
+from clusterctl.errors import ClusterctlError, ExitCode
+from clusterctl.hosts.host import Hosts
+from clusterctl.inventory.load import load_inventory
+from clusterctl.inventory.model import Inventory
+from clusterctl.inventory.schema import json_schema
+from clusterctl.lab.cli import lab
+from clusterctl.logs import show_logs
+from clusterctl.status import exit_code_of, read_status
+from clusterctl.ui import render
+from clusterctl.ui.progress import progress_on_stderr
+from clusterctl.up import prepare
+from clusterctl.up import up as bring_up
+from clusterctl.watch import watch_status
+
+
+class Options:
+    """Global options, and the inventory, read when a command first needs it."""
+
+    def __init__(self, inventory: Path, *, accept_new_host_keys: bool) -> None:
+        self.path = inventory
+        self.accept_new_host_keys = accept_new_host_keys
+
+    def inventory(self) -> Inventory:
+        """The inventory. Raises InventoryError with everything that is wrong with it."""
+        return load_inventory(self.path)
+
+    def hosts(self) -> Hosts:
+        """Connections to all nodes, not yet open."""
+        return Hosts(self.inventory(), accept_new_host_keys=self.accept_new_host_keys)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": None})
+@click.option(
+    "-i",
+    "--inventory",
+    type=click.Path(path_type=Path, dir_okay=True),
+    default=Path("inventory.yaml"),
+    envvar="CLUSTERCTL_INVENTORY",
+    show_envvar=True,
+    show_default=True,
+    help="Inventory file.",
+)
+@click.option(
+    "--accept-new-host-keys",
+    is_flag=True,
+    help="Pin the host keys of nodes seen for the first time (changed keys are still refused).",
+)
+@click.version_option(__version__, prog_name="clusterctl")
+@click.pass_context
+def cli(context: click.Context, inventory: Path, accept_new_host_keys: bool) -> None:
+    """Turn N machines reachable over SSH into one vLLM endpoint, and prove that it works."""
+    context.obj = Options(inventory, accept_new_host_keys=accept_new_host_keys)
+
+
+cli.add_command(lab)
+
+
+@cli.command()
+@json_option
+@click.option("--keep", is_flag=True, help="Leave what was started when the start fails (default: save logs, remove).")
+@click.pass_obj
+def up(options: Options, as_json: bool, keep: bool) -> None:
+    """Check the nodes, start the cluster, wait until a real completion comes back."""
+    with options.hosts() as hosts, progress_on_stderr() as progress:
+        summary = bring_up(hosts, progress, keep=keep)
+    emit(asdict(summary) if as_json else render.up_summary(summary))
+
+
+@cli.command()
+@json_option
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with 0: nothing to do, 2: changes, 1: error.")
+@click.pass_obj
+def plan(options: Options, as_json: bool, detailed_exitcode: bool) -> None:
+    """Show what `up` would change. Changes nothing."""
+    with options.hosts() as hosts:
+        prepared = prepare(hosts)
+    emit(prepared.plan.to_json() if as_json else "\n".join(prepared.plan.lines()))
+    if detailed_exitcode and not prepared.plan.empty:
+        sys.exit(ExitCode.CHANGES)
+
+
+@cli.command()
+@json_option
+@click.option("--watch", is_flag=True, help="Refresh until interrupted.")
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(min=0.5),
+    default=2.0,
+    show_default=True,
+    help="Seconds between refreshes with --watch.",
+)
+@click.pass_obj
+def status(options: Options, as_json: bool, watch: bool, interval_s: float) -> None:
+    """Show what runs, whether it is healthy, and whether it is what the inventory declares.
+
+    Exit codes: 0 healthy and as declared, 3 degraded or different, 4 down, 5 a node cannot be asked.
+    """
+    with options.hosts() as hosts:
+        if watch:
+            watch_status(hosts, interval_s, as_json=as_json)
+        found = read_status(hosts)
+    emit(found.to_json() if as_json else render.status(found))
+    sys.exit(exit_code_of(found))
+
+
+@cli.command()
+@json_option
+@click.pass_obj
+def down(options: Options, as_json: bool) -> None:
+    """Stop the server, then Ray, remove the containers, and prove that everything is gone."""
+    with options.hosts() as hosts, progress_on_stderr() as progress:
+        result = take_down(hosts, progress)
+    emit(asdict(result) if as_json else render.down_result(result))
+
+
+@cli.command()
+@click.option("--node", "nodes", multiple=True, help="Only this node (may be given several times).")
+@click.option("-f", "--follow", is_flag=True, help="Go on as new lines come.")
+@click.option("--tail", type=click.IntRange(min=0), help="Only the last lines of each node.")
+@click.pass_obj
+def logs(options: Options, nodes: tuple[str, ...], follow: bool, tail: int | None) -> None:
+    """Print the containers' logs, each line with its node's name."""
+    with options.hosts() as hosts:
+        show_logs(hosts, nodes, follow=follow, tail=tail, write=click.echo)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the inventory's JSON Schema, for editors."""
+    emit(json_schema())
+
+
+def emit(result: object) -> None:
+    """A result to stdout: text as it is, anything else as JSON."""
+    click.echo(result if isinstance(result, str) else json.dumps(result, indent=2, default=str))
+
+
+def main() -> NoReturn:
+    """Run the command line. No traceback reaches a user, except with CLUSTERCTL_DEBUG set."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.Abort:
+        _interrupted()
+    except KeyboardInterrupt:
+        _interrupted()
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitCode.USAGE)
+    except ClusterctlError as error:
+        click.echo(f"Error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"fix: {error.hint}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of stdout went away (`clusterctl logs | head`): not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.OK)
+    except Exception as error:
+        if os.environ.get("CLUSTERCTL_DEBUG"):
+            raise
+        click.echo(
+            f"Error: a defect of clusterctl ({type(error).__name__}: {error}); nothing more is known.\n"
+            "fix: run it again with CLUSTERCTL_DEBUG=1 and report what it prints",
+            err=True,
+        )
+        sys.exit(ExitCode.FAILED)
+    sys.exit(ExitCode.OK)
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _interrupted() -> NoReturn:
+    click.echo(
+        "\ninterrupted: what was started goes on by itself; `clusterctl status` says what is there, "
+        "`up` goes on from it, `down` removes it",
+        err=True,
+    )
+    # Without waiting for threads that are in a remote call: their connections end with the process.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ExitCode.INTERRUPTED)

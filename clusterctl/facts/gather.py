@@ -1,0 +1,119 @@
+"""Read every node in parallel: one probe pass over SSH and a handful of engine calls. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clusterctl.errors import ClusterctlError
+from clusterctl.facts import parse
+from clusterctl.facts.model import (
+    ClusterFacts,
+    ContainerFacts,
+    EngineFacts,
+    Fact,
+    ImageFacts,
+    NodeFacts,
+    Unknown,
+    Unreachable,
+)
+from clusterctl.hosts.engine import EngineError
+from clusterctl.hosts.host import Host, Hosts
+from clusterctl.inventory.model import Inventory
+from clusterctl.planning.paths import SPEC_PATH, STATE_PATH
+
+PROBE = Path(__file__).with_name("probe.sh").read_bytes()
+
+
+def gather(hosts: Hosts) -> ClusterFacts:
+    """Facts of all nodes. A node that fails in the middle is reported as unreachable with the reason."""
+    outcomes = hosts.each(lambda host: gather_node(host, hosts.inventory))
+    unreachable = {name: Unreachable(error.message, error.hint) for name, error in hosts.unreachable.items()}
+    unreachable |= {name: Unreachable(error.message, error.hint) for name, error in outcomes.errors.items()}
+    return ClusterFacts(outcomes.values, unreachable)
+
+
+def gather_node(host: Host, inventory: Inventory) -> NodeFacts:
+    """Facts of one node. Raises HostError when SSH itself fails; everything else becomes Unknown."""
+    done = host.ssh.run(["sh", "-s", "--", inventory.model.path], stdin=PROBE)
+    found = parse.sections(done.stdout.decode(errors="replace"))
+    engine = _engine(host, found.get("engine_socket"), sudo=inventory.container.sudo)
+    usable = isinstance(engine, EngineFacts)
+    not_asked = Unknown("the engine does not answer")
+    return NodeFacts(
+        hostname=parse.text(found, "hostname"),
+        kernel=parse.text(found, "kernel"),
+        memory_available_bytes=parse.memory_available(found),
+        addresses=parse.addresses(found),
+        listeners=parse.listeners(found),
+        gpus=parse.gpus(found),
+        gpu_processes=parse.gpu_processes(found),
+        infiniband=parse.infiniband(found),
+        model=parse.model(found),
+        engine=engine,
+        image=_image(host, inventory.container.image) if usable else not_asked,
+        containers=_containers(host, inventory.cluster) if usable else not_asked,
+    )
+
+
+def _engine(host: Host, socket: parse.Section | None, *, sudo: bool) -> Fact[EngineFacts]:
+    if socket is not None and socket.exit_code == parse.COMMAND_NOT_FOUND:
+        return None
+    try:
+        info = host.engine.info()
+    except EngineError as error:
+        if socket is not None and socket.exit_code == parse.ABSENT:
+            return Unknown("the docker command is there, but no engine runs: /var/run/docker.sock does not exist")
+        if socket is not None and socket.exit_code == parse.NOT_PERMITTED and not sudo:
+            return Unknown("this login may not use the engine: /var/run/docker.sock is not writable for it")
+        return Unknown(error.message)
+    return EngineFacts(
+        version=str(info.get("ServerVersion", "")),
+        cgroup_driver=str(info.get("CgroupDriver", "")),
+        runtimes=tuple(sorted(info.get("Runtimes") or {})),
+        data_root=str(info.get("DockerRootDir", "")),
+    )
+
+
+def _image(host: Host, reference: str) -> Fact[ImageFacts]:
+    try:
+        image = host.engine.image(reference)
+    except EngineError as error:
+        return Unknown(error.message)
+    if image is None:
+        return None
+    return ImageFacts(str(image["Id"]), tuple((image.get("RootFS") or {}).get("Layers") or ()))
+
+
+def _containers(host: Host, cluster: str) -> tuple[ContainerFacts, ...] | Unknown:
+    try:
+        return tuple(container_facts(host, container) for container in host.engine.containers(cluster))
+    except EngineError as error:
+        return Unknown(error.message)
+
+
+def container_facts(host: Host, inspected: Mapping[str, Any]) -> ContainerFacts:
+    """Facts of one inspected container, with what it was started with and what its agent says."""
+    state = inspected["State"]
+    return ContainerFacts(
+        id=inspected["Id"],
+        name=str(inspected["Name"]).lstrip("/"),
+        labels=inspected["Config"].get("Labels") or {},
+        status=str(state["Status"]),
+        exit_code=int(state.get("ExitCode", 0)),
+        started_at=str(state.get("StartedAt", "")),
+        spec=json_in(host, inspected["Id"], SPEC_PATH),
+        state=json_in(host, inspected["Id"], STATE_PATH),
+    )
+
+
+def json_in(host: Host, container: str, path: str) -> Fact[Mapping[str, Any]]:
+    """A JSON file in a container, running or not; None when the file or the container is absent."""
+    try:
+        content = host.engine.read_file(container, path)
+        value = None if content is None else json.loads(content)
+    except (ClusterctlError, ValueError) as error:
+        return Unknown(f"{path}: {error}")
+    return value if value is None or isinstance(value, dict) else Unknown(f"{path} holds no JSON object")

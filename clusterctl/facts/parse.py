@@ -1,0 +1,162 @@
+"""From the probe's output to facts. Pure: fixtures of real output are its tests."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from clusterctl.facts.model import Fact, Gpu, GpuProcess, InterfaceAddress, Listener, ModelFiles, Unknown
+
+ABSENT = 44
+"""Exit code with which a section of probe.sh says «looked for, not there»."""
+
+NOT_PERMITTED = 13
+"""Exit code of the section engine_socket when the login may not write to the engine's socket."""
+COMMAND_NOT_FOUND = 127
+"""What a POSIX shell answers for a command that is not installed."""
+
+_SECTION = re.compile(r"^@@begin (\w+)\n(.*?)\n?^@@end \1 (\d+)$", re.MULTILINE | re.DOTALL)
+_LISTEN = "0A"
+"""State TCP_LISTEN in /proc/net/tcp (Linux, include/net/tcp_states.h)."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One framed section: what it printed and its exit code."""
+
+    text: str
+    exit_code: int
+
+
+def sections(output: str) -> Mapping[str, Section]:
+    """Split the probe's output into its sections."""
+    return {name: Section(text, int(code)) for name, text, code in _SECTION.findall(output)}
+
+
+def text(found: Mapping[str, Section], name: str) -> Fact[str]:
+    """A section's text; None when it says absent; Unknown when it failed or is not there."""
+    section = found.get(name)
+    if section is None:
+        return Unknown(f"the probe ended before `{name}`")
+    if section.exit_code == ABSENT:
+        return None
+    if section.exit_code != 0:
+        last = section.text.strip().splitlines()[-1:] or ["no output"]
+        return Unknown(f"`{name}` failed with exit code {section.exit_code}: {last[0]}")
+    return section.text.strip()
+
+
+def memory_available(found: Mapping[str, Section]) -> Fact[int]:
+    """MemAvailable in bytes."""
+    meminfo = text(found, "memory")
+    if not isinstance(meminfo, str):
+        return meminfo
+    match = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo, re.MULTILINE)
+    return int(match[1]) * 1024 if match else Unknown("no MemAvailable in /proc/meminfo")
+
+
+def addresses(found: Mapping[str, Section]) -> tuple[InterfaceAddress, ...] | Unknown:
+    """IPv4 addresses with their interfaces, from `ip -o -4 addr show`."""
+    output = text(found, "addresses")
+    if not isinstance(output, str):
+        return output or Unknown("no answer from `ip`")
+    rows = re.findall(r"^\d+: (\S+?)(?:@\S+)?\s+inet (\d+\.\d+\.\d+\.\d+)", output, re.MULTILINE)
+    return tuple(InterfaceAddress(interface, IPv4Address(address)) for interface, address in rows)
+
+
+def listeners(found: Mapping[str, Section]) -> tuple[Listener, ...] | Unknown:
+    """Listening TCP sockets from /proc/net/tcp and tcp6, named by `ss` where it could."""
+    tables = [table for table in (text(found, "tcp"), text(found, "tcp6")) if isinstance(table, str)]
+    if not tables:
+        return Unknown("neither /proc/net/tcp nor tcp6 could be read")
+    names = _process_names(text(found, "sockets"))
+    rows = [row.split() for table in tables for row in table.splitlines()[1:]]
+    found_listeners = []
+    for row in rows:
+        if len(row) > 3 and row[3] == _LISTEN:
+            address, port = row[1].split(":")
+            number = int(port, 16)
+            found_listeners.append(Listener(_address(address), number, names.get(number)))
+    return tuple(sorted(set(found_listeners), key=lambda listener: (listener.port, listener.address)))
+
+
+def _process_names(ss_output: Fact[str]) -> Mapping[int, str]:
+    """Port → «name (pid N)» from `ss -Hltnp`; empty where ss is missing or may not look (not root)."""
+    if not isinstance(ss_output, str):
+        return {}
+    rows = re.findall(r'^LISTEN\s+\d+\s+\d+\s+\S+:(\d+)\s.*?users:\(\("([^"]+)",pid=(\d+)', ss_output, re.MULTILINE)
+    return {int(port): f"{name} (pid {pid})" for port, name, pid in rows}
+
+
+def _address(hexadecimal: str) -> str:
+    """An address of /proc/net/tcp{,6}: 32-bit words in the machine's (little-endian) byte order."""
+    words = [bytes.fromhex(hexadecimal[i : i + 8])[::-1] for i in range(0, len(hexadecimal), 8)]
+    if len(words) == 1:
+        return str(IPv4Address(words[0]))
+    address = IPv6Address(b"".join(words))
+    return str(address.ipv4_mapped or address)
+
+
+def gpus(found: Mapping[str, Section]) -> Fact[tuple[Gpu, ...]]:
+    """NVIDIA GPUs; None where nvidia-smi is not installed."""
+    output = text(found, "gpus")
+    if not isinstance(output, str):
+        return output
+    try:
+        rows = [[cell.strip() for cell in line.split(",")] for line in output.splitlines() if line.strip()]
+        return tuple(Gpu(int(r[0]), r[1], r[2], int(r[3]), int(r[4])) for r in rows)
+    except (ValueError, IndexError):
+        return Unknown(f"nvidia-smi printed what is no GPU table: {output[:120]}")
+
+
+def gpu_processes(found: Mapping[str, Section]) -> Fact[tuple[GpuProcess, ...]]:
+    """Processes with GPU memory; None where nvidia-smi is not installed."""
+    output = text(found, "gpu_processes")
+    if not isinstance(output, str):
+        return output
+    try:
+        rows = [[cell.strip() for cell in line.split(",")] for line in output.splitlines() if line.strip()]
+        return tuple(GpuProcess(r[0], int(r[1]), r[2], int(r[3]) if r[3].isdigit() else None) for r in rows)
+    except (ValueError, IndexError):
+        return Unknown(f"nvidia-smi printed what is no process table: {output[:120]}")
+
+
+def infiniband(found: Mapping[str, Section]) -> Fact[tuple[str, ...]]:
+    """Device nodes below /dev/infiniband; None where there is no such directory."""
+    output = text(found, "infiniband")
+    return tuple(output.split()) if isinstance(output, str) else output
+
+
+def model(found: Mapping[str, Section]) -> Fact[ModelFiles]:
+    """The model's directory; None where the path does not exist."""
+    output = text(found, "model_files")
+    if not isinstance(output, str):
+        return output
+    rows = re.findall(r"^(\d+) (?:\./)?(.+)$", output, re.MULTILINE)
+    index = _json(found, "model_index")
+    shards: Fact[tuple[str, ...]]
+    if isinstance(index, dict):
+        weight_map = index.get("weight_map")
+        shards = (
+            tuple(sorted({str(name) for name in weight_map.values()}))
+            if isinstance(weight_map, dict)
+            else Unknown("model.safetensors.index.json has no weight_map")
+        )
+    else:
+        shards = index if isinstance(index, Unknown) else None
+    return ModelFiles({name: int(size) for size, name in rows}, _json(found, "model_config"), shards)
+
+
+def _json(found: Mapping[str, Section], name: str) -> Fact[dict[str, Any]]:
+    content = text(found, name)
+    if not isinstance(content, str):
+        return content
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        return Unknown(f"not JSON: {error}")
+    return value if isinstance(value, dict) else Unknown("not a JSON object")

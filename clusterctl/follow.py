@@ -1,0 +1,146 @@
+"""Follow a start from the agents' events and the server's log until a real completion, or until it surely failed."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from clusterctl import vllm_log
+from clusterctl.errors import ClusterctlError
+from clusterctl.events import FAILURES, Event, Lines, parse_event
+from clusterctl.hosts.engine import LogChunk
+from clusterctl.hosts.host import Host, Hosts
+from clusterctl.inventory.model import Timeouts
+from clusterctl.ui.progress import Progress
+
+TAIL_LINES = 200
+GRACE_S = 30
+"""Seconds beyond the agents' own deadlines before an agent that says nothing at all is given up."""
+SHOWN_LINES = 12
+
+
+class StartFailedError(ClusterctlError):
+    """The cluster did not come up: on which node, in which phase, what was seen, what it means, what to do."""
+
+    def __init__(self, node: str, what: str, *, phase: str, lines: Sequence[str]) -> None:
+        causes = vllm_log.causes(lines)
+        text = [f"{node}: {what} (phase: {phase})"]
+        text += [f"  | {line}" for line in vllm_log.error_lines(lines, SHOWN_LINES)]
+        text += [f"  meaning: {cause.meaning} [{cause.failure_mode}]" for cause in causes[:3]]
+        super().__init__("\n".join(text), hint="; ".join(dict.fromkeys(cause.fix for cause in causes[:3])) or None)
+        self.node = node
+        self.phase = phase
+        self.causes = causes
+
+
+@dataclass
+class Start:
+    """What is known of a start while it goes on, and what is left of it when it has ended."""
+
+    phase: str = "containers"
+    timings: dict[str, float] = field(default_factory=dict)
+    """Phase → seconds it took, as seen from here."""
+    kept: list[str] = field(default_factory=list)
+    """Lines of the server that tell of its KV cache."""
+    tails: dict[str, deque[str]] = field(default_factory=dict)
+    entered: float = field(default_factory=time.monotonic)
+
+    def enter(self, phase: str) -> None:
+        """Go to the next phase; the time of the one before is recorded."""
+        now = time.monotonic()
+        self.timings[self.phase] = self.timings.get(self.phase, 0.0) + now - self.entered
+        self.phase, self.entered = phase, now
+
+
+Item = tuple[str, LogChunk | None]
+
+
+def follow(hosts: Hosts, containers: Mapping[str, str], head: str, timeouts: Timeouts, progress: Progress) -> Start:
+    """Wait until the head's agent has seen a real completion. Raises StartFailedError as soon as failing is certain.
+
+    The waiting is for log frames that the engine pushes: nothing is polled. A container that ends closes its stream.
+    """
+    items: queue.Queue[Item] = queue.Queue()
+    for name, container in containers.items():
+        threading.Thread(target=_read, args=(hosts.connected[name], container, items), daemon=True).start()
+    start = Start(tails={name: deque(maxlen=TAIL_LINES) for name in containers})
+    lines = {name: Lines() for name in containers}
+    deadline = time.monotonic() + timeouts.ray_s + timeouts.load_s + GRACE_S
+    while True:
+        try:
+            name, chunk = items.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise StartFailedError(
+                head, "the agent said nothing until the deadline", phase=start.phase, lines=list(start.tails[head])
+            ) from None
+        if chunk is None:
+            raise _died(hosts.connected[name], containers[name], start)
+        for line in lines[name].feed(chunk):
+            event = parse_event(line) if chunk.stream == "stderr" else None
+            if event is None:
+                start.tails[name].append(line)
+                if name == head:
+                    _server_line(line, start, progress)
+            elif _agent_event(name, event, start, progress, is_head=name == head):
+                start.enter("serving")
+                return start
+
+
+def _read(host: Host, container: str, into: queue.Queue[Item]) -> None:
+    try:
+        for chunk in host.engine.logs(container, follow=True):
+            into.put((host.name, chunk))
+    except ClusterctlError as error:
+        into.put((host.name, LogChunk("stdout", f"clusterctl: {error.message}\n".encode())))
+    finally:
+        into.put((host.name, None))
+
+
+def _server_line(line: str, start: Start, progress: Progress) -> None:
+    if step := vllm_log.step(line):
+        progress.detail(step.text)
+    if any(pattern.search(line) for pattern in vllm_log.KEEP):
+        start.kept.append(line)
+
+
+def _agent_event(name: str, event: Event, start: Start, progress: Progress, *, is_head: bool) -> bool:
+    """Take one event into account. True when the cluster serves."""
+    phase = event.fields.get("phase")
+    if event.name == "phase" and phase == "failed":
+        reason = str(event.fields.get("reason"))
+        lines = [*start.tails[name], *map(str, event.fields.get("tail", ()))]
+        what = f"{event.fields.get('detail')}: {FAILURES.get(reason, reason)}"
+        raise StartFailedError(name, what, phase=start.phase, lines=lines)
+    if not is_head:
+        return False
+    if event.name == "nodes":
+        joined = event.fields.get("joined", ())
+        progress.detail(f"{len(joined)}/{event.fields.get('expected')} nodes in Ray")
+    elif event.name == "phase" and phase == "ray":
+        start.enter("ray")
+        progress.phase("forming the Ray cluster")
+    elif event.name == "phase" and phase == "loading":
+        start.enter("loading")
+        progress.phase("starting vLLM")
+    return event.name == "phase" and phase == "serving"
+
+
+def _died(host: Host, container: str, start: Start) -> ClusterctlError:
+    """A log stream ended: say what became of the container."""
+    try:
+        inspected = host.engine.container(container)
+    except ClusterctlError as error:
+        return error
+    if inspected is None:
+        what = "its container was removed"
+    elif inspected["State"]["Running"]:
+        what = "the log of its container ended while it runs (the engine restarted, or the connection broke)"
+    else:
+        state = inspected["State"]
+        oom = " (killed: out of memory)" if state.get("OOMKilled") else ""
+        what = f"its container ended with exit code {state['ExitCode']}{oom}"
+    return StartFailedError(host.name, what, phase=start.phase, lines=list(start.tails[host.name]))

@@ -1,0 +1,126 @@
+"""The one container of each node, as typed data with the reason beside each flag. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import docker.types
+
+from clusterctl import __version__
+from clusterctl.hosts.engine import LABEL_CLUSTER
+from clusterctl.inventory.model import Inventory, Ulimit
+from clusterctl.planning.deployment import Deployment, Place
+from clusterctl.planning.files import environment, rendered_files
+from clusterctl.planning.paths import AGENT_PATH, container_name
+
+LABEL_ROLE = "clusterctl.role"
+LABEL_NODE = "clusterctl.node"
+LABEL_SPEC = "clusterctl.spec"
+LABEL_VERSION = "clusterctl.version"
+
+LOG_MAX_SIZE = "64m"
+LOG_MAX_FILES = "4"
+"""At most 256 MiB of log on each node: an unbounded log fills the disk of a server that runs for months (F8)."""
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """What a container is started with: the API's two bodies and the files in it. Secrets are not part of it."""
+
+    name: str
+    image_id: str
+    """The ID behind the image's name at the time of planning: another image behind the same name is a change."""
+    config: Mapping[str, Any]
+    host_config: Mapping[str, Any]
+    files: Mapping[str, str]
+
+    def values(self) -> Mapping[str, Any]:
+        """Everything that decides the container, as plain JSON values; what the hash is taken over."""
+        return {
+            "image_id": self.image_id,
+            "config": self.config,
+            "host_config": json.loads(json.dumps(self.host_config)),
+            "files": {path: hashlib.sha256(content.encode()).hexdigest() for path, content in self.files.items()},
+            "file_contents": {path: text for path, text in self.files.items() if path != AGENT_PATH},
+        }
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of `values`: equal hashes are equal containers."""
+        return hashlib.sha256(json.dumps(self.values(), sort_keys=True).encode()).hexdigest()
+
+    def labels(self, cluster: str, place: Place) -> dict[str, str]:
+        """What the container is found by. Nothing about it is kept anywhere else."""
+        return {
+            LABEL_CLUSTER: cluster,
+            LABEL_ROLE: place.role,
+            LABEL_NODE: place.name,
+            LABEL_SPEC: self.hash,
+            LABEL_VERSION: __version__,
+        }
+
+
+def container_specs(deployment: Deployment) -> Mapping[str, ContainerSpec]:
+    """Node name → its container, in inventory order."""
+    return {name: _spec(deployment, place) for name, place in deployment.places.items()}
+
+
+def _spec(deployment: Deployment, place: Place) -> ContainerSpec:
+    inventory = deployment.inventory
+    config = {
+        "image": inventory.container.image,
+        # The image's own entry point is `vllm serve` (vllm-ray-facts): every other use needs another one.
+        "entrypoint": ["python3", AGENT_PATH],
+        "command": [],
+        "environment": dict(environment(inventory, deployment, place)),
+        # The agent ends the server, then Ray, each within stop_s; the engine kills only after both had their time.
+        "stop_timeout": int(2 * inventory.timeouts.stop_s + 5),
+    }
+    return ContainerSpec(
+        name=container_name(inventory.cluster),
+        image_id=place.image_id,
+        config=config,
+        host_config=_host_config(inventory, deployment, place),
+        files=rendered_files(deployment, place),
+    )
+
+
+def _host_config(inventory: Inventory, deployment: Deployment, place: Place) -> Mapping[str, Any]:
+    container = inventory.container
+    devices = list(container.devices)
+    if place.infiniband and "/dev/infiniband" not in devices:
+        devices.append("/dev/infiniband")  # verbs and RDMA CM devices; without them NCCL falls back to TCP (F23)
+    host_config: dict[str, Any] = {
+        "network_mode": "host",  # RDMA needs the host's interfaces; Ray and NCCL open many ports
+        "ipc_mode": container.ipc,  # NCCL's and vLLM's shared memory (F21)
+        "binds": [f"{inventory.model.path}:{inventory.model.path}:ro", *container.volumes],
+        "cap_add": list(container.cap_add),  # IPC_LOCK: registered (pinned) RDMA memory (F22)
+        "ulimits": [_ulimit(name, limit) for name, limit in container.ulimits.items()],
+        "devices": [f"{path}:{path}:rwm" for path in devices],
+        "security_opt": ["no-new-privileges"],
+        "privileged": container.privileged,
+        # A log that can be read back and cannot fill the disk, whatever the engine's default driver is.
+        "log_config": {"Type": "json-file", "Config": {"max-size": LOG_MAX_SIZE, "max-file": LOG_MAX_FILES}},
+    }
+    if container.shm_bytes is not None:
+        host_config["shm_size"] = container.shm_bytes
+    if inventory.accelerator.kind == "nvidia":
+        # What `--gpus N` is in the API.
+        host_config["device_requests"] = [
+            docker.types.DeviceRequest(count=deployment.layout.gpus_per_node, capabilities=[["gpu"]])
+        ]
+    if inventory.accelerator.kind == "amd":
+        # ROCm's own instructions for containers: the compute and render devices, and the groups that own them.
+        host_config["devices"] += ["/dev/kfd:/dev/kfd:rwm", "/dev/dri:/dev/dri:rwm"]
+        host_config["group_add"] = ["video", "render"]
+    return host_config
+
+
+def _ulimit(name: str, limit: Ulimit | int) -> Any:
+    soft, hard = (limit.soft, limit.hard) if isinstance(limit, Ulimit) else (limit, limit)
+    return docker.types.Ulimit(name=name, soft=soft, hard=hard)

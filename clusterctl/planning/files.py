@@ -1,0 +1,119 @@
+"""The files in a node's container: the agent, its configuration, the server's, and the secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from clusterctl import vllm_log
+from clusterctl.agent import AGENT_SOURCE
+from clusterctl.inventory.model import Inventory
+from clusterctl.planning import paths
+from clusterctl.planning.deployment import Deployment, Place
+from clusterctl.rendering import render
+
+CANARY_INTERVAL_S = 30
+"""Seconds between the agent's one-token completions: cheap beside any real load, soon enough to find a hang (F61)."""
+
+
+def rendered_files(deployment: Deployment, place: Place) -> Mapping[str, str]:
+    """Path → content of every file without a secret in it."""
+    files = {
+        paths.AGENT_PATH: AGENT_SOURCE.read_text(encoding="utf-8"),
+        paths.AGENT_CONFIG_PATH: _agent_config(deployment, place),
+    }
+    if place.role == "head":
+        files[paths.SERVER_CONFIG_PATH] = _server_config(deployment)
+    return files
+
+
+def _server_config(deployment: Deployment) -> str:
+    inventory = deployment.inventory
+    return render(
+        "vllm.yaml.j2",
+        model_path=inventory.model.path,
+        served_name=inventory.served_name,
+        host=_listen_host(deployment),
+        port=inventory.serve.port,
+        tensor_parallel=deployment.layout.tensor_parallel,
+        pipeline_parallel=deployment.layout.pipeline_parallel,
+        options=inventory.serve.options,
+    )
+
+
+def _listen_host(deployment: Deployment) -> str:
+    host = deployment.inventory.serve.host
+    if host == "private":
+        return str(deployment.head.address)
+    return "0.0.0.0" if host == "any" else str(host)  # noqa: S104 (only when the inventory says `any`)
+
+
+def _agent_config(deployment: Deployment, place: Place) -> str:
+    inventory = deployment.inventory
+    listen = _listen_host(deployment)
+    return render(
+        "agent.json.j2",
+        node=place.name,
+        role=place.role,
+        head_address=str(deployment.head.address),
+        gcs_port=inventory.ray.ports.gcs,
+        ray_argv=ray_argv(deployment, place),
+        ray_timeout_s=inventory.timeouts.ray_s,
+        stop_timeout_s=inventory.timeouts.stop_s,
+        expected_gpus={str(other.address): deployment.layout.gpus_per_node for other in deployment.places.values()},
+        server_argv=["vllm", "serve", "--config", paths.SERVER_CONFIG_PATH],
+        keep_lines=[pattern.pattern for pattern in vllm_log.KEEP],
+        load_timeout_s=inventory.timeouts.load_s,
+        endpoint_host="127.0.0.1" if inventory.serve.host == "any" else listen,
+        endpoint_port=inventory.serve.port,
+        served_name=inventory.served_name,
+        canary_interval_s=CANARY_INTERVAL_S,
+    )
+
+
+def ray_argv(deployment: Deployment, place: Place) -> Sequence[str]:
+    """`ray start` for this node: explicit address, exactly its GPUs, every port pinned (Ray 2.60)."""
+    inventory, ports = deployment.inventory, deployment.inventory.ray.ports
+    common = [
+        "--block",
+        f"--node-ip-address={place.address}",
+        f"--num-gpus={deployment.layout.gpus_per_node}",
+        f"--node-manager-port={ports.node_manager}",
+        f"--object-manager-port={ports.object_manager}",
+        f"--runtime-env-agent-port={ports.runtime_env_agent}",
+        f"--dashboard-agent-grpc-port={ports.dashboard_agent_grpc}",
+        f"--dashboard-agent-listen-port={ports.dashboard_agent_http}",
+        f"--metrics-export-port={ports.metrics_export}",
+        f"--min-worker-port={ports.workers.first}",
+        f"--max-worker-port={ports.workers.last}",
+        "--disable-usage-stats",
+    ]
+    if inventory.ray.object_store_bytes is not None:
+        common.append(f"--object-store-memory={inventory.ray.object_store_bytes}")
+    if place.role == "worker":
+        return ["start", f"--address={deployment.head.address}:{ports.gcs}", *common]
+    # Head-only flags: on a worker they abort `ray start`. The dashboard is an unauthenticated job API (F65).
+    return ["start", "--head", f"--port={ports.gcs}", "--include-dashboard=false", *common]
+
+
+def environment(inventory: Inventory, deployment: Deployment, place: Place) -> Mapping[str, str]:
+    """The container's environment: the operator's, the node's, then what clusterctl derives, which wins.
+
+    Set on EVERY node: vLLM copies the head's environment to workers that lack a value (vllm-ray-facts, surprise 4).
+    """
+    node = next(node for node in inventory.nodes if node.name == place.name)
+    return {
+        "PYTHONUNBUFFERED": "1",
+        # Ray folds equal lines of several workers into one, and with them the one that says why a rank died.
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        **inventory.container.env,
+        **node.env,
+        "VLLM_HOST_IP": str(place.address),
+        # Gloo takes a plain name; NCCL takes a PREFIX unless it starts with `=` (eth1 would match eth10).
+        "GLOO_SOCKET_IFNAME": place.interface,
+        "NCCL_SOCKET_IFNAME": f"={place.interface}",
+        "RAY_ADDRESS": f"{deployment.head.address}:{inventory.ray.ports.gcs}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": paths.RAY_TOKEN_PATH,
+    }

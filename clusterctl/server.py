@@ -1,0 +1,91 @@
+"""Asking the served model, over SSH to the head: health, a real completion, metrics."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+
+import httpx
+
+from clusterctl.facts.model import Unknown
+
+COMPLETION_TIMEOUT_S = 60
+METRICS_TIMEOUT_S = 5
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completion that came back with at least one token."""
+
+    tokens: int
+    latency_s: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """vLLM's own gauges and counters (/metrics, names as of vLLM 0.32), summed over engines."""
+
+    requests_running: float
+    requests_waiting: float
+    kv_cache_usage: float
+    """Fraction of the KV cache in use, 0 to 1."""
+    generation_tokens_total: float
+    prompt_tokens_total: float
+
+
+def complete(client: httpx.Client, model: str) -> Completion | Unknown:
+    """One real token from the model, or why there is none."""
+    started = time.monotonic()
+    body = {"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0, "ignore_eos": True}
+    try:
+        answer = client.post("/v1/completions", json=body, timeout=COMPLETION_TIMEOUT_S)
+        answer.raise_for_status()
+        tokens = int(answer.json()["usage"]["completion_tokens"])
+    except httpx.HTTPStatusError as error:
+        return Unknown(f"HTTP {error.response.status_code}: {error.response.text[:300]}")
+    except httpx.HTTPError as error:
+        return Unknown(str(error) or type(error).__name__)
+    except (ValueError, KeyError, TypeError) as error:
+        return Unknown(f"an answer that is no completion ({error!r})")
+    if tokens < 1:
+        return Unknown("an answer without a token")
+    return Completion(tokens, round(time.monotonic() - started, 3))
+
+
+def health(client: httpx.Client) -> int | Unknown:
+    """HTTP status of /health. 200 says little (it stays 200 while generation is dead), 503 says the engine died."""
+    try:
+        return client.get("/health", timeout=METRICS_TIMEOUT_S).status_code
+    except httpx.HTTPError as error:
+        return Unknown(str(error) or type(error).__name__)
+
+
+def metrics(client: httpx.Client) -> Metrics | Unknown:
+    """The gauges and counters that `status` shows."""
+    try:
+        answer = client.get("/metrics", timeout=METRICS_TIMEOUT_S)
+        answer.raise_for_status()
+    except httpx.HTTPError as error:
+        return Unknown(str(error) or type(error).__name__)
+    return parse_metrics(answer.text)
+
+
+_SAMPLE = re.compile(r"^(vllm:\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+
+
+def parse_metrics(text: str) -> Metrics | Unknown:
+    """Pick what is shown from the Prometheus text format."""
+    sums: dict[str, float] = {}
+    for name, value in _SAMPLE.findall(text):
+        sums[name] = sums.get(name, 0.0) + float(value)
+    try:
+        return Metrics(
+            requests_running=sums["vllm:num_requests_running"],
+            requests_waiting=sums["vllm:num_requests_waiting"],
+            kv_cache_usage=sums["vllm:kv_cache_usage_perc"],
+            generation_tokens_total=sums["vllm:generation_tokens_total"],
+            prompt_tokens_total=sums["vllm:prompt_tokens_total"],
+        )
+    except KeyError as error:
+        return Unknown(f"/metrics has no {error.args[0]}")

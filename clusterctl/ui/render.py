@@ -1,0 +1,138 @@
+"""Results as text for a person, on stdout."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from clusterctl import vllm_log
+from clusterctl.down import DownResult
+from clusterctl.facts.model import Unknown
+from clusterctl.findings.finding import Finding
+from clusterctl.status import ClusterStatus, NodeStatus, ServerAnswers
+from clusterctl.up import UpSummary
+
+
+def up_summary(summary: UpSummary) -> str:
+    """What a successful `up` ends with: where it is, how it lies on the nodes, what it holds, how to use it."""
+    timings = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in summary.timings_s.items())
+    rows = [
+        ("endpoint", f"{summary.endpoint}/v1"),
+        ("model", summary.model),
+        ("layout", f"TP={summary.tensor_parallel} x PP={summary.pipeline_parallel}"),
+        *((f"stage {stage.pipeline_rank}", ", ".join(stage.nodes)) for stage in summary.stages),
+        ("KV cache", kv_cache(summary.kv_cache)),
+        ("completion", f"{summary.completion.tokens} token in {summary.completion.latency_s:.2f} s"),
+        ("time", timings),
+    ]
+    headline = f"{summary.cluster} is up" + ("" if summary.changed else " (nothing was changed)")
+    warnings = [line for finding in summary.warnings for line in finding.lines()]
+    return "\n".join(
+        [headline, *_columns(rows), *warnings, "", "try it:", f"  {curl(summary.endpoint, summary.model)}"]
+    )
+
+
+def curl(endpoint: str, model: str) -> str:
+    """A command line that asks the served model."""
+    body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 16})
+    return f"curl -s {endpoint}/v1/completions -H 'Content-Type: application/json' -d '{body}'"
+
+
+def kv_cache(found: vllm_log.KvCache) -> str:
+    """KV cache and concurrency as vLLM logged them."""
+    if found.tokens is None:
+        return "not logged by this vLLM"
+    text = f"{found.tokens:,} tokens"
+    if found.max_concurrency is not None:
+        text += f", {found.max_concurrency:.2f} requests of {found.tokens_per_request:,} tokens at once"
+    return text
+
+
+def down_result(result: DownResult) -> str:
+    """What `down` removed."""
+    removed = {node: names for node, names in result.removed.items() if names}
+    if not removed:
+        return f"{result.cluster} is down (nothing was running)"
+    lines = [f"  {node}: removed {', '.join(names)}" for node, names in removed.items()]
+    gone = f"{result.cluster} is down: containers gone, ports closed, accelerators free ({result.seconds:.1f} s)"
+    return "\n".join([gone, *lines])
+
+
+def status(found: ClusterStatus) -> str:
+    """The status as a table of nodes, the server's own answers, and what differs from the inventory."""
+    layout = (
+        "unknown" if found.tensor_parallel is None else f"TP={found.tensor_parallel} x PP={found.pipeline_parallel}"
+    )
+    rows = [
+        ("cluster", f"{found.cluster}: {found.state}"),
+        ("endpoint", f"{found.endpoint}/v1" if found.endpoint else "unknown"),
+        ("model", found.model),
+        ("layout", layout),
+        *(_server_rows(found.server) if found.server is not None else ()),
+        *((("KV cache", kv_cache(found.kv_cache)),) if found.kv_cache.tokens is not None else ()),
+    ]
+    parts = [*_columns(rows), "", _nodes_table(found.nodes)]
+    if found.drift:
+        parts += ["", "differs from the inventory (clusterctl up would change it):", *(f"  {d}" for d in found.drift)]
+    if found.findings:
+        parts += ["", "findings:", *(f"  {line}" for finding in found.findings for line in _brief(finding))]
+    return "\n".join(parts)
+
+
+def _brief(finding: Finding) -> list[str]:
+    return [line for line in finding.lines() if not line.startswith("  why")]
+
+
+def _server_rows(server: ServerAnswers) -> Iterable[tuple[str, str]]:
+    completion = server.completion
+    ok = not isinstance(completion, Unknown)
+    yield (
+        "completion",
+        f"ok, {completion.latency_s:.2f} s" if not isinstance(completion, Unknown) else completion.reason,
+    )
+    if not ok:
+        yield "/health", server.health.reason if isinstance(server.health, Unknown) else f"HTTP {server.health}"
+    if not isinstance(server.metrics, Unknown):
+        running, waiting = server.metrics.requests_running, server.metrics.requests_waiting
+        yield "requests", f"{running:g} running, {waiting:g} waiting"
+        yield "KV use", f"{server.metrics.kv_cache_usage:.1%}"
+        yield "tokens/s", "unknown" if server.tokens_per_s is None else f"{server.tokens_per_s:g}"
+
+
+def _nodes_table(nodes: Iterable[NodeStatus]) -> str:
+    table = Table(box=None, pad_edge=False, header_style="")
+    for column in ("NODE", "ROLE", "ADDRESS", "REACHABLE", "CONTAINER", "AGENT", "RAY", "GPUS", "GPU MEMORY", "STAGE"):
+        table.add_column(column, overflow="fold")
+    for node in nodes:
+        container = ", ".join(c.status + (f" ({c.exit_code})" if c.status == "exited" else "") for c in node.containers)
+        agent = ", ".join(c.phase or "?" for c in node.containers)
+        memory = ", ".join(f"{g.memory_used_mib}/{g.memory_total_mib} MiB" for g in node.gpu_memory)
+        table.add_row(
+            node.name,
+            node.role,
+            node.address or "?",
+            "yes" if node.reachable else f"NO: {node.reason}",
+            container or ("-" if node.reachable else "?"),
+            agent or "-",
+            {True: "alive", False: "missing", None: "-"}[node.in_ray],
+            "-" if node.gpus is None else str(node.gpus),
+            memory or "-",
+            ", ".join(str(stage) for stage in node.stages) or "-",
+        )
+    width = max(shutil.get_terminal_size((200, 24)).columns, 80)
+    console = Console(file=io.StringIO(), width=width, no_color=True, highlight=False)
+    console.print(table)
+    out = console.file
+    assert isinstance(out, io.StringIO)  # noqa: S101 (given above)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def _columns(rows: Iterable[tuple[str, str]]) -> list[str]:
+    pairs = list(rows)
+    width = max(len(name) for name, _ in pairs)
+    return [f"  {name:<{width}}  {value}" for name, value in pairs]

@@ -1,0 +1,169 @@
+"""`up`, told as the pipeline of docs/explanation/architecture.md: check, plan, apply, wait for a real completion."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from clusterctl import vllm_log
+from clusterctl.apply import apply, remove
+from clusterctl.errors import ClusterctlError
+from clusterctl.facts.gather import gather, json_in
+from clusterctl.facts.model import ClusterFacts, ContainerFacts, Unknown
+from clusterctl.findings.finding import ChecksFailedError, Finding, Severity
+from clusterctl.findings.rules import check
+from clusterctl.follow import Start, StartFailedError, follow
+from clusterctl.hosts.host import Host, Hosts
+from clusterctl.planning.deployment import Deployment, resolve
+from clusterctl.planning.paths import STATE_PATH, container_name
+from clusterctl.planning.plan import Plan, make_plan
+from clusterctl.server import Completion, complete
+from clusterctl.stages import Stage, stages
+from clusterctl.ui.progress import Progress
+
+
+@dataclass(frozen=True)
+class UpSummary:
+    """What a successful `up` ends with."""
+
+    cluster: str
+    changed: bool
+    endpoint: str
+    model: str
+    tensor_parallel: int
+    pipeline_parallel: int
+    stages: tuple[Stage, ...]
+    kv_cache: vllm_log.KvCache
+    completion: Completion
+    warnings: tuple[Finding, ...]
+    timings_s: Mapping[str, float]
+    """Phase → seconds."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `plan` shows and `up` carries out."""
+
+    facts: ClusterFacts
+    findings: tuple[Finding, ...]
+    deployment: Deployment
+    plan: Plan
+
+
+def prepare(hosts: Hosts) -> Prepared:
+    """Read, check and plan; changes nothing. Raises ChecksFailedError when starting would surely fail."""
+    facts = gather(hosts)
+    findings = check(hosts.inventory, facts)
+    if any(finding.severity is Severity.ERROR for finding in findings):
+        raise ChecksFailedError(findings)
+    deployment = resolve(hosts.inventory, facts)
+    return Prepared(facts, findings, deployment, make_plan(deployment, facts))
+
+
+def up(hosts: Hosts, progress: Progress, *, keep: bool) -> UpSummary:
+    """Make the cluster what the inventory declares and prove it with a completion.
+
+    With `keep`, what was started stays when the start fails; otherwise it is removed after its logs were saved.
+    Raises ChecksFailedError, NodesError, StartFailedError.
+    """
+    began = time.monotonic()
+    progress.phase("checking the nodes")
+    prepared = prepare(hosts)
+    checks_s = time.monotonic() - began
+    progress.phase("starting containers" if not prepared.plan.empty else "looking at what runs")
+    started = apply(hosts, prepared.deployment, prepared.plan)
+    try:
+        start = _until_serving(hosts, prepared, started, progress)
+        completion = _first_completion(hosts, prepared.deployment, start)
+    except StartFailedError as error:
+        if started and not keep:
+            error.hint = _give_up(hosts, started, error)
+        raise
+    timings = {"checks": checks_s, **start.timings, "total": time.monotonic() - began}
+    return _summary(hosts, prepared, start, completion, timings)
+
+
+def _until_serving(hosts: Hosts, prepared: Prepared, started: Mapping[str, str], progress: Progress) -> Start:
+    running = {
+        name: container.id
+        for name, facts in prepared.facts.nodes.items()
+        if not isinstance(facts.containers, Unknown)
+        for container in facts.containers
+    }
+    head = hosts.inventory.head_name
+    if not started and _serves(prepared.facts, head):
+        return Start(phase="serving")
+    return follow(hosts, {**running, **started}, head, hosts.inventory.timeouts, progress)
+
+
+def _serves(facts: ClusterFacts, head: str) -> bool:
+    container = head_container(facts, head)
+    state = container.state if container is not None else None
+    return isinstance(state, Mapping) and state.get("phase") == "serving"
+
+
+def head_container(facts: ClusterFacts, head: str) -> ContainerFacts | None:
+    """The head's container, if there is exactly one."""
+    node = facts.nodes.get(head)
+    if node is None or isinstance(node.containers, Unknown) or len(node.containers) != 1:
+        return None
+    return node.containers[0]
+
+
+def _first_completion(hosts: Hosts, deployment: Deployment, start: Start) -> Completion:
+    """A completion that came back to the operator's side, not only to the agent's."""
+    with hosts.head.http(deployment.endpoint, timeout_s=hosts.inventory.timeouts.command_s) as client:
+        answer = complete(client, deployment.inventory.served_name)
+    if isinstance(answer, Unknown):
+        head = hosts.head.name
+        what = f"no completion came back through SSH to the head: {answer.reason}"
+        raise StartFailedError(head, what, phase=start.phase, lines=list(start.tails.get(head, ())))
+    return answer
+
+
+def _give_up(hosts: Hosts, started: Mapping[str, str], error: ClusterctlError) -> str:
+    """Save what the containers said, then remove what this run started. Returns the hint for the operator."""
+    folder = save_logs(hosts, started)
+    remove(hosts, started)
+    said = f"all nodes' logs: {folder}/; what this run started was removed (--keep leaves it)"
+    return f"{error.hint}\n      {said}" if error.hint else said
+
+
+def save_logs(hosts: Hosts, containers: Mapping[str, str]) -> Path:
+    """Write every container's log to a new directory that only its owner may read; returns the directory."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = Path(f"clusterctl-{hosts.inventory.cluster}-{stamp}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+    def save(host: Host) -> None:
+        with (folder / f"{host.name}.log").open("wb") as file:
+            for chunk in host.engine.logs(containers[host.name], follow=False):
+                file.write(chunk.data)
+
+    hosts.each(save, [name for name in containers if name in hosts.connected])
+    return folder
+
+
+def _summary(
+    hosts: Hosts, prepared: Prepared, start: Start, completion: Completion, timings: Mapping[str, float]
+) -> UpSummary:
+    deployment, inventory = prepared.deployment, hosts.inventory
+    said = json_in(hosts.head, container_name(inventory.cluster), STATE_PATH)
+    state = said if isinstance(said, Mapping) else {}
+    names = {str(place.address): name for name, place in deployment.places.items()}
+    return UpSummary(
+        cluster=inventory.cluster,
+        changed=not prepared.plan.empty,
+        endpoint=deployment.endpoint,
+        model=inventory.served_name,
+        tensor_parallel=deployment.layout.tensor_parallel,
+        pipeline_parallel=deployment.layout.pipeline_parallel,
+        stages=stages(state.get("workers") or {}, names),
+        kv_cache=vllm_log.kv_cache([*start.kept, *state.get("kept", ())]),
+        completion=completion,
+        warnings=prepared.findings,
+        timings_s={phase: round(seconds, 2) for phase, seconds in timings.items()},
+    )

@@ -1,0 +1,238 @@
+"""Every pattern of vLLM's and Ray's log lines, in one place, with the version they were seen in.
+
+Log lines are text without a contract; nothing else here decides by message text. What is only nice to know (progress,
+KV cache) is absent when a pattern no longer matches, never wrong. Success is never read from a log line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of vLLM's start, as a person reads it."""
+
+    text: str
+
+
+# vLLM 0.32 (vllm-ray-facts.md lists the lines in order).
+_STEPS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), text)
+    for pattern, text in (
+        (r"Initializing a V1 LLM engine", "engine starting"),
+        (r"Creating a new placement group|Waiting for creating a placement group", "reserving accelerators in Ray"),
+        (r"world_size=(\d+) rank=\d+ local_rank=\d+ distributed_init_method=", "workers connecting (world size {0})"),
+        (r"Starting to load model", "loading weights"),
+        (r"checkpoint shards:\s+(\d+)% Completed \| (\d+)/(\d+)", "loading weights: {0}% ({1}/{2} shards)"),
+        (r"Loading weights took ([\d.]+) seconds", "weights loaded in {0} s"),
+        (r"Model loading took ([\d.]+) ?GiB", "model loaded: {0} GiB on an accelerator"),
+        (r"torch\.compile took ([\d.]+) s", "compiled in {0} s"),
+        (r"Available KV cache memory: ([\d.]+) GiB", "KV cache: {0} GiB on an accelerator"),
+        (r"GPU KV cache size: ([\d,]+) tokens", "KV cache: {0} tokens"),
+        (r"Capturing CUDA graphs.*?(\d+)%", "capturing CUDA graphs: {0}%"),
+        (r"Warming up model|Warming up", "warming up"),
+        (r"init engine \(.*?\) took ([\d.]+) s", "engine ready after {0} s"),
+        (r"Starting vLLM (?:API )?server", "API starting"),
+        (r"Application startup complete", "API listening"),
+    )
+)
+
+_KV_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
+_CONCURRENCY = re.compile(r"Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x")
+
+KEEP = (_KV_TOKENS, _CONCURRENCY)
+"""Lines that the agent keeps in its state, so that `status` need not read the whole log."""
+
+
+@dataclass(frozen=True)
+class KvCache:
+    """What vLLM said of its KV cache. `tokens` is of the smallest rank; all others shrink to it."""
+
+    tokens: int | None
+    max_concurrency: float | None
+    tokens_per_request: int | None
+
+
+def step(line: str) -> Step | None:
+    """The step of vLLM's start that a line tells of, if any."""
+    line = ANSI.sub("", line)
+    for pattern, text in _STEPS:
+        if match := pattern.search(line):
+            return Step(text.format(*match.groups()))
+    return None
+
+
+def kv_cache(lines: Iterable[str]) -> KvCache:
+    """KV cache size and concurrency (one line in vLLM 0.32, two in 0.27)."""
+    tokens = concurrency = per_request = None
+    for line in lines:
+        line = ANSI.sub("", line)  # noqa: PLW2901
+        if match := _KV_TOKENS.search(line):
+            found = int(match[1].replace(",", ""))
+            tokens = found if tokens is None else min(tokens, found)
+        if match := _CONCURRENCY.search(line):
+            concurrency, per_request = float(match[2]), int(match[1].replace(",", ""))
+    return KvCache(tokens, concurrency, per_request)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """An explained line: the failure mode's number, the line itself, what it means, what to do."""
+
+    failure_mode: str
+    line: str
+    meaning: str
+    fix: str
+
+
+# Patterns from failure-modes.md («Symptom» and «During»); seen in vLLM 0.26–0.33, Ray 2.56–2.60, NCCL 2.27.
+_CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
+    (re.compile(pattern), number, meaning, fix)
+    for pattern, number, meaning, fix in (
+        (
+            r"Gloo connectFullMesh failed|connect to \[?127\.0\.0\.1\]?.*refused.*gloo",
+            "F5",
+            "a node resolves its own host name to 127.0.0.1, so its peers dial themselves",
+            "correct /etc/hosts on the named node",
+        ),
+        (
+            r"Free memory on device .* is less than desired",
+            "F13",
+            "another process holds GPU memory",
+            "nvidia-smi on the nodes: end the other job, or lower gpu-memory-utilization in serve.options",
+        ),
+        (
+            r"CUDA out of memory|OutOfMemoryError|No available memory for the cache blocks",
+            "F13",
+            "the model, its activations and the KV cache do not fit the accelerators",
+            "lower max-model-len or gpu-memory-utilization, or use more nodes",
+        ),
+        (
+            r"To serve at least one request .* KV cache is needed|larger than the available KV cache memory",
+            "F13",
+            "one request of max-model-len tokens does not fit the KV cache",
+            "lower max-model-len in serve.options",
+        ),
+        (
+            r"MetadataIncompleteBuffer|HeaderTooLarge|InvalidHeaderDeserialization",
+            "F37",
+            "a weight file is truncated or is not a weight file (an LFS pointer?)",
+            "copy the model again on the node that the line names",
+        ),
+        (
+            r"must be divisible by tensor parallel size|Total number of attention heads",
+            "F51",
+            "tensor_parallel does not divide the model's attention heads",
+            "choose a tensor_parallel that divides them",
+        ),
+        (
+            r"is not divisible by weight quantization block_n",
+            "F52",
+            "tensor_parallel splits a quantisation block",
+            "a lower tensor_parallel and a higher pipeline_parallel",
+        ),
+        (
+            r"Pipeline parallelism is not supported for this model",
+            "F53",
+            "this architecture cannot be split into stages",
+            "use one node (pipeline_parallel 1)",
+        ),
+        (
+            r"Workers \(tasks / actors\) killed due to memory pressure",
+            "F9",
+            "Ray ended workers because the node's memory was nearly full",
+            "free memory on the node, or lower the load on it",
+        ),
+        (
+            r"Version mismatch: The cluster was started with",
+            "F41",
+            "Ray or Python differs between the nodes' images",
+            "bring the same image to every node",
+        ),
+        (
+            r"Token authentication is enabled but|AuthenticationError",
+            "F46",
+            "the nodes do not hold the same Ray token",
+            "clusterctl down, then up: all nodes get one new token",
+        ),
+        (
+            r"Unable to connect to GCS|Failed to connect to GCS",
+            "F44",
+            "the head's Ray is not reachable from this node at its private address",
+            "check the firewall between the nodes (Ray's ports: docs/reference/inventory.md)",
+        ),
+        (
+            r"timed out during startup",
+            "F44",
+            "Ray was given an address that is not this node's",
+            "check network.cidr and the node's address",
+        ),
+        (
+            r"\[Errno 98\]|[Aa]ddress already in use",
+            "F57",
+            "a port is taken by another process",
+            "ss -ltnp on the node; end that process or change the port in the inventory",
+        ),
+        (
+            r"ibv_(?:reg_mr|create_qp).*(?:failed|Cannot allocate memory)",
+            "F22",
+            "RDMA memory could not be registered: locked memory is limited",
+            "container.ulimits memlock: -1 and cap_add IPC_LOCK",
+        ),
+        (
+            r"NCCL error|ncclSystemError|ncclUnhandledCudaError",
+            "F54",
+            "NCCL failed",
+            "NCCL_DEBUG=INFO in container.env",
+        ),
+        (
+            r"No available shared memory broadcast block found",
+            "F61",
+            "a rank does not answer: the network is cut, or a collective hangs",
+            "check the network between the nodes, then restart the cluster",
+        ),
+        (
+            r"does not recognize this architecture|Model architectures .* are not supported",
+            "F53",
+            "this vLLM does not know the model's architecture",
+            "use an image with a newer vLLM or transformers",
+        ),
+        (
+            r"vllm serve: error:|unrecognized arguments|error: argument",
+            "-",
+            "vLLM does not accept an option of serve.options",
+            "correct serve.options; `vllm serve --help=all` in the image",
+        ),
+        (
+            r"RayWorkerProc .* died unexpectedly|EngineDeadError|Engine core initialization failed",
+            "F60",
+            "a worker or the engine died; an earlier line says why",
+            "read the lines before it: clusterctl logs",
+        ),
+    )
+)
+
+_ERROR_LINE = re.compile(r"\b(?:[A-Z]\w*(?:Error|Exception)\b|ERROR\b|error:)")
+
+
+def causes(lines: Iterable[str]) -> tuple[Cause, ...]:
+    """The failure modes that the lines tell of, the most specific first (the order of the table above)."""
+    clean = [ANSI.sub("", line) for line in lines]
+    found = []
+    for pattern, number, meaning, fix in _CAUSES:
+        hit = next((line for line in clean if pattern.search(line)), None)
+        if hit is not None:
+            found.append(Cause(number, hit.strip(), meaning, fix))
+    return tuple(found)
+
+
+def error_lines(lines: Iterable[str], limit: int) -> list[str]:
+    """The last lines that look like errors; when none does, the last lines."""
+    clean = [stripped for line in lines if (stripped := ANSI.sub("", line).rstrip())]
+    errors = [line for line in clean if _ERROR_LINE.search(line)]
+    return (errors or clean)[-limit:]
