@@ -17,10 +17,11 @@ from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Timeouts
 from clusterctl.ui.progress import Progress
 
-TAIL_LINES = 200
+TAIL_LINES = 2000
 GRACE_S = 30
 """Seconds beyond the agents' own deadlines before an agent that says nothing at all is given up."""
-SHOWN_LINES = 12
+SHOWN_LINES = 8
+SHOWN_WIDTH = 300
 
 
 class StartFailedError(ClusterctlError):
@@ -29,12 +30,19 @@ class StartFailedError(ClusterctlError):
     def __init__(self, node: str, what: str, *, phase: str, lines: Sequence[str]) -> None:
         causes = vllm_log.causes(lines)
         text = [f"{node}: {what} (phase: {phase})"]
-        text += [f"  | {line}" for line in vllm_log.error_lines(lines, SHOWN_LINES)]
+        text += [f"  | {shortened(line)}" for line in vllm_log.cause_lines(lines, SHOWN_LINES)]
         text += [f"  meaning: {cause.meaning} [{cause.failure_mode}]" for cause in causes[:3]]
         super().__init__("\n".join(text), hint="; ".join(dict.fromkeys(cause.fix for cause in causes[:3])) or None)
         self.node = node
         self.phase = phase
         self.causes = causes
+
+
+def shortened(line: str) -> str:
+    """A line cut in the middle: what a long line of vLLM says is at its end, who says it at its beginning."""
+    if len(line) <= SHOWN_WIDTH:
+        return line
+    return f"{line[: SHOWN_WIDTH // 3]} … {line[-SHOWN_WIDTH * 2 // 3 :]}"
 
 
 @dataclass
@@ -112,7 +120,7 @@ def _agent_event(name: str, event: Event, start: Start, progress: Progress, *, i
     phase = event.fields.get("phase")
     if event.name == "phase" and phase == "failed":
         reason = str(event.fields.get("reason"))
-        lines = [*start.tails[name], *map(str, event.fields.get("tail", ()))]
+        lines = list(start.tails[name]) or [str(line) for line in event.fields.get("tail", ())]
         what = f"{event.fields.get('detail')}: {FAILURES.get(reason, reason)}"
         raise StartFailedError(name, what, phase=start.phase, lines=lines)
     if not is_head:

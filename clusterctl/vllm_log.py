@@ -209,6 +209,12 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
             "correct serve.options; `vllm serve --help=all` in the image",
         ),
         (
+            r"CppCompileError|fatal error: Python\.h",
+            "-",
+            "vLLM compiles code when it starts, and the image lacks a compiler or Python's headers",
+            "add g++ and python3-dev to the image",
+        ),
+        (
             r"RayWorkerProc .* died unexpectedly|EngineDeadError|Engine core initialization failed",
             "F60",
             "a worker or the engine died; an earlier line says why",
@@ -217,7 +223,29 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
     )
 )
 
-_ERROR_LINE = re.compile(r"\b(?:[A-Z]\w*(?:Error|Exception)\b|ERROR\b|error:)")
+_LINE = re.compile(
+    r"^(?P<who>(?:\([^)]*\) )*)"
+    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?"
+    r"(?P<text>.*)$"
+)
+_EXCEPTION = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|Exit)\b(?:: |$)|\bfatal error: |\berror: ")
+_CONSEQUENCE = re.compile(
+    r"Engine core initialization failed|EngineDeadError|ActorHandle|during handling of the above|CancelledError"
+)
+"""What the other processes say once one has died: true, and no reason."""
+
+
+def cause_lines(lines: Iterable[str], limit: int) -> list[str]:
+    """The lines that say why: exceptions, the first ones first, each once. Without any, the last lines."""
+    clean = [stripped for line in lines if (stripped := ANSI.sub("", line).rstrip())]
+    found: dict[str, str] = {}
+    for line in clean:
+        match = _LINE.match(line)
+        text = match["text"] if match else line
+        if match and match["level"] != "WARNING" and match["level"] != "INFO" and _EXCEPTION.search(text):
+            found.setdefault(text, f"{match['who']}{text}")
+    reasons = [line for text, line in found.items() if not _CONSEQUENCE.search(text)] or list(found.values())
+    return reasons[:limit] or clean[-limit:]
 
 
 def causes(lines: Iterable[str]) -> tuple[Cause, ...]:
@@ -229,10 +257,3 @@ def causes(lines: Iterable[str]) -> tuple[Cause, ...]:
         if hit is not None:
             found.append(Cause(number, hit.strip(), meaning, fix))
     return tuple(found)
-
-
-def error_lines(lines: Iterable[str], limit: int) -> list[str]:
-    """The last lines that look like errors; when none does, the last lines."""
-    clean = [stripped for line in lines if (stripped := ANSI.sub("", line).rstrip())]
-    errors = [line for line in clean if _ERROR_LINE.search(line)]
-    return (errors or clean)[-limit:]

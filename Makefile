@@ -1,0 +1,60 @@
+# The few commands people use. Everything they need they install themselves, again and again without harm.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := $(BIN)/clusterctl -i .lab/demo/inventory.yaml
+
+.PHONY: demo test lint types docs unit lab-test bench clean help
+
+help: ## Show these commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.demo ## Set up everything, bring a two-node lab up, serve a model, show a completion and the status
+	$(BIN)/clusterctl lab setup
+	$(BIN)/clusterctl lab up --name demo --nodes 2 --gpus 1 --dir .lab/demo
+	$(DEMO) up
+	$(BIN)/python docs/tutorial/ask.py .lab/demo/inventory.yaml
+	$(DEMO) status
+	@echo
+	@echo "The cluster goes on serving. To end it:"
+	@echo "  $(DEMO) down && $(BIN)/clusterctl lab down --name demo"
+
+test: lint types docs unit lab-test ## Set up everything and pass all checks and tests, the lab's included
+
+lint: $(VENV)/.dev ## Style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## Types
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev ## Build the documentation, strictly
+	$(BIN)/mkdocs build --strict --quiet
+
+unit: $(VENV)/.dev ## Tests that need neither root nor a lab
+	$(BIN)/pytest -m "not lab"
+
+lab-test: $(VENV)/.dev ## Tests on real nodes in the lab (root)
+	$(BIN)/clusterctl lab setup
+	$(BIN)/pytest -m lab
+
+bench: $(VENV)/.dev ## Compare `clusterctl up` with a hand-written script, side by side (root)
+	$(BIN)/clusterctl lab setup
+	$(BIN)/python benchmarks/up_vs_script.py
+
+clean: ## Remove what these commands made in this directory (labs: clusterctl lab down)
+	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# A bare Debian has python3 without venv; everything else comes from PyPI.
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); apt-get update -q && apt-get install -y -q python3-venv && $(PYTHON) -m venv $(VENV); }
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[lab]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[lab,dev]'
+	touch $@

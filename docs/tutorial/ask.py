@@ -1,0 +1,21 @@
+"""Ask the cluster of an inventory one question, with the official `openai` client: python ask.py INVENTORY."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from openai import OpenAI
+
+# `status --json` says where the endpoint is and what the model is called: nothing here is guessed.
+answer = subprocess.run(
+    [sys.executable, "-m", "clusterctl", "-i", sys.argv[1], "status", "--json"], check=True, stdout=subprocess.PIPE
+)
+status = json.loads(answer.stdout)
+client = OpenAI(base_url=f"{status['endpoint']}/v1", api_key="not-used")
+chat = client.chat.completions.create(
+    model=status["model"], messages=[{"role": "user", "content": "Hello!"}], max_tokens=16
+)
+print(f"{status['model']} answered: {chat.choices[0].message.content!r}")
+print(f"tokens: {chat.usage.prompt_tokens if chat.usage else 0} in, {chat.usage.completion_tokens if chat.usage else 0} out")

@@ -1,0 +1,124 @@
+"""A lab for the tests: real sshd, real Docker Engine, real Ray, real vLLM, on this machine. Needs root."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clusterctl.lab import lab as labs
+from clusterctl.lab.lab import Lab, LabOptions
+
+UP_DEADLINE_S = 600
+"""A start takes one to two minutes on two cores; a test that waits longer than this hangs."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command line ended with."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Clusterctl:
+    """The command line under test, as an operator runs it."""
+
+    def __init__(self, inventory: Path) -> None:
+        self.inventory = inventory
+
+    def argv(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "clusterctl", "-i", str(self.inventory), *words]
+
+    def __call__(self, *words: str, timeout_s: float = UP_DEADLINE_S) -> Ran:
+        began = time.monotonic()
+        done = subprocess.run(
+            self.argv(*words), capture_output=True, text=True, timeout=timeout_s, check=False, cwd=self.inventory.parent
+        )
+        ran = Ran(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
+        print(f"$ clusterctl {' '.join(words)}   -> {ran.code} in {ran.seconds:.1f} s\n{ran.out}{ran.err}")
+        assert "Traceback" not in ran.out + ran.err
+        return ran
+
+    def started(self, *words: str) -> subprocess.Popen[str]:
+        """The same, not waited for."""
+        return subprocess.Popen(
+            self.argv(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.inventory.parent
+        )
+
+    def with_changes(self, name: str, changes: Mapping[str, Any]) -> Clusterctl:
+        """The same cluster with another inventory: {"serve.port": 8001}."""
+        data = yaml.safe_load(self.inventory.read_text())
+        for path, value in changes.items():
+            *parents, last = path.split(".")
+            place = data
+            for key in parents:
+                place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
+            place[last] = value
+        changed = self.inventory.parent / f"{name}.yaml"
+        changed.write_text(yaml.safe_dump(data, sort_keys=False))
+        return Clusterctl(changed)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A lab and the command line for it."""
+
+    lab: Lab
+    clusterctl: Clusterctl
+
+    def containers(self, node: str) -> list[str]:
+        """Names of all containers on a node, running or not, asked of the node itself."""
+        return self.lab.exec(node, ["docker", "ps", "-a", "--format", "{{.Names}}"]).split()
+
+    def processes(self, node: str) -> list[str]:
+        """Command lines of all processes in a node."""
+        return [line for line in self.lab.exec(node, ["ps", "-eo", "args="]).splitlines() if line.strip()]
+
+    def listening(self, node: str) -> set[int]:
+        """TCP ports that are listened on in a node."""
+        rows = self.lab.exec(node, ["ss", "-Hltn"]).splitlines()
+        return {int(row.split()[3].rsplit(":", 1)[1]) for row in rows}
+
+    def names(self) -> list[str]:
+        return [node.name for node in self.lab.spec.members]
+
+
+@pytest.fixture(scope="session")
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
+    """Two nodes with two slots each. Whatever an earlier, killed run left is removed first."""
+    if os.geteuid() != 0:
+        pytest.fail("the lab's tests need root (run the others with: pytest -m 'not lab')")
+    name = "pytest"
+    labs.down(name, say=print)
+    directory = tmp_path_factory.mktemp("lab")
+    lab = labs.up(name, LabOptions(nodes=2, gpus=2, directory=directory), say=print)
+    yield Rehearsal(lab, Clusterctl(lab.inventory))
+    labs.down(name, say=print)
+
+
+@pytest.fixture
+def clean(rehearsal: Rehearsal) -> Iterator[Rehearsal]:
+    """The lab with nothing running on it, before and after, whatever the test did."""
+    for node in labs.status(rehearsal.lab):
+        if node.power == "off":
+            labs.power_on(rehearsal.lab, node.name)
+    yield rehearsal
+    for node in labs.status(rehearsal.lab):
+        if node.power == "off":
+            labs.power_on(rehearsal.lab, node.name)
+    assert rehearsal.clusterctl("down").code == 0

@@ -1,0 +1,237 @@
+"""The main job: from an inventory to a served completion on two real nodes, and down again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+from openai import OpenAI
+
+from clusterctl.lab import lab as labs
+
+from .conftest import UP_DEADLINE_S, Ran, Rehearsal
+
+pytestmark = pytest.mark.lab
+
+OURS = {6379, 6380, 6381, 6382, 6383, 6384, 8000, 52365}
+"""Ports of the default inventory."""
+
+
+def nothing_left(rehearsal: Rehearsal) -> None:
+    """No containers, ports or processes of a cluster on any node."""
+    for name in rehearsal.names():
+        assert rehearsal.containers(name) == []
+        assert rehearsal.listening(name) & OURS == set()
+        assert [p for p in rehearsal.processes(name) if "ray" in p or "vllm" in p or "clusterctl" in p] == []
+
+
+class TestTwoByTwo:
+    """TP=2 x PP=2 on two nodes: one start, looked at from every side."""
+
+    @pytest.fixture(scope="class")
+    def up(self, rehearsal: Rehearsal) -> Iterator[Ran]:
+        ran = rehearsal.clusterctl("up", "--json")
+        yield ran
+        rehearsal.clusterctl("down")
+
+    def test_up_ends_with_a_completion(self, up: Ran, rehearsal: Rehearsal) -> None:
+        assert up.code == 0
+        summary = up.json()
+        assert summary["completion"]["tokens"] == 1
+        assert (summary["tensor_parallel"], summary["pipeline_parallel"]) == (2, 2)
+        assert sorted(tuple(stage["nodes"]) for stage in summary["stages"]) == [("node1",), ("node2",)]
+        assert [stage["pipeline_rank"] for stage in summary["stages"]] == [0, 1]
+        assert summary["kv_cache"]["tokens"] > 0
+        assert summary["kv_cache"]["max_concurrency"] > 0
+        assert "2/2 nodes in Ray" in up.err
+
+    def test_the_official_client_gets_an_answer(self, up: Ran, rehearsal: Rehearsal) -> None:
+        summary = up.json()
+        client = OpenAI(base_url=f"{summary['endpoint']}/v1", api_key="not-used", timeout=60)
+        chat = client.chat.completions.create(
+            model=summary["model"],
+            messages=[{"role": "user", "content": "Hello"}],
+            max_tokens=5,
+            logprobs=True,
+            extra_body={"ignore_eos": True},
+        )
+        assert chat.usage is not None
+        assert chat.usage.completion_tokens == 5
+        assert chat.choices[0].logprobs is not None
+        assert len(chat.choices[0].logprobs.content or []) == 5
+
+    def test_the_printed_curl_line_works(self, up: Ran, rehearsal: Rehearsal) -> None:
+        ran = rehearsal.clusterctl("up")  # changes nothing, prints the summary for a person
+        line = next(row for row in ran.out.splitlines() if row.strip().startswith("curl"))
+        answer = subprocess.run(["bash", "-c", line], check=True, capture_output=True, text=True, timeout=60)
+        assert json.loads(answer.stdout)["usage"]["completion_tokens"] >= 1
+
+    def test_plan_is_empty(self, up: Ran, rehearsal: Rehearsal) -> None:
+        ran = rehearsal.clusterctl("plan", "--detailed-exitcode")
+        assert (ran.code, ran.out.strip()) == (0, "pytest: nothing to do")
+        assert rehearsal.clusterctl("plan", "--json").json()["changes"] is False
+
+    def test_up_again_changes_nothing(self, up: Ran, rehearsal: Rehearsal) -> None:
+        before = [rehearsal.lab.exec(n, ["docker", "ps", "-q", "--no-trunc"]) for n in rehearsal.names()]
+        again = rehearsal.clusterctl("up", "--json")
+        assert again.code == 0
+        assert again.json()["changed"] is False
+        assert [rehearsal.lab.exec(n, ["docker", "ps", "-q", "--no-trunc"]) for n in rehearsal.names()] == before
+
+    def test_a_changed_option_is_a_plan(self, up: Ran, rehearsal: Rehearsal) -> None:
+        changed = rehearsal.clusterctl.with_changes("changed", {"serve.options.max-num-seqs": 8})
+        ran = changed("plan", "--detailed-exitcode")
+        assert ran.code == 2
+        assert "max-num-seqs" in ran.out
+        assert "16 -> 8" in ran.out
+        assert changed("status").code == 3
+
+    def test_status(self, up: Ran, rehearsal: Rehearsal) -> None:
+        ran = rehearsal.clusterctl("status", "--json")
+        assert ran.code == 0
+        status = ran.json()
+        assert status["cluster"] == "pytest"
+        assert status["ready"] is True
+        assert status["endpoint"] == f"http://{rehearsal.lab.address('node1')}:8000"
+        assert (status["model"], status["tensor_parallel"], status["pipeline_parallel"]) == ("tiny", 2, 2)
+        assert [node["name"] for node in status["nodes"]] == ["node1", "node2"]
+        for node in status["nodes"]:
+            assert node["reachable"] is True
+            assert node["address"] == str(rehearsal.lab.address(node["name"]))
+            assert [container["status"] for container in node["containers"]] == ["running"]
+            assert node["gpus"] == 2
+            assert len(node["stages"]) == 1
+        assert status["server"]["metrics"]["requests_running"] >= 0
+        assert rehearsal.clusterctl("status").code == 0
+
+    def test_logs(self, up: Ran, rehearsal: Rehearsal) -> None:
+        ran = rehearsal.clusterctl("logs", "--node", "node1")
+        assert ran.code == 0
+        assert "Application startup complete" in ran.out
+        both = rehearsal.clusterctl("logs", "--tail", "1")
+        assert {line.split(" | ")[0] for line in both.out.splitlines()} == {"node1", "node2"}
+
+    def test_secrets_are_in_no_argv_environment_or_label(self, up: Ran, rehearsal: Rehearsal) -> None:
+        for name in rehearsal.names():
+            token = rehearsal.lab.exec(name, ["docker", "exec", "pytest-node", "cat", "/etc/clusterctl/ray-token"])
+            assert len(token) >= 32
+            mode = rehearsal.lab.exec(name, ["docker", "exec", "pytest-node", "stat", "-c", "%a", "/etc/clusterctl/ray-token"])
+            assert mode.strip() == "600"
+            assert token not in rehearsal.lab.exec(name, ["docker", "inspect", "pytest-node"])
+            assert token not in rehearsal.lab.exec(name, ["ps", "-eo", "args="])
+            assert token not in rehearsal.lab.exec(name, ["docker", "logs", "pytest-node"])
+
+    def test_the_dashboard_is_off_and_the_api_is_private(self, up: Ran, rehearsal: Rehearsal) -> None:
+        rows = rehearsal.lab.exec("node1", ["ss", "-Hltn"]).splitlines()
+        listening = {row.split()[3] for row in rows}
+        assert not [row for row in listening if row.endswith((":8265", ":10001"))]
+        assert [row for row in listening if row.endswith(":8000")] == [f"{rehearsal.lab.address('node1')}:8000"]
+
+    def test_down_leaves_nothing(self, up: Ran, rehearsal: Rehearsal) -> None:
+        ran = rehearsal.clusterctl("down", "--json")
+        assert ran.code == 0
+        assert ran.json()["removed"] == {"node1": ["pytest-node"], "node2": ["pytest-node"]}
+        nothing_left(rehearsal)
+        assert rehearsal.clusterctl("status").code == 4
+        assert rehearsal.clusterctl("down").code == 0
+        assert rehearsal.clusterctl("plan", "--detailed-exitcode").code == 2
+
+
+def _wait_for(process: subprocess.Popen[str], text: str) -> str:
+    """Read the progress of a running `up` until it says something."""
+    assert process.stderr is not None
+    seen = ""
+    for line in process.stderr:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"`up` ended without saying {text!r}:\n{seen}")
+
+
+def _end(process: subprocess.Popen[str]) -> tuple[int, str, float]:
+    """Exit code, the rest of stderr, and seconds until it ended."""
+    began = time.monotonic()
+    _, err = process.communicate(timeout=UP_DEADLINE_S)
+    print(err)
+    assert "Traceback" not in err.replace("(EngineCore", "").split("Error:")[0]
+    return process.returncode, err, time.monotonic() - began
+
+
+@pytest.fixture
+def one_by_two(clean: Rehearsal) -> Rehearsal:
+    """The lab with an inventory of one slot a node: half the processes, for starts that are not meant to succeed."""
+    return Rehearsal(clean.lab, clean.clusterctl.with_changes("one", {"accelerator.per_node": 1}))
+
+
+def test_killing_vllm_during_load_ends_up_at_once(one_by_two: Rehearsal) -> None:
+    process = one_by_two.clusterctl.started("up")
+    _wait_for(process, "engine starting")
+    one_by_two.lab.exec("node1", ["pkill", "-KILL", "-f", "vllm serve"])
+    code, err, seconds = _end(process)
+    assert code == 1
+    assert seconds < 20
+    assert "node1" in err
+    assert "`vllm serve` ended with exit code -9" in err
+    nothing_left(one_by_two)
+
+
+def test_a_worker_container_that_dies_ends_up_at_once(one_by_two: Rehearsal) -> None:
+    process = one_by_two.clusterctl.started("up", "--keep")
+    _wait_for(process, "starting vLLM")
+    one_by_two.lab.exec("node2", ["docker", "kill", "pytest-node"])
+    code, err, seconds = _end(process)
+    assert code == 1
+    assert seconds < 5
+    assert "node2" in err
+    assert "exit code 137" in err
+    status = one_by_two.clusterctl("status", "--json")
+    assert status.code == 3
+    assert [c["status"] for c in status.json()["nodes"][1]["containers"]] == ["exited"]
+
+
+def test_an_interrupted_up_is_explained_and_removed(one_by_two: Rehearsal) -> None:
+    process = one_by_two.clusterctl.started("up")
+    _wait_for(process, "starting vLLM")
+    process.send_signal(signal.SIGINT)
+    code, err, seconds = _end(process)
+    assert code == 130
+    assert seconds < 5
+    assert "down" in err
+    status = one_by_two.clusterctl("status", "--json")
+    assert status.code == 3
+    assert status.json()["state"] == "starting"
+    assert one_by_two.clusterctl("down").code == 0
+    nothing_left(one_by_two)
+
+
+def test_down_names_a_node_that_it_cannot_reach(one_by_two: Rehearsal) -> None:
+    process = one_by_two.clusterctl.started("up")
+    _wait_for(process, "starting vLLM")
+    process.send_signal(signal.SIGINT)
+    _end(process)
+    labs.power_off(one_by_two.lab, "node2")
+    ran = one_by_two.clusterctl("down")
+    assert ran.code == 1
+    assert "node2" in ran.err
+    assert one_by_two.containers("node1") == []
+    assert one_by_two.clusterctl("status").code == 5
+    labs.power_on(one_by_two.lab, "node2")
+    assert one_by_two.clusterctl("down").code == 0
+    nothing_left(one_by_two)
+
+
+def test_a_server_that_cannot_complete_a_token_is_never_ready(one_by_two: Rehearsal) -> None:
+    """lab-facts: with enforce-eager and PP on CPU, /health is 200 and the first completion kills the engine."""
+    eager = one_by_two.clusterctl.with_changes(
+        "eager", {"accelerator.per_node": 1, "serve.options.enforce-eager": True}
+    )
+    ran = eager("up")
+    assert ran.code == 1
+    assert "is up" not in ran.out
+    assert "node1" in ran.err
+    assert "AssertionError" in ran.err or "completion failed" in ran.err
+    nothing_left(one_by_two)
