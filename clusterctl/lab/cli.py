@@ -53,7 +53,6 @@ NODE = click.argument("node")
 @click.group("lab")
 def lab() -> None:
     """A rehearsal cluster on this machine: real sshd, real Docker Engine, real Ray, real vLLM (CPU build)."""
-    packages.require_root()
 
 
 @lab.command()
@@ -69,15 +68,13 @@ def setup() -> None:
 @click.option("--nodes", type=click.IntRange(1, labs.MAX_NODES), help="Number of nodes.  [default: 2]")
 @click.option("--gpus", type=click.IntRange(1, 64), help="Accelerator slots to declare on each node.  [default: 1]")
 @click.option("--dir", "directory", type=click.Path(path_type=Path), help="For the inventory.  [default: ./.lab/NAME]")
-@click.option("--ssh-only", is_flag=True, default=None, help="Only sshd: no engine, image or model. Cheap, for many nodes.")
+@click.option(
+    "--ssh-only", is_flag=True, default=None, help="Only sshd: no engine, image or model. Cheap, for many nodes."
+)
 @click.option("--subnet", type=Subnet(), help="The nodes' private network.  [default: a free 10.77.K.0/24]")
-def up(
-    name: str, nodes: int | None, gpus: int | None, directory: Path | None, ssh_only: bool | None, subnet: IPv4Network | None
-) -> None:
+def up(*, name: str, **options: Any) -> None:
     """Make the lab, or repair it: nodes without power are booted, what is missing is made."""
-    made = labs.up(
-        name, nodes=nodes, gpus=gpus, directory=directory, ssh_only=ssh_only, subnet=subnet, say=_progress()
-    )
+    made = labs.up(name, labs.LabOptions(**options), say=_progress())
     click.echo(f"lab {name}: {made.spec.nodes} nodes in {made.spec.subnet}")
     click.echo(f"next: clusterctl -i {shlex.quote(_short(made.inventory))} up")
 
@@ -99,9 +96,8 @@ def status(name: str, as_json: bool) -> None:
     click.echo(f"{'NODE':10}{'ADDRESS':16}{'POWER':7}{'NETWORK':13}{'SSHD':6}{'ENGINE':8}PID")
     for node in nodes:
         engine = "-" if node.engine is None else _word(node.engine)
-        click.echo(
-            f"{node.name:10}{node.address!s:16}{node.power:7}{node.network:13}{_word(node.ssh):6}{engine:8}{node.pid or '-'}"
-        )
+        line = f"{node.name:10}{node.address!s:16}{node.power:7}{node.network:13}{_word(node.ssh):6}{engine:8}"
+        click.echo(f"{line}{node.pid or '-'}")
 
 
 @lab.command()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from clusterctl.lab import templates
 from clusterctl.lab.commands import run
 from clusterctl.lab.image.cache import Image
 from clusterctl.lab.power import INIT
 from clusterctl.lab.state import LabNode, LabPaths, LabSpec, write_whole
+from clusterctl.rendering import render, templates_dir
 
+_TEMPLATES = templates_dir() / "lab"
 MODEL = "models/tiny"
 """Where the model lies on a node's disk, relative to its root."""
-_DIRECTORIES = ("dev", "etc/ssh", "home", "mnt", "models", "opt", "proc", "root", "run", "srv", "sys", "tmp") + (
+_DIRECTORIES = (
+    *("dev", "etc/ssh", "home", "mnt", "models", "opt", "proc", "root", "run", "srv", "sys", "tmp"),
     *("var/cache", "var/lib", "var/log", "var/spool"),
 )
 _HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
@@ -22,8 +24,8 @@ _HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 def ensure(paths: LabPaths, spec: LabSpec, node: LabNode, image: Image | None) -> None:
     """Make the node's disk, unless it has one. Renamed into place when complete: half a disk is never booted."""
     final = paths.node(node.name)
-    # Also on a disk that is there: a newer clusterctl brings its newer init.
-    if not (final / "root").is_dir():
+    if not exists(paths, node):
+        remove_tree(final)
         fresh = final.with_name(f".{node.name}.new")
         remove_tree(fresh)
         _format(fresh / "root", paths, spec, node)
@@ -31,7 +33,13 @@ def ensure(paths: LabPaths, spec: LabSpec, node: LabNode, image: Image | None) -
             _install_model(fresh / "root", image)
             _install_image(fresh / "root", image)
         fresh.rename(final)
-    write_whole(final / INIT, templates.text("node-init.sh"), mode=0o755)
+    # Also for a disk that was there: a newer clusterctl brings its newer init.
+    write_whole(final / INIT, (_TEMPLATES / "node-init.sh").read_text(), mode=0o755)
+
+
+def exists(paths: LabPaths, node: LabNode) -> bool:
+    """Whether the node has its disk."""
+    return paths.disk(node.name).is_dir()
 
 
 def host_key(paths: LabPaths, node: LabNode) -> str:
@@ -54,12 +62,12 @@ def _format(root: Path, paths: LabPaths, spec: LabSpec, node: LabNode) -> None:
     (root / "var/tmp").mkdir()
     (root / "var/tmp").chmod(0o1777)
     (root / "root").chmod(0o700)
-    for file in sorted((templates.directory() / "etc").iterdir()):
+    for file in sorted((_TEMPLATES / "etc").iterdir()):
         target = root / "etc" / ("ssh/sshd_config" if file.name == "sshd_config" else file.name)
         target.write_bytes(file.read_bytes())
         target.chmod(0o600 if file.name == "shadow" else 0o644)
     (root / "etc/hostname").write_text(f"{node.name}\n")
-    (root / "etc/hosts").write_text(templates.render("hosts.j2", nodes=spec.members))
+    (root / "etc/hosts").write_text(render("lab/hosts.j2", nodes=spec.members))
     (root / "etc/os-release").symlink_to("../usr/lib/os-release")
     (root / "root/.ssh").mkdir(mode=0o700)
     write_whole(root / "root/.ssh/authorized_keys", (paths.files / "id_ed25519.pub").read_bytes(), mode=0o600)

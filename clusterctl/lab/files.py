@@ -6,9 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from clusterctl.errors import UsageError
-from clusterctl.lab import disk, templates
+from clusterctl.lab import disk
 from clusterctl.lab.commands import Say
-from clusterctl.lab.state import LabPaths, LabSpec, write_whole
+from clusterctl.lab.state import LabPaths, LabSpec, part_of, write_whole
+from clusterctl.rendering import render
 
 KEY, PUBLIC_KEY, KNOWN_HOSTS, INVENTORY = "id_ed25519", "id_ed25519.pub", "known_hosts", "inventory.yaml"
 NAMES = (KEY, PUBLIC_KEY, KNOWN_HOSTS, INVENTORY)
@@ -36,13 +37,15 @@ def ensure_key(paths: LabPaths) -> None:
 
 def write(paths: LabPaths, spec: LabSpec, say: Say) -> None:
     """Write the operator's files; a file that was edited since the lab wrote it stays as it is."""
-    nodes = [{"address": node.address, "host_key": disk.host_key(paths, node), "name": node.name} for node in spec.members]
+    nodes = [
+        {"address": node.address, "host_key": disk.host_key(paths, node), "name": node.name} for node in spec.members
+    ]
     content = {
         KEY: (paths.files / KEY).read_text(),
         PUBLIC_KEY: (paths.files / PUBLIC_KEY).read_text(),
-        KNOWN_HOSTS: templates.render("known_hosts.j2", nodes=nodes),
-        INVENTORY: templates.render(
-            "inventory.yaml.j2", name=spec.name, subnet=spec.subnet, nodes=nodes, image=spec.image, gpus=spec.gpus
+        KNOWN_HOSTS: render("lab/known_hosts.j2", nodes=nodes),
+        INVENTORY: render(
+            "lab/inventory.yaml.j2", name=spec.name, subnet=spec.subnet, nodes=nodes, image=spec.image, gpus=spec.gpus
         ),
     }
     for name, text in content.items():
@@ -59,6 +62,7 @@ def remove(paths: LabPaths, directory: Path, say: Say) -> None:
     """Remove what `write` wrote, and the directory when nothing else is in it."""
     for name in NAMES:
         target, ours = directory / name, paths.files / name
+        part_of(target).unlink(missing_ok=True)  # of an `up` that was cut off
         if not target.exists() or not ours.exists():
             continue
         # known_hosts is the tools' file: they may add to it. The others are kept when a person changed them.

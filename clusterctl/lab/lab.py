@@ -18,12 +18,32 @@ from clusterctl.errors import ClusterctlError, NodeFailure, NodesError, UsageErr
 from clusterctl.lab import cgroups, disk, files, network, packages, power, readiness
 from clusterctl.lab.commands import Say, run
 from clusterctl.lab.image import build, cache
+from clusterctl.lab.image.cache import Image
 from clusterctl.lab.network import Cable
 from clusterctl.lab.state import LabNode, LabPaths, LabSpec, exclusive, known_labs, state_root, write_whole
 
 MAX_NODES = 200
 PARALLEL = 16
 """Nodes that are booted at the same time: process start-up is what takes time, more threads only wait."""
+
+
+@dataclass(frozen=True)
+class LabOptions:
+    """What is asked of a lab. None is the default for a new lab, and «as it is» for one that exists."""
+
+    nodes: int | None = None
+    """Number of nodes (2)."""
+    gpus: int | None = None
+    """Accelerator slots to declare on each node (1)."""
+    directory: Path | None = None
+    """Where the operator's files go (.lab/NAME)."""
+    ssh_only: bool | None = None
+    """Only sshd: no engine, no image, no model (no)."""
+    subnet: IPv4Network | None = None
+    """The nodes' private network (a free one)."""
+
+
+AS_IT_IS = LabOptions()
 
 
 @dataclass(frozen=True)
@@ -80,36 +100,27 @@ class Lab:
         """
         process = power.running(self.paths).get(self.node(node).name)
         if process is None or process.init is None:
-            raise ClusterctlError(f"{node} has no power", hint=f"run: clusterctl lab power-on --name {self.name} {node}")
+            raise ClusterctlError(
+                f"{node} has no power", hint=f"run: clusterctl lab power-on --name {self.name} {node}"
+            )
         return ["nsenter", f"--target={process.init}", "--mount", "--uts", "--ipc", "--net", "--pid", "--"]
 
     def exec(self, node: str, argv: Sequence[str], *, timeout_s: float = 60, stdin: str = "") -> str:
         """Run a command inside a node and return its stdout; anything but exit code 0 raises CommandError."""
-        return run([*self.enter(node), *argv], timeout_s=timeout_s, stdin=stdin, env={**power.ENVIRONMENT, "HOME": "/root"})
+        return run(
+            [*self.enter(node), *argv], timeout_s=timeout_s, stdin=stdin, env={**power.ENVIRONMENT, "HOME": "/root"}
+        )
 
 
-def up(
-    name: str,
-    *,
-    nodes: int | None = None,
-    gpus: int | None = None,
-    directory: Path | None = None,
-    ssh_only: bool | None = None,
-    subnet: IPv4Network | None = None,
-    say: Say,
-    root: Path | None = None,
-) -> Lab:
-    """Make the lab, or repair it. What is None is the default for a new lab, and as it is for one that exists."""
-    packages.check(engine=not ssh_only)
+def up(name: str, options: LabOptions = AS_IT_IS, *, say: Say, root: Path | None = None) -> Lab:
+    """Make the lab, or repair it: nodes without power are booted, what is missing is made."""
+    packages.require_root()
     paths = LabPaths(root or state_root(), name)
+    existing = paths.read_spec()
+    packages.check(engine=not (existing.ssh_only if existing else options.ssh_only))
     with _locked(paths):
-        spec = _describe(paths, nodes, gpus, directory, ssh_only, subnet)
-        image = None if spec.ssh_only else build.ensure(paths.root, say)
-        if image is not None and image.reference != spec.image:
-            raise ClusterctlError(
-                f"lab {name} was made with image {spec.image}, and this version of clusterctl has {image.reference}",
-                hint=f"run: clusterctl lab down --name {name}, then `lab up` again",
-            )
+        spec = _describe(paths, options)
+        image = _image_for(paths, spec, say)
         files.ensure_key(paths)
         started = time.monotonic()
         _each(spec.members, "making disks", lambda node: disk.ensure(paths, spec, node, image))
@@ -117,13 +128,15 @@ def up(
         say(f"{spec.nodes} disks ready ({time.monotonic() - started:.1f} s)")
         network.ensure_switch(paths, spec)
         started = time.monotonic()
-        _each(spec.members, "booting", lambda node: _boot(paths, spec, node))
+        processes = power.running(paths)
+        _each(spec.members, "booting", lambda node: _boot(paths, spec, node, processes.get(node.name)))
         say(f"{spec.nodes} nodes up ({time.monotonic() - started:.1f} s)")
         return Lab(spec, paths)
 
 
 def open_lab(name: str, *, root: Path | None = None) -> Lab:
     """A lab that exists. Changes nothing."""
+    packages.require_root()
     paths = LabPaths(root or state_root(), name)
     spec = paths.read_spec()
     if spec is None:
@@ -163,7 +176,7 @@ def power_on(lab: Lab, node: str) -> None:
     """Boot the same node again: the same disk, host key and address. Nothing happens to a node that has power."""
     with _locked(lab.paths):
         network.ensure_switch(lab.paths, lab.spec)
-        _boot(lab.paths, lab.spec, lab.node(node))
+        _boot(lab.paths, lab.spec, lab.node(node), power.running(lab.paths).get(node))
 
 
 def partition(lab: Lab, node: str) -> None:
@@ -184,12 +197,13 @@ def heal(lab: Lab, node: str) -> None:
 
 def down(name: str, *, say: Say, root: Path | None = None) -> bool:
     """Remove the lab, whole or half, and prove that it is gone. False when there was nothing of it."""
+    packages.require_root()
     paths = LabPaths(root or state_root(), name)
     if not remains(paths):
         return False
     with _locked(paths):
-        for process in power.running(paths).values():
-            power.cut(process)
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            list(pool.map(power.cut, power.running(paths).values()))
         network.remove_everything(paths)
         cgroups.remove(paths.cgroup)
         cgroups.remove_if_empty(str(Path(paths.cgroup).parent))
@@ -216,45 +230,55 @@ def remains(paths: LabPaths) -> tuple[str, ...]:
     return (*found, *([str(paths.home)] if paths.home.exists() else []))
 
 
-def _describe(
-    paths: LabPaths,
-    nodes: int | None,
-    gpus: int | None,
-    directory: Path | None,
-    ssh_only: bool | None,
-    subnet: IPv4Network | None,
-) -> LabSpec:
+def _describe(paths: LabPaths, options: LabOptions) -> LabSpec:
     """What the lab is: as it was made, or (the first time) as it is asked for, written down before anything else."""
-    asked = {"nodes": nodes, "gpus": gpus, "directory": directory and directory.absolute(), "ssh_only": ssh_only}
-    asked["subnet"] = subnet
     existing = paths.read_spec()
     if existing is not None:
-        different = [
-            f"{key} is {getattr(existing, key)}, not {value}"
-            for key, value in asked.items()
-            if value is not None and getattr(existing, key) != value
-        ]
-        if different:
-            raise UsageError(
-                f"lab {paths.name} exists with other options: {'; '.join(different)}",
-                hint=f"run: clusterctl lab down --name {paths.name}, or choose another --name",
-            )
+        _refuse_changes(existing, options)
         return existing
-    target = (directory or Path(".lab") / paths.name).absolute()
-    files.refuse_foreign(target)
+    directory = (options.directory or Path(".lab") / paths.name).absolute()
+    files.refuse_foreign(directory)
+    nodes = 2 if options.nodes is None else options.nodes
     # One at a time for all labs of this machine: two that start together must not take the same network.
     with exclusive(paths.root / "locks" / ".subnet", "the choice of a network"):
         spec = LabSpec(
             name=paths.name,
-            nodes=2 if nodes is None else nodes,
-            gpus=1 if gpus is None else gpus,
-            ssh_only=bool(ssh_only),
-            subnet=_choose_subnet(paths, subnet, 2 if nodes is None else nodes),
-            directory=target,
+            nodes=nodes,
+            gpus=1 if options.gpus is None else options.gpus,
+            ssh_only=bool(options.ssh_only),
+            subnet=_choose_subnet(paths, options.subnet, nodes),
+            directory=directory,
             image=cache.reference(),
         )
         write_whole(paths.spec, spec.to_json())
     return spec
+
+
+def _refuse_changes(existing: LabSpec, options: LabOptions) -> None:
+    """A lab stays as it was made: what is asked for must be left out, or be the same."""
+    asked = {**vars(options), "directory": options.directory and options.directory.absolute()}
+    different = [
+        f"{key.replace('_', '-')} is {getattr(existing, key)}, not {value}"
+        for key, value in asked.items()
+        if value is not None and getattr(existing, key) != value
+    ]
+    if different:
+        raise UsageError(
+            f"lab {existing.name} exists with other options: {'; '.join(different)}",
+            hint=f"run: clusterctl lab down --name {existing.name}, or choose another --name",
+        )
+
+
+def _image_for(paths: LabPaths, spec: LabSpec, say: Say) -> Image | None:
+    """The image for the disks that have to be made; None when there is none to make, or no engine to hold it."""
+    if spec.ssh_only or all(disk.exists(paths, node) for node in spec.members):
+        return None
+    if spec.image != cache.reference():
+        raise ClusterctlError(
+            f"lab {spec.name} was made with image {spec.image}; this version of clusterctl makes {cache.reference()}",
+            hint=f"run: clusterctl lab down --name {spec.name}, then `lab up` again",
+        )
+    return build.ensure(paths.root, say)
 
 
 def _choose_subnet(paths: LabPaths, asked: IPv4Network | None, nodes: int) -> IPv4Network:
@@ -270,14 +294,17 @@ def _choose_subnet(paths: LabPaths, asked: IPv4Network | None, nodes: int) -> IP
     return asked
 
 
-def _boot(paths: LabPaths, spec: LabSpec, node: LabNode) -> None:
+def _boot(paths: LabPaths, spec: LabSpec, node: LabNode, process: power.Running | None) -> None:
+    """Give the node a network and power, whatever of it is missing, and wait until it answers."""
     partitioned = _is_partitioned(paths, node)
+    if process and not partitioned and readiness.problem(spec, node, process) is None:
+        return
     network.ensure_node(paths, spec, node, partitioned=partitioned)
-    if node.name not in power.running(paths):
+    if process is None:
         cgroup = f"{paths.cgroup}/{node.name}"
         cgroups.remove(cgroup)
-        power.start(paths, node, cgroup="" if spec.ssh_only else cgroup)
-    readiness.wait(paths, spec, node, reachable=not partitioned)
+        process = power.start(paths, node, cgroup="" if spec.ssh_only else cgroup)
+    readiness.wait(paths, spec, node, process, reachable=not partitioned)
 
 
 def _cut(paths: LabPaths, node: LabNode) -> None:

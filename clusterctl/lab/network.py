@@ -149,9 +149,9 @@ def remove_switch(paths: LabPaths) -> None:
 def remove_everything(paths: LabPaths) -> None:
     """Remove every namespace and interface of the lab by name, whatever its description says."""
     _delete_links(None, [host_interface(paths)])
-    for name in leftovers(paths):
-        if name.startswith(paths.namespace_prefix):
-            _remove_namespace(name)
+    names = [name for name in leftovers(paths) if name.startswith(paths.namespace_prefix)]
+    if names:
+        _batch([f"netns delete {name}" for name in names])
 
 
 def leftovers(paths: LabPaths) -> tuple[str, ...]:

@@ -40,7 +40,9 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 def require_root() -> None:
     """Refuse anything but Linux and root: namespaces, mounts and engines need both."""
     if sys.platform != "linux":
-        raise UsageError(f"the lab needs Linux (this is {sys.platform})", hint="use a Linux machine or a virtual machine")
+        raise UsageError(
+            f"the lab needs Linux (this is {sys.platform})", hint="use a Linux machine or a virtual machine"
+        )
     if os.geteuid() != 0:
         raise UsageError("the lab needs root: it makes namespaces, mounts and engines", hint="run it with sudo")
 
@@ -56,7 +58,9 @@ def check(*, engine: bool) -> None:
     """Refuse to go on where something is missing."""
     require_root()
     if absent := missing(engine=engine):
-        raise UsageError(f"this machine lacks what the lab needs: {', '.join(absent)}", hint="run: clusterctl lab setup")
+        raise UsageError(
+            f"this machine lacks what the lab needs: {', '.join(absent)}", hint="run: clusterctl lab setup"
+        )
 
 
 def setup(say: Say) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ from clusterctl.lab.state import LabNode, LabPaths
 
 INIT = "init.sh"
 """The node's first process, in the node's directory."""
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+"""A machine's first process inherits nothing from whoever pressed the button (proxies, tokens, PYTHON…)."""
 START_S = 20.0
 """How long the namespaces of a node may take to be made."""
 KILL_S = 20.0
@@ -35,7 +37,7 @@ class Running:
     init: int | None
 
 
-def start(paths: LabPaths, node: LabNode, *, cgroup: str) -> None:
+def start(paths: LabPaths, node: LabNode, *, cgroup: str) -> Running:
     """Give a node power. It lives in its own session: the command that started it may end, and its terminal may."""
     directory = paths.node(node.name)
     argv = [
@@ -48,33 +50,33 @@ def start(paths: LabPaths, node: LabNode, *, cgroup: str) -> None:
     ]
     with (directory / "console.log").open("ab") as console:
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True, cwd="/", env=ENVIRONMENT
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            start_new_session=True,
+            cwd="/",
+            env=ENVIRONMENT,
         )
     deadline = time.monotonic() + START_S
-    while not (found := running(paths).get(node.name)) or found.init is None:
+    while True:
+        found = _look(paths, Path("/proc", str(process.pid)))  # `nsenter` becomes `unshare`, under the same PID
+        if found and found[1].init is not None:
+            return found[1]
         if process.poll() is not None or time.monotonic() > deadline:
             raise ClusterctlError(f"{node.name}'s first process did not start; see {directory / 'console.log'}")
         time.sleep(0.01)
 
 
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-"""A machine's first process inherits nothing from whoever pressed the button (proxies, tokens, PYTHON…)."""
-
-
 def running(paths: LabPaths) -> dict[str, Running]:
     """Every node of the lab that has power, by name, read from the process table."""
-    found = {}
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
-            argv = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        node = _node_of(argv, paths)
-        if node:
-            found[node] = Running(int(process.name), _only_child(process))
-    return found
+    processes = (process for process in Path("/proc").iterdir() if process.name.isdigit())
+    return dict(found for process in processes if (found := _look(paths, process)))
+
+
+def is_on(process: Running) -> bool:
+    """Whether the node still has power, cheaper than reading the whole process table again."""
+    return _is_unshare(_arguments(Path("/proc", str(process.parent))))
 
 
 def cut(process: Running) -> None:
@@ -101,25 +103,33 @@ def _wait(pid: int, descriptor: int) -> None:
         os.waitpid(pid, 0)
 
 
-def _node_of(argv: list[bytes], paths: LabPaths) -> str | None:
-    if not argv or os.path.basename(argv[0]) != b"unshare":  # noqa: PTH119 (bytes)
+def _look(paths: LabPaths, process: Path) -> tuple[str, Running] | None:
+    """The node that a process is the parent of, if it is one of this lab's."""
+    argv = _arguments(process)
+    if not _is_unshare(argv):
         return None
     for argument in argv:
         path = Path(os.fsdecode(argument))
         if path.name == INIT and path.parent.parent == paths.nodes:
-            return path.parent.name
+            return path.parent.name, Running(int(process.name), _only_child(process))
     return None
+
+
+def _arguments(process: Path) -> list[bytes]:
+    try:
+        return (process / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _is_unshare(argv: list[bytes]) -> bool:
+    return bool(argv) and argv[0].rsplit(b"/", 1)[-1] == b"unshare"
 
 
 def _only_child(process: Path) -> int | None:
-    """The init below an `unshare` that forked."""
-    deadline = time.monotonic() + 0.5
-    while time.monotonic() < deadline:
-        try:
-            children = (process / "task" / process.name / "children").read_text().split()
-        except OSError:
-            return None
-        if children:
-            return int(children[0])
-        time.sleep(0.005)
-    return None
+    """The init below an `unshare`; None while it has not forked yet."""
+    try:
+        children = (process / "task" / process.name / "children").read_text().split()
+    except OSError:
+        return None
+    return int(children[0]) if children else None

@@ -12,24 +12,25 @@ from clusterctl.lab.state import LabNode, LabPaths, LabSpec
 
 READY_S = 60.0
 """From power-on until sshd and the engine answer. About 2 s alone; many engines that start at once need longer."""
-SSH_READY_S = 60.0
 
 
-def wait(paths: LabPaths, spec: LabSpec, node: LabNode, *, reachable: bool, deadline_s: float = READY_S) -> None:
+def wait(paths: LabPaths, spec: LabSpec, node: LabNode, process: power.Running, *, reachable: bool) -> None:
     """Wait until the node answers; fail at once when it loses power. A time-out is a failure with the node's last log.
 
     A node whose cable is pulled (not `reachable`) cannot answer on the network; only its engine is waited for.
     """
-    deadline = time.monotonic() + deadline_s
-    while True:
-        process = power.running(paths).get(node.name)
-        missing = _missing(spec, node, process, reachable=reachable)
-        if missing is None:
-            return
-        if process is None or time.monotonic() > deadline:
-            what = "lost power while booting" if process is None else f"is not ready after {deadline_s:g} s: {missing}"
-            raise ClusterctlError(f"{node.name} {what}{last_lines(paths, node)}")
+    deadline = time.monotonic() + READY_S
+    while missing := problem(spec, node, process, reachable=reachable):
+        if not power.is_on(process):
+            raise ClusterctlError(f"{node.name} lost power while booting{last_lines(paths, node)}")
+        if time.monotonic() > deadline:
+            raise ClusterctlError(f"{node.name} is not ready after {READY_S:g} s: {missing}{last_lines(paths, node)}")
         time.sleep(0.05)
+
+
+def problem(spec: LabSpec, node: LabNode, process: power.Running, *, reachable: bool = True) -> str | None:
+    """Why a node that has power is not ready; None when it is."""
+    return (reachable and ssh_problem(node)) or (None if spec.ssh_only else engine_problem(process)) or None
 
 
 def ssh_problem(node: LabNode, *, timeout_s: float = 2.0) -> str | None:
@@ -73,9 +74,3 @@ def last_lines(paths: LabPaths, node: LabNode, count: int = 8) -> str:
         if lines:
             parts.append(f"\n  {log}:\n" + "\n".join(f"    {line}" for line in lines))
     return "".join(parts)
-
-
-def _missing(spec: LabSpec, node: LabNode, process: power.Running | None, *, reachable: bool) -> str | None:
-    if process is None:
-        return "no power"
-    return (reachable and ssh_problem(node)) or (None if spec.ssh_only else engine_problem(process)) or None

@@ -147,7 +147,7 @@ class LabPaths:
 def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     """Write a file so that it is never seen half written, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = part_of(path)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, mode)
@@ -155,6 +155,11 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
         file.flush()
         os.fsync(descriptor)
     temporary.replace(path)
+
+
+def part_of(path: Path) -> Path:
+    """The name that a file has while it is written."""
+    return path.with_name(f".{path.name}.part")
 
 
 @contextmanager

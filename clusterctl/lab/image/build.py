@@ -1,6 +1,6 @@
 """Make the image: a Debian 12 root, a Python environment in it, and `docker import`. Once; then it is cached.
 
-    debootstrap -> pip download (here) -> install.sh (in the new root) -> import.sh (a temporary engine) -> rename
+debootstrap -> pip download (here) -> install.sh (in the new root) -> import.sh (a temporary engine) -> rename
 """
 
 from __future__ import annotations
@@ -95,12 +95,14 @@ def debian_mirror() -> str:
 
 def _refuse_unfit(images: Path) -> None:
     if platform.machine() != "x86_64":
-        raise ClusterctlError(f"the lab's image is for x86-64; this machine is {platform.machine()}", hint="use --ssh-only")
+        raise ClusterctlError(
+            f"the lab's image is for x86-64; this machine is {platform.machine()}", hint="use --ssh-only"
+        )
     images.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(images).free
     if free < NEEDED_BYTES:
         raise ClusterctlError(
-            f"{images} has {free / 1024**3:.1f} GiB free; building the image takes {NEEDED_BYTES >> 30} GiB for a while",
+            f"{images} has {free / 1024**3:.1f} GiB free; the image takes {NEEDED_BYTES >> 30} GiB while it is built",
             hint="free some, or put the lab elsewhere with CLUSTERCTL_LAB_ROOT",
         )
 

@@ -67,6 +67,8 @@ def main(target: Path) -> None:
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(target)
     make_model(tokenizer).save_pretrained(target, max_shard_size="600KB")
+    for path in target.iterdir():
+        path.chmod(0o644)  # safetensors are saved for their owner only
     shards = sorted(path.name for path in target.glob("*.safetensors"))
     if len(shards) < 2 or not (target / "model.safetensors.index.json").is_file():
         sys.exit(f"make_model: expected at least two shards and an index, got {shards}")

@@ -32,7 +32,9 @@ def download(lock: Path, target: Path) -> None:
     try:
         run([*argv, "--dest", str(target), "--requirement", str(lock)], timeout_s=DOWNLOAD_S)
     except CommandError as error:
-        raise ClusterctlError(f"the image's Python packages could not be fetched\n{error.output}", hint=_hint(error)) from error
+        raise ClusterctlError(
+            f"the image's Python packages could not be fetched\n{error.output}", hint=_hint(error)
+        ) from error
     check_vllm(target / VLLM_WHEEL)
 
 
@@ -56,7 +58,7 @@ def _hint(error: CommandError) -> str:
         return f"run: {sys.executable} -m ensurepip"
     if "torch==" in error.output:
         return (
-            "torch's +cpu build is not on the default index: give pip an index or a folder that has PyTorch's CPU wheels "
-            "(PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS), then run the same command again"
+            "torch's +cpu build is not on the default index: give pip an index or a folder that has PyTorch's CPU "
+            "wheels (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS), then run the same command again"
         )
     return "pip uses this machine's own configuration (`pip config list`): check its index and network, then run again"
