@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
-from clusterctl.facts.gather import gather
+from clusterctl.facts.gather import gather, json_in
 from clusterctl.facts.model import ClusterFacts, NodeFacts, Unknown
 from clusterctl.findings.rules import ports_of
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning.container import LABEL_ROLE
+from clusterctl.planning.paths import STATE_PATH
 from clusterctl.ui.progress import Progress
 
 SETTLE_S = 15
 """Seconds that the kernel and the driver get to close ports and free GPU memory after the last process has ended."""
-RECHECK_S = 0.5
+RECHECK_S = 0.2
+SERVER_PHASES = ("ray", "gate", "loading", "serving")
+"""Phases of a head's agent in which its server runs or is still going to be started."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,13 @@ def down(hosts: Hosts, progress: Progress) -> DownResult:
     before = gather(hosts)
     owned = {name: host_pids(hosts.connected[name], containers) for name, containers in found.values.items()}
 
+    heads, workers = _with_role(found.values, "head"), _with_role(found.values, "worker")
     progress.phase("stopping the server")
-    failures |= _stop(hosts, _with_role(found.values, "head"))
+    failures |= hosts.each(lambda host: _drain(host, heads[host.name], hosts.inventory.timeouts.stop_s), heads).errors
     progress.phase("stopping Ray")
-    failures |= _stop(hosts, found.values)
+    # The workers while their head is still there: a raylet that has lost its head takes 30 s to end (Ray 2.60).
+    failures |= _stop(hosts, workers)
+    failures |= _stop(hosts, heads)
     progress.phase("removing containers")
     failures |= hosts.each(lambda host: _remove(host, found.values[host.name]), found.values).errors
     progress.phase("verifying that everything is gone")
@@ -75,6 +81,21 @@ def _with_role(containers: Containers, role: str) -> Containers:
         for name, rows in containers.items()
     }
     return {name: rows for name, rows in chosen.items() if rows}
+
+
+def _drain(host: Host, containers: tuple[dict[str, Any], ...], stop_s: float) -> None:
+    """Let the head's agent end the server, and wait until it has; the container's own stop is what insists."""
+    deadline = time.monotonic() + stop_s
+    for container in containers:
+        host.engine.signal(container["Id"], "SIGUSR1")
+        while time.monotonic() < deadline:
+            now = host.engine.container(container["Id"])
+            if now is None or not now["State"]["Running"]:
+                return
+            state = json_in(host, container["Id"], STATE_PATH)
+            if isinstance(state, Mapping) and state.get("phase") not in SERVER_PHASES:
+                return
+            time.sleep(RECHECK_S)
 
 
 def _stop(hosts: Hosts, containers: Containers) -> Mapping[str, ClusterctlError]:
@@ -144,10 +165,7 @@ def remains(
         left += [
             (f"container {c.name} is still there ({c.status})", f"docker rm -f {c.name}") for c in after.containers
         ]
-    left += [
-        (f"port {port} is still listened on", f"on the node: ss -ltnp 'sport = :{port}'")
-        for port in sorted(_listening(before) & _listening(after) & ports)
-    ]
+    left += _ports_left(before, after, ports)
     if isinstance(after.gpu_processes, Unknown):
         left.append((f"cannot verify that GPU memory is free: {after.gpu_processes.reason}", "nvidia-smi on the node"))
     elif after.gpu_processes is not None:
@@ -159,5 +177,12 @@ def remains(
     return left
 
 
-def _listening(facts: NodeFacts) -> set[int]:
-    return set() if isinstance(facts.listeners, Unknown) else {listener.port for listener in facts.listeners}
+def _ports_left(before: NodeFacts, after: NodeFacts, ports: AbstractSet[int]) -> list[tuple[str, str]]:
+    if isinstance(after.listeners, Unknown):
+        unread = f"cannot verify that its ports are closed: {after.listeners.reason}"
+        return [(unread, "on the node: ss -ltnp")] if ports else []
+    listened = ports if isinstance(before.listeners, Unknown) else {listener.port for listener in before.listeners}
+    return [
+        (f"port {port} is still listened on", f"on the node: ss -ltnp 'sport = :{port}'")
+        for port in sorted({listener.port for listener in after.listeners} & listened & ports)
+    ]

@@ -43,6 +43,8 @@ WORKER_ACTOR_PREFIX = "vllm_Worker_"
 """vLLM names its Ray actors vllm_Worker_<id>_TP{t}_PP{p} (0.32, v1/executor/ray_utils.py)."""
 PROBE_POLL_S = 0.2
 """Seconds between looks at Ray's control store: two small reads on loopback."""
+RAY_STOP_S = 5
+"""Seconds for Ray to end by itself. With the server gone it holds nothing that is worth more."""
 POLL_S = 0.1
 """Seconds between looks at a port that is about to open; a refused connect costs microseconds."""
 CANARY_TIMEOUT_S = 300
@@ -142,27 +144,45 @@ class Agent:
         self.ray: Child | None = None
         self.server: Child | None = None
         self.probe: Child | None = None
+        self.forwarding: asyncio.Task[int] | None = None
+        self.drain = asyncio.Event()
         self.keep = re.compile("|".join(config["keep_lines"]))
         self.kept: list[str] = []
         self.tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
 
     async def run(self) -> int:
-        """Do the node's job until SIGTERM (exit code 0) or until it cannot be done (1)."""
+        """Do the node's job until SIGTERM (exit code 0) or until it cannot be done (1).
+
+        SIGUSR1 ends the server and leaves Ray running: `down` stops the server first, then Ray on the workers while
+        the head is still there (a raylet without its head takes 30 s to end: Ray 2.60), then the head.
+        """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, self.drain.set)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         work = asyncio.create_task(self._work())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        code = 0
-        if work.done() and not stop.is_set():
-            code = 1
+        failed = not stop.is_set()
+        if failed:
             self._record(work.exception())
+        else:
+            self.journal.phase("stopping", ready=False)
+        # What reads the server's output goes on until the server has ended: a full pipe would keep it from ending.
+        await self._end(self.server, self.config["stop_timeout_s"])
         work.cancel()
-        await self._shut_down()
-        return code
+        await asyncio.gather(work, *([self.forwarding] if self.forwarding else []), return_exceptions=True)
+        await self._end(self.probe, 0)
+        await self._end(self.ray, RAY_STOP_S)
+        if not failed:
+            self.journal.phase("stopped")
+        return 1 if failed else 0
+
+    async def _end(self, child: Child | None, timeout_s: float) -> None:
+        if child is not None and not await child.end(timeout_s) and timeout_s:
+            self.journal.event("killed", child=child.name, after_s=timeout_s)
 
     def _record(self, error: BaseException | None) -> None:
         """Say why, before anything is torn down: whoever waits learns it at once."""
@@ -172,18 +192,6 @@ class Agent:
             reason, detail, fields = "agent-bug", f"{type(error).__name__}: {error}", {}
         self.journal.state.update(ready=False, reason=reason, detail=detail)
         self.journal.phase("failed", reason=reason, detail=detail, **fields)
-
-    async def _shut_down(self) -> None:
-        """The server first (it drains), then Ray: the other way round kills requests under way."""
-        failed = self.journal.state.get("phase") == "failed"
-        if not failed:
-            self.journal.phase("stopping", ready=False)
-        timeout_s = self.config["stop_timeout_s"]
-        for child in (self.server, self.probe, self.ray):
-            if child is not None and not await child.end(timeout_s):
-                self.journal.event("killed", child=child.name, after_s=timeout_s)
-        if not failed:
-            self.journal.phase("stopped")
 
     async def _work(self) -> None:
         self.journal.phase("ray")
@@ -203,10 +211,17 @@ class Agent:
             capture=True,
         )
         self.probe = probe
+        await unless(self.drain, self._gate_and_serve(probe))
+        await self._end(self.server, self.config["stop_timeout_s"])
+        self.journal.phase("drained", ready=False)
+        await self._record_ray(probe)
+
+    async def _gate_and_serve(self, probe: Child) -> None:
         await self._gate(probe)
         self.journal.phase("loading")
         self.server = await Child.start("server", self.config["server_argv"], capture=True)
-        await first_failure(self._forward(self.server), self._answering(), self._record_ray(probe))
+        self.forwarding = asyncio.create_task(self._forward(self.server))
+        await first_failure(self._exited(self.forwarding), self._answering(), self._record_ray(probe))
 
     async def _gate(self, probe: Child) -> None:
         """Wait until exactly the declared nodes, each with exactly its GPUs, are alive in Ray."""
@@ -251,8 +266,8 @@ class Agent:
         code = await probe.wait()
         raise GiveUpError("probe-died", f"the probe of Ray's nodes ended with exit code {code}", exit_code=code)
 
-    async def _forward(self, server: Child) -> None:
-        """Pass the server's output on and keep its end; when it ends, so does the server."""
+    async def _forward(self, server: Child) -> int:
+        """Pass the server's output on and keep its end; when it ends, so does the server. Returns its exit code."""
         assert server.process.stdout is not None  # noqa: S101 (captured above)
         rest = b""
         while chunk := await server.process.stdout.read(65536):
@@ -264,7 +279,10 @@ class Agent:
                 self.tail.append(text)
                 if self.keep.search(text) and len(self.kept) < KEPT_LINES:
                     self.kept.append(text)
-        code = await server.wait()
+        return await server.wait()
+
+    async def _exited(self, forwarding: asyncio.Task[int]) -> None:
+        code = await asyncio.shield(forwarding)  # cancelling the watch must not stop the reading
         # Also exit code 0: vLLM's server ends with 0 after its engine died (vllm-ray-facts, surprise 3).
         raise GiveUpError(
             "server-exited", f"`vllm serve` ended with exit code {code}", exit_code=code, tail=list(self.tail)
@@ -363,6 +381,18 @@ def complete_one_token(host: str, port: int, model: str) -> int:
     return tokens
 
 
+async def unless(event: asyncio.Event, job: Coroutine[Any, Any, None]) -> None:
+    """Run a job until it raises, or until the event comes: then the job is cancelled."""
+    task, waiting = asyncio.create_task(job), asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        waiting.cancel()
+
+
 async def first_failure(*jobs: Coroutine[Any, Any, None]) -> None:
     """Run jobs that only end by raising; raise what the first one raises and cancel the others."""
     tasks = [asyncio.create_task(job) for job in jobs]
@@ -399,6 +429,9 @@ def run_ray(address: str, port: int, is_head: bool, argv: list[str]) -> None:
     """`ray ARGV` in this process, its modules loaded before the head is there: that is half of a join's time."""
     (entry,) = importlib.metadata.entry_points(group="console_scripts", name="ray")
     command = entry.load()
+    # Ray's client server is one more way to run code on the cluster, is not needed, and has no switch: `ray start
+    # --head` opens port 10001 whenever its modules are there (Ray 2.60, scripts.py asks this function).
+    sys.modules[entry.module].get_ray_client_dependency_error = lambda: "closed by clusterctl"  # type: ignore[attr-defined]
     if not is_head:
         wait_for_gcs(address, port)
     sys.argv = ["ray", *argv]

@@ -90,7 +90,7 @@ class _ChannelPool(urllib3.connectionpool.HTTPConnectionPool):
         self.last: _ChannelConnection | None = None
 
     def _new_conn(self) -> _ChannelConnection:
-        self.last = self._open()
+        self.last = self._open()  # type: ignore[no-untyped-call]
         return self.last
 
     def _get_conn(self, timeout: float | None = None) -> Any:
@@ -202,6 +202,15 @@ class Engine:
         """Start a created or stopped container."""
         with self._errors(f"start container {container[:12]}"):
             self._api.start(container)
+
+    def signal(self, container: str, name: str) -> None:
+        """Send a signal (SIGUSR1 …) to the container's first process; harmless when it is not running."""
+        try:
+            with self._errors(f"send {name} to {container[:12]}"):
+                self._api.kill(container, name)
+        except EngineError as error:
+            if error.status not in (404, 409, 500):  # 500: Docker 20.10's answer for a container that is not running
+                raise
 
     def stop(self, container: str, *, timeout_s: float) -> None:
         """SIGTERM, then SIGKILL after `timeout_s`. Returns when it has stopped; harmless when it is not running."""

@@ -91,8 +91,9 @@ def ray_argv(deployment: Deployment, place: Place) -> Sequence[str]:
         common.append(f"--object-store-memory={inventory.ray.object_store_bytes}")
     if place.role == "worker":
         return ["start", f"--address={deployment.head.address}:{ports.gcs}", *common]
-    # Head-only flags: on a worker they abort `ray start`. The dashboard is an unauthenticated job API (F65).
-    return ["start", "--head", f"--port={ports.gcs}", "--include-dashboard=false", *common]
+    # Head-only flags: on a worker they abort `ray start`. The dashboard is a job API (F65); the monitor
+    # is the autoscaler's: there is nothing to scale.
+    return ["start", "--head", f"--port={ports.gcs}", "--include-dashboard=false", "--no-monitor", *common]
 
 
 def environment(inventory: Inventory, deployment: Deployment, place: Place) -> Mapping[str, str]:
