@@ -74,7 +74,9 @@ def up(hosts: Hosts, progress: Progress, *, keep: bool) -> UpSummary:
     prepared = prepare(hosts)
     checks_s = time.monotonic() - began
     progress.phase("starting containers" if not prepared.plan.empty else "looking at what runs")
+    applying = time.monotonic()
     started = apply(hosts, prepared.deployment, prepared.plan)
+    containers_s = time.monotonic() - applying
     try:
         start = _until_serving(hosts, prepared, started, progress)
         completion = _first_completion(hosts, prepared.deployment, start)
@@ -82,7 +84,8 @@ def up(hosts: Hosts, progress: Progress, *, keep: bool) -> UpSummary:
         if started and not keep:
             error.hint = _give_up(hosts, started, error)
         raise
-    timings = {"checks": checks_s, **start.timings, "total": time.monotonic() - began}
+    waited = {**start.timings, "containers": containers_s + start.timings.get("containers", 0.0)}
+    timings = {"checks": checks_s, **waited, "total": time.monotonic() - began}
     return _summary(hosts, prepared, start, completion, timings)
 
 
