@@ -155,9 +155,8 @@ def _print(rounds: list[tuple[Times, Times]]) -> None:
         ours, theirs = (statistics.median(pair[side][phase] for pair in rounds) for side in (0, 1))
         print(f"{phase:<12}{ours:>12.2f}{theirs:>12.2f}{ours / theirs if theirs else 0:>8.3f}")
     ratios = [ours["total"] / theirs["total"] for ours, theirs in rounds]
-    print(
-        f"ratio of totals, pair by pair: median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}"
-    )
+    median = statistics.median(ratios)
+    print(f"ratio of totals, pair by pair: median {median:.3f}, from {min(ratios):.3f} to {max(ratios):.3f}")
 
 
 def _say(line: str) -> None:
