@@ -26,7 +26,7 @@ def parse_event(line: str) -> Event | None:
     try:
         record = json.loads(line)
         return Event(str(record.pop("event")), float(record.pop("t")), record)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -41,6 +41,13 @@ class Lines:
         *lines, self._rest[chunk.stream] = (self._rest[chunk.stream] + chunk.data).split(b"\n")
         for line in lines:
             yield line.decode(errors="replace").rstrip("\r")
+
+    def end(self) -> Iterator[str]:
+        """What a stream ended with without a newline: the last words of a process that was killed."""
+        for stream, rest in self._rest.items():
+            self._rest[stream] = b""
+            if rest:
+                yield rest.decode(errors="replace").rstrip("\r")
 
 
 FAILURES: Mapping[str, str] = {

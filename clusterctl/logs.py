@@ -36,6 +36,7 @@ def _lines(host: Host, cluster: str, *, follow: bool, tail: int | None) -> Itera
     lines = Lines()
     for chunk in host.engine.logs(container_name(cluster), follow=follow, tail=tail):
         yield from lines.feed(chunk)
+    yield from lines.end()
 
 
 def _one_by_one(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 
 import httpx
@@ -29,7 +30,7 @@ class Metrics:
     requests_running: float
     requests_waiting: float
     kv_cache_usage: float
-    """Fraction of the KV cache in use, 0 to 1."""
+    """Fraction of the KV cache in use, 0 to 1; of the fullest engine."""
     generation_tokens_total: float
     prompt_tokens_total: float
 
@@ -71,21 +72,19 @@ def metrics(client: httpx.Client) -> Metrics | Unknown:
     return parse_metrics(answer.text)
 
 
-_SAMPLE = re.compile(r"^(vllm:\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+_SAMPLE = re.compile(r"^(vllm:\w+)(?:\{.*\})? (\S+)$", re.MULTILINE)
 
 
 def parse_metrics(text: str) -> Metrics | Unknown:
     """Pick what is shown from the Prometheus text format."""
-    sums: dict[str, float] = {}
-    for name, value in _SAMPLE.findall(text):
-        sums[name] = sums.get(name, 0.0) + float(value)
+    samples: dict[str, list[float]] = defaultdict(list)
     try:
-        return Metrics(
-            requests_running=sums["vllm:num_requests_running"],
-            requests_waiting=sums["vllm:num_requests_waiting"],
-            kv_cache_usage=sums["vllm:kv_cache_usage_perc"],
-            generation_tokens_total=sums["vllm:generation_tokens_total"],
-            prompt_tokens_total=sums["vllm:prompt_tokens_total"],
-        )
-    except KeyError as error:
-        return Unknown(f"/metrics has no {error.args[0]}")
+        for name, value in _SAMPLE.findall(text):
+            samples[name].append(float(value))
+    except ValueError as error:
+        return Unknown(f"/metrics holds what is no sample: {error}")
+    shown = ("num_requests_running", "num_requests_waiting", "generation_tokens_total", "prompt_tokens_total")
+    if absent := [name for name in (*shown, "kv_cache_usage_perc") if not samples[f"vllm:{name}"]]:
+        return Unknown(f"/metrics has no vllm:{absent[0]}")
+    running, waiting, generated, prompted = (sum(samples[f"vllm:{name}"]) for name in shown)
+    return Metrics(running, waiting, max(samples["vllm:kv_cache_usage_perc"]), generated, prompted)

@@ -29,12 +29,12 @@ State = Literal["healthy", "starting", "degraded", "down", "unknown"]
 
 @dataclass(frozen=True)
 class GpuStatus:
-    """One accelerator's memory, in MiB."""
+    """One accelerator's memory, in MiB; None where nvidia-smi does not know it."""
 
     index: int
     name: str
-    memory_used_mib: int
-    memory_total_mib: int
+    memory_used_mib: int | None
+    memory_total_mib: int | None
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,11 @@ _EXIT_CODES: Mapping[State, ExitCode] = {
 
 
 def exit_code_of(status: ClusterStatus) -> ExitCode:
-    """0 healthy and as declared; 3 starting, degraded or drifted; 4 down; 5 a node could not be asked."""
-    if status.state == "healthy" and status.drift:
+    """0 healthy and as declared; 3 starting, degraded or drifted; 4 down; 5 a node could not be asked.
+
+    With a finding of severity error no plan can be made, so nobody knows whether it is as declared.
+    """
+    if status.state == "healthy" and (status.drift or status.findings):
         return ExitCode.DEGRADED
     return _EXIT_CODES[status.state]
 

@@ -33,7 +33,7 @@ _STEPS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"Model loading took ([\d.]+) ?GiB", "model loaded: {0} GiB on an accelerator"),
         (r"torch\.compile took ([\d.]+) s", "compiled in {0} s"),
         (r"Available KV cache memory: ([\d.]+) GiB", "KV cache: {0} GiB on an accelerator"),
-        (r"GPU KV cache size: ([\d,]+) tokens", "KV cache: {0} tokens"),
+        (r"KV cache size: ([\d,]+) tokens", "KV cache: {0} tokens"),
         (r"Capturing CUDA graphs.*?(\d+)%", "capturing CUDA graphs: {0}%"),
         (r"Warming up model|Warming up", "warming up"),
         (r"init engine \(.*?\) took ([\d.]+) s", "engine ready after {0} s"),
@@ -42,8 +42,8 @@ _STEPS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )
 
-_KV_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
-_CONCURRENCY = re.compile(r"Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x")
+_KV_TOKENS = re.compile(r"KV cache size: (\d[\d,]{0,20}) tokens")
+_CONCURRENCY = re.compile(r"Maximum concurrency for (\d[\d,]{0,20}) tokens per request: (\d+(?:\.\d+)?)x")
 
 KEEP = (_KV_TOKENS, _CONCURRENCY)
 """Lines that the agent keeps in its state, so that `status` need not read the whole log."""
@@ -193,8 +193,8 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
         (
             r"No available shared memory broadcast block found",
             "F61",
-            "a rank does not answer: the network is cut, or a collective hangs",
-            "check the network between the nodes, then restart the cluster",
+            "a rank was silent for a minute: it compiles (a healthy start may say so too), or the network is cut",
+            "when it does not go on: check the network between the nodes, then restart the cluster",
         ),
         (
             r"does not recognize this architecture|Model architectures .* are not supported",

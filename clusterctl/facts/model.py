@@ -42,13 +42,14 @@ class Listener:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One accelerator as nvidia-smi names it; memory in MiB."""
+    """One accelerator as nvidia-smi names it; memory in MiB, None where it has none of its own (unified memory: DGX
+    Spark)."""
 
     index: int
     name: str
     uuid: str
-    memory_total_mib: int
-    memory_used_mib: int
+    memory_total_mib: int | None
+    memory_used_mib: int | None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ NOT_PERMITTED = 13
 COMMAND_NOT_FOUND = 127
 """What a POSIX shell answers for a command that is not installed."""
 
-_SECTION = re.compile(r"^@@begin (\w+)\n(.*?)\n?^@@end \1 (\d+)$", re.MULTILINE | re.DOTALL)
+_SECTION = re.compile(r"^@@begin (\w+)\n(.*?)\n?^@@end \1 (\d{1,3})$", re.MULTILINE | re.DOTALL)
 _LISTEN = "0A"
 """State TCP_LISTEN in /proc/net/tcp (Linux, include/net/tcp_states.h)."""
 
@@ -55,7 +55,7 @@ def memory_available(found: Mapping[str, Section]) -> Fact[int]:
     meminfo = text(found, "memory")
     if not isinstance(meminfo, str):
         return meminfo
-    match = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo, re.MULTILINE)
+    match = re.search(r"^MemAvailable:\s+(\d{1,18}) kB$", meminfo, re.MULTILINE)
     return int(match[1]) * 1024 if match else Unknown("no MemAvailable in /proc/meminfo")
 
 
@@ -65,7 +65,10 @@ def addresses(found: Mapping[str, Section]) -> tuple[InterfaceAddress, ...] | Un
     if not isinstance(output, str):
         return output or Unknown("no answer from `ip`")
     rows = re.findall(r"^\d+: (\S+?)(?:@\S+)?\s+inet (\d+\.\d+\.\d+\.\d+)", output, re.MULTILINE)
-    return tuple(InterfaceAddress(interface, IPv4Address(address)) for interface, address in rows)
+    try:
+        return tuple(InterfaceAddress(interface, IPv4Address(address)) for interface, address in rows)
+    except ValueError:
+        return Unknown(f"`ip` printed what is no address table: {output[:120]}")
 
 
 def listeners(found: Mapping[str, Section]) -> tuple[Listener, ...] | Unknown:
@@ -75,21 +78,31 @@ def listeners(found: Mapping[str, Section]) -> tuple[Listener, ...] | Unknown:
         return Unknown("neither /proc/net/tcp nor tcp6 could be read")
     names = _process_names(text(found, "sockets"))
     rows = [row.split() for table in tables for row in table.splitlines()[1:]]
-    found_listeners = []
-    for row in rows:
-        if len(row) > 3 and row[3] == _LISTEN:
-            address, port = row[1].split(":")
-            number = int(port, 16)
-            found_listeners.append(Listener(_address(address), number, names.get(number)))
-    return tuple(sorted(set(found_listeners), key=lambda listener: (listener.port, listener.address)))
+    try:
+        local = [row[1].split(":") for row in rows if len(row) > 3 and row[3] == _LISTEN]
+        ports = [(_address(address), int(port, 16)) for address, port in local]
+    except ValueError:
+        return Unknown("/proc/net/tcp or tcp6 holds what is no socket table")
+    found_listeners = {Listener(address, port, names.get(port)) for address, port in ports}
+    return tuple(sorted(found_listeners, key=lambda listener: (listener.port, listener.address)))
 
 
 def _process_names(ss_output: Fact[str]) -> Mapping[int, str]:
     """Port → «name (pid N)» from `ss -Hltnp`; empty where ss is missing or may not look (not root)."""
     if not isinstance(ss_output, str):
         return {}
-    rows = re.findall(r'^LISTEN\s+\d+\s+\d+\s+\S+:(\d+)\s.*?users:\(\("([^"]+)",pid=(\d+)', ss_output, re.MULTILINE)
+    rows = re.findall(r'^LISTEN\s+\d+\s+\d+\s+\S+:(\d{1,5})\s.*?users:\(\("([^"]+)",pid=(\d+)', ss_output, re.MULTILINE)
     return {int(port): f"{name} (pid {pid})" for port, name, pid in rows}
+
+
+def _cells(output: str) -> list[list[str]]:
+    """The rows of nvidia-smi's CSV."""
+    return [[cell.strip() for cell in line.split(",")] for line in output.splitlines() if line.strip()]
+
+
+def _mib(cell: str) -> int | None:
+    """A number of MiB; None for `[N/A]`, which nvidia-smi prints where the driver does not know."""
+    return None if cell.startswith("[") else int(cell)
 
 
 def _address(hexadecimal: str) -> str:
@@ -107,8 +120,7 @@ def gpus(found: Mapping[str, Section]) -> Fact[tuple[Gpu, ...]]:
     if not isinstance(output, str):
         return output
     try:
-        rows = [[cell.strip() for cell in line.split(",")] for line in output.splitlines() if line.strip()]
-        return tuple(Gpu(int(r[0]), r[1], r[2], int(r[3]), int(r[4])) for r in rows)
+        return tuple(Gpu(int(r[0]), r[1], r[2], _mib(r[3]), _mib(r[4])) for r in _cells(output))
     except (ValueError, IndexError):
         return Unknown(f"nvidia-smi printed what is no GPU table: {output[:120]}")
 
@@ -119,8 +131,8 @@ def gpu_processes(found: Mapping[str, Section]) -> Fact[tuple[GpuProcess, ...]]:
     if not isinstance(output, str):
         return output
     try:
-        rows = [[cell.strip() for cell in line.split(",")] for line in output.splitlines() if line.strip()]
-        return tuple(GpuProcess(r[0], int(r[1]), r[2], int(r[3]) if r[3].isdigit() else None) for r in rows)
+        # A process may have commas in its name; no other column has.
+        return tuple(GpuProcess(r[0], int(r[1]), ", ".join(r[2:-1]), _mib(r[-1])) for r in _cells(output))
     except (ValueError, IndexError):
         return Unknown(f"nvidia-smi printed what is no process table: {output[:120]}")
 
@@ -136,7 +148,7 @@ def model(found: Mapping[str, Section]) -> Fact[ModelFiles]:
     output = text(found, "model_files")
     if not isinstance(output, str):
         return output
-    rows = re.findall(r"^(\d+) (?:\./)?(.+)$", output, re.MULTILINE)
+    rows = re.findall(r"^(\d{1,18}) (?:\./)?(.+)$", output, re.MULTILINE)
     index = _json(found, "model_index")
     shards: Fact[tuple[str, ...]]
     if isinstance(index, dict):
@@ -157,6 +169,6 @@ def _json(found: Mapping[str, Section], name: str) -> Fact[dict[str, Any]]:
         return content
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return Unknown(f"not JSON: {error}")
     return value if isinstance(value, dict) else Unknown("not a JSON object")

@@ -244,7 +244,7 @@ def config_differs(inventory: Inventory, facts: ClusterFacts) -> Iterator[Findin
             values[key] = node.model.config
     if len(groups) > 1:
         first, *others = values.values()
-        keys = sorted({k for other in others for k in {*first, *other} if first.get(k) != other.get(k)})
+        keys = sorted({k for other in others for k in {*first, *other} if not _same(first, other, k)})
         yield Finding(
             "model-config-differs",
             ERROR,
@@ -259,10 +259,20 @@ def accelerators(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]
     """Enough accelerators on every node, the same number everywhere, and a layout that fits them (F3)."""
     wanted = inventory.accelerator.per_node
     counts: dict[str, int] = {}
+    if inventory.accelerator.kind != "nvidia" and wanted == "auto":
+        yield Finding(
+            "gpus-unknown",
+            ERROR,
+            (),
+            f"accelerator.per_node is auto, and accelerators of kind {inventory.accelerator.kind} are not counted",
+            "how the model is spread over the nodes depends on their number",
+            "set accelerator.per_node to a number (rocm-smi -i on the node)",
+        )
+        return
     for name, node in facts.nodes.items():
         if inventory.accelerator.kind != "nvidia":
             # Declared slots; ROCm's tool is read by `check` (not yet by this pass).
-            counts[name] = wanted if isinstance(wanted, int) else 0
+            counts[name] = int(wanted)
         elif isinstance(node.gpus, Unknown):
             yield _unknown("gpus-unknown", name, node.gpus)
         elif node.gpus is None:
@@ -296,7 +306,7 @@ def accelerators(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]
             "set accelerator.per_node to what all nodes have, or leave the odd node out",
         )
         return
-    if counts and not facts.unreachable:
+    if counts and min(counts.values()) > 0 and not facts.unreachable:
         yield from _layout(inventory, min(counts.values()) if wanted == "auto" else int(wanted))
 
 
@@ -367,6 +377,11 @@ def _minority(groups: Mapping[Any, list[str]]) -> tuple[str, ...]:
     """The nodes outside the largest group; the first group wins a tie, so of two nodes the second is named."""
     largest = max(groups.values(), key=len)
     return tuple(name for names in groups.values() if names is not largest for name in names)
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
+    """Whether both say the same of a key, as _freeze tells values apart: null is not absent, 1 is not true."""
+    return (key in one) == (key in other) and _freeze(one.get(key)) == _freeze(other.get(key))
 
 
 def _freeze(value: Any) -> Hashable:

@@ -89,6 +89,6 @@ def _place(inventory: Inventory, name: str, facts: NodeFacts) -> Place:
         address=found.address,
         interface=found.interface,
         image_id=facts.image.id,
-        # An empty /dev/infiniband (the module is loaded, no HCA) is none: the engine refuses a directory without devices.
+        # An empty /dev/infiniband is none: the engine refuses to pass a directory without devices.
         infiniband=isinstance(facts.infiniband, tuple) and bool(facts.infiniband),
     )

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import yaml
+
 from clusterctl.facts.model import ClusterFacts, ContainerFacts, Unknown
 from clusterctl.planning.container import LABEL_SPEC, ContainerSpec, container_specs
 from clusterctl.planning.deployment import Deployment
@@ -128,7 +130,7 @@ def _verdict(spec: ContainerSpec, existing: tuple[ContainerFacts, ...]) -> Verdi
     if container.labels.get(LABEL_SPEC) != spec.hash:
         reasons.append("it was started with other values")
         if isinstance(container.spec, Mapping):
-            changes = tuple(_differences(container.spec, spec.values()))
+            changes = tuple(_differences(_settings(container.spec), _settings(spec.values())))
     if not container.running:
         reasons.append(f"it is not running ({container.status}, exit code {container.exit_code})")
     elif isinstance(container.state, Mapping) and container.state.get("phase") == "failed":
@@ -136,8 +138,25 @@ def _verdict(spec: ContainerSpec, existing: tuple[ContainerFacts, ...]) -> Verdi
     return tuple(reasons), changes
 
 
+def _settings(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values as a person compares them: of a file whose content is known its settings, of another its hash."""
+    files, contents = values.get("files"), values.get("file_contents")
+    if not isinstance(files, Mapping) or not isinstance(contents, Mapping):
+        return values
+    shown = {path: _parsed(str(contents[path])) if path in contents else digest for path, digest in files.items()}
+    return {**{key: value for key, value in values.items() if key != "file_contents"}, "files": shown}
+
+
+def _parsed(content: str) -> Any:
+    """A rendered file's settings: all of them are YAML, or JSON, which is YAML."""
+    try:
+        return yaml.safe_load(content)
+    except yaml.YAMLError:
+        return content
+
+
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[Change]:
-    """Leaf by leaf; texts of several lines are compared line by line by who prints them."""
+    """Leaf by leaf."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in [*old, *(key for key in new if key not in old)]:
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))

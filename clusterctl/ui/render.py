@@ -14,7 +14,7 @@ from clusterctl import vllm_log
 from clusterctl.down import DownResult
 from clusterctl.facts.model import Unknown
 from clusterctl.findings.finding import Finding
-from clusterctl.status import ClusterStatus, NodeStatus, ServerAnswers
+from clusterctl.status import ClusterStatus, GpuStatus, NodeStatus, ServerAnswers
 from clusterctl.up import UpSummary
 
 
@@ -111,7 +111,7 @@ def _nodes_table(nodes: Iterable[NodeStatus]) -> str:
     for node in nodes:
         container = ", ".join(c.status + (f" ({c.exit_code})" if c.status == "exited" else "") for c in node.containers)
         agent = ", ".join(c.phase or "?" for c in node.containers)
-        memory = ", ".join(f"{g.memory_used_mib}/{g.memory_total_mib} MiB" for g in node.gpu_memory)
+        memory = ", ".join(_gpu_memory(gpu) for gpu in node.gpu_memory)
         table.add_row(
             node.name,
             node.role,
@@ -130,6 +130,12 @@ def _nodes_table(nodes: Iterable[NodeStatus]) -> str:
     out = console.file
     assert isinstance(out, io.StringIO)  # noqa: S101 (given above)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def _gpu_memory(gpu: GpuStatus) -> str:
+    if gpu.memory_total_mib is None:
+        return "unified"
+    return f"{'?' if gpu.memory_used_mib is None else gpu.memory_used_mib}/{gpu.memory_total_mib} MiB"
 
 
 def _columns(rows: Iterable[tuple[str, str]]) -> list[str]:

@@ -1,0 +1,175 @@
+"""What the unit tests share: inventories and facts made from small differences to a good cluster of two nodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from clusterctl.facts.model import (
+    ClusterFacts,
+    ContainerFacts,
+    EngineFacts,
+    Gpu,
+    GpuProcess,
+    ImageFacts,
+    InterfaceAddress,
+    Listener,
+    ModelFiles,
+    NodeFacts,
+    Unknown,
+    Unreachable,
+)
+from clusterctl.inventory.model import Inventory
+from clusterctl.planning.container import ContainerSpec, container_specs
+from clusterctl.planning.deployment import Deployment, resolve
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+BASE: dict[str, Any] = {
+    "version": 1,
+    "cluster": "demo",
+    "network": {"cidr": "10.77.0.0/24"},
+    "nodes": [
+        {"name": "gpu1", "host": "gpu1.example.com"},
+        {"name": "gpu2", "host": "gpu2.example.com"},
+    ],
+    "container": {"image": "vllm:1"},
+    "accelerator": {"kind": "nvidia", "per_node": 2},
+    "model": {"path": "/models/llama"},
+    "serve": {},
+    "ray": {},
+    "timeouts": {},
+}
+
+CONFIG = {"model_type": "llama", "num_attention_heads": 32}
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+
+def merged(base: Any, changes: Any) -> Any:
+    """`base` with the keys of `changes` in place; maps are merged, everything else is replaced."""
+    if not isinstance(base, Mapping) or not isinstance(changes, Mapping):
+        return deepcopy(changes)
+    return {key: merged(base.get(key), changes[key]) if key in changes else deepcopy(base[key])
+            for key in [*base, *(key for key in changes if key not in base)]}  # fmt: skip
+
+
+def inventory(changes: Mapping[str, Any] | None = None) -> Inventory:
+    """The base inventory with changes. Only for valid ones: tests/inventory has the others."""
+    return Inventory.model_validate_json(json.dumps(merged(BASE, changes or {})))
+
+
+def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFacts:
+    """Facts of a good node, except for what `changes` says, in the notation of fixtures/findings.yaml."""
+    said = dict(changes or {})
+    fields: dict[str, Any] = {
+        "hostname": f"gpu{number}",
+        "kernel": "6.1.0",
+        "memory_available_bytes": 1 << 40,
+        "addresses": _addresses(said.pop("addresses", {f"10.77.0.1{number}": "eth1"})),
+        "listeners": _listeners(said.pop("listeners", {"22": "sshd (pid 1)"})),
+        "gpus": _gpus(said.pop("gpus", 2)),
+        "gpu_processes": _gpu_processes(said.pop("gpu_processes", {})),
+        "infiniband": _fact(said.pop("infiniband", None), tuple),
+        "engine": _fact(said.pop("engine", {}), lambda _: EngineFacts("20.10", "systemd", ("runc",), "/docker")),
+        "image": _image(said.pop("image", "one")),
+        "containers": _containers(said.pop("containers", ())),
+        "model": _model(said.pop("model", {})),
+    }
+    assert not said, f"no such facts: {said}"
+    return NodeFacts(**fields)
+
+
+def cluster_facts(
+    nodes: Mapping[str, Mapping[str, Any] | None] | None = None, unreachable: Mapping[str, str] | None = None
+) -> ClusterFacts:
+    """Facts of gpu1 and gpu2 (or as many as are named), each with its own changes."""
+    said = {"gpu1": None, "gpu2": None, **(nodes or {})}
+    lost = unreachable or {}
+    found = {n: node_facts(i, changes) for i, (n, changes) in enumerate(said.items(), start=1) if n not in lost}
+    return ClusterFacts(found, {name: Unreachable(reason, None) for name, reason in lost.items()})
+
+
+def deployment(
+    changes: Mapping[str, Any] | None = None, nodes: Mapping[str, Mapping[str, Any] | None] | None = None
+) -> Deployment:
+    """What `up` wants for the base inventory with changes."""
+    return resolve(inventory(changes), cluster_facts(nodes))
+
+
+def specs(
+    changes: Mapping[str, Any] | None = None, nodes: Mapping[str, Mapping[str, Any] | None] | None = None
+) -> Mapping[str, ContainerSpec]:
+    """Node name → its container, for the base inventory with changes."""
+    return container_specs(deployment(changes, nodes))
+
+
+def container(
+    spec: ContainerSpec | None = None,
+    *,
+    name: str = "demo-node",
+    status: str = "running",
+    state: Mapping[str, Any] | Unknown | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> ContainerFacts:
+    """A container of the cluster; with `spec`, as `up` started it."""
+    own = {"clusterctl.spec": spec.hash} if spec else {}
+    values = json.loads(json.dumps(spec.values())) if spec else None
+    exit_code = 1 if status == "exited" else 0
+    return ContainerFacts("c0ffee", name, {**own, **(labels or {})}, status, exit_code, "", values, state)
+
+
+def with_containers(
+    facts: ClusterFacts, containers: Mapping[str, tuple[ContainerFacts, ...] | Unknown]
+) -> ClusterFacts:
+    """The facts with these containers on the named nodes."""
+    nodes = {
+        name: NodeFacts(**{**vars(node), "containers": containers.get(name, node.containers)})
+        for name, node in facts.nodes.items()
+    }
+    return ClusterFacts(nodes, facts.unreachable)
+
+
+def _fact(value: Any, read: Any) -> Any:
+    """null is absent, {unknown: reason} is Unknown, anything else is read."""
+    if isinstance(value, Mapping) and set(value) == {"unknown"}:
+        return Unknown(value["unknown"])
+    return None if value is None else read(value)
+
+
+def _addresses(value: Any) -> Any:
+    return _fact(value, lambda v: tuple(InterfaceAddress(i, IPv4Address(a)) for a, i in v.items()))
+
+
+def _listeners(value: Any) -> Any:
+    return _fact(value, lambda v: tuple(Listener("0.0.0.0", int(port), process) for port, process in v.items()))
+
+
+def _gpus(value: Any) -> Any:
+    return _fact(value, lambda count: tuple(Gpu(i, "NVIDIA H200", f"GPU-{i}", 143771, 4) for i in range(count)))
+
+
+def _gpu_processes(value: Any) -> Any:
+    return _fact(value, lambda v: tuple(GpuProcess("GPU-0", int(pid), name, 100) for pid, name in v.items()))
+
+
+def _image(value: Any) -> Any:
+    """An image by the name of its content; `one@2` is the content `one` under another ID."""
+    return _fact(value, lambda v: ImageFacts(f"sha256:{v}", (f"layer-of-{v.split('@')[0]}",)))
+
+
+def _containers(value: Any) -> Any:
+    return _fact(value, lambda v: tuple(container(name=name) for name in v))
+
+
+def _model(value: Any) -> Any:
+    def read(said: Mapping[str, Any]) -> ModelFiles:
+        sizes = {"config.json": 700, **dict.fromkeys(SHARDS, 1000), **said.get("sizes", {})}
+        present = {name: size for name, size in sizes.items() if size is not None}
+        config = _fact(said.get("config", {}), lambda changes: merged(CONFIG, changes))
+        return ModelFiles(present, config, _fact(said.get("index", SHARDS), tuple))
+
+    return _fact(value, read)

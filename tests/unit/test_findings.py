@@ -1,0 +1,61 @@
+"""Which findings a cluster leads to: fixtures/findings.yaml. What is checked is what an operator and a pipeline see."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clusterctl.findings import rules
+from clusterctl.findings.finding import ChecksFailedError, Finding, Severity
+from tests.unit.support import FIXTURES, cluster_facts, inventory
+
+CASES: list[dict[str, Any]] = yaml.safe_load((FIXTURES / "findings.yaml").read_text(encoding="utf-8"))
+
+
+def found(case: dict[str, Any]) -> tuple[Finding, ...]:
+    return rules.check(inventory(case.get("inventory")), cluster_facts(case.get("facts"), case.get("unreachable")))
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_findings_of_a_cluster(case: dict[str, Any]) -> None:
+    findings = found(case)
+    assert [(f.code, list(f.nodes)) for f in findings] == [(e["code"], e["nodes"]) for e in case["expect"]]
+    for finding, expected in zip(findings, case["expect"], strict=True):
+        for value in expected["seen"]:
+            assert str(value) in finding.seen, f"{finding.code} does not say {value!r}: {finding.seen!r}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_every_finding_says_why_and_what_next_in_text_and_in_json(case: dict[str, Any]) -> None:
+    for finding in found(case):
+        assert finding.why
+        assert finding.fix
+        text = "\n".join(finding.lines())
+        assert all(part in text for part in (finding.code, finding.seen, finding.fix, *finding.nodes))
+        assert json.loads(json.dumps(finding.to_json()))["code"] == finding.code
+
+
+def test_every_code_has_a_case() -> None:
+    tree = ast.parse(Path(rules.__file__).read_text(encoding="utf-8"))
+    codes = {
+        call.args[0].value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("Finding", "_unknown")
+        and isinstance(call.args[0], ast.Constant)
+    }  # fmt: skip
+    assert codes == {expected["code"] for case in CASES for expected in case["expect"]}
+
+
+def test_a_refusal_to_start_holds_every_finding_and_counts_the_errors() -> None:
+    finding = Finding("image-absent", Severity.ERROR, ("gpu2",), "no image", "it is needed", "docker pull")
+    warning = Finding("clock", Severity.WARNING, ("gpu1",), "2 s apart", "logs", "chrony")
+    error = ChecksFailedError([finding, warning])
+    assert "no image" in error.message
+    assert "2 s apart" in error.message
+    assert error.hint is not None
+    assert error.hint.startswith("1 finding to mend")
