@@ -20,23 +20,28 @@ pytestmark = pytest.mark.lab
 OURS = {6379, 6380, 6381, 6382, 6383, 6384, 8000, 52365}
 """Ports of the default inventory."""
 
+PROCESSES = ("agent.py", "raylet", "gcs_server", "ray::", "vllm", "VLLM::")
+"""What the processes of a cluster are called."""
+
 
 def nothing_left(rehearsal: Rehearsal) -> None:
     """No containers, ports or processes of a cluster on any node."""
     for name in rehearsal.names():
         assert rehearsal.containers(name) == []
         assert rehearsal.listening(name) & OURS == set()
-        assert [p for p in rehearsal.processes(name) if "ray" in p or "vllm" in p or "clusterctl" in p] == []
+        assert [line for line in rehearsal.processes(name) if any(word in line for word in PROCESSES)] == []
+
+
+@pytest.fixture(scope="class")
+def up(rehearsal: Rehearsal) -> Iterator[Ran]:
+    """A real start, shared by the tests that only look at it."""
+    ran = rehearsal.clusterctl("up", "--json")
+    yield ran
+    rehearsal.clusterctl("down")
 
 
 class TestTwoByTwo:
     """TP=2 x PP=2 on two nodes: one start, looked at from every side."""
-
-    @pytest.fixture(scope="class")
-    def up(self, rehearsal: Rehearsal) -> Iterator[Ran]:
-        ran = rehearsal.clusterctl("up", "--json")
-        yield ran
-        rehearsal.clusterctl("down")
 
     def test_up_ends_with_a_completion(self, up: Ran, rehearsal: Rehearsal) -> None:
         assert up.code == 0
@@ -119,7 +124,9 @@ class TestTwoByTwo:
         for name in rehearsal.names():
             token = rehearsal.lab.exec(name, ["docker", "exec", "pytest-node", "cat", "/etc/clusterctl/ray-token"])
             assert len(token) >= 32
-            mode = rehearsal.lab.exec(name, ["docker", "exec", "pytest-node", "stat", "-c", "%a", "/etc/clusterctl/ray-token"])
+            mode = rehearsal.lab.exec(
+                name, ["docker", "exec", "pytest-node", "stat", "-c", "%a", "/etc/clusterctl/ray-token"]
+            )
             assert mode.strip() == "600"
             assert token not in rehearsal.lab.exec(name, ["docker", "inspect", "pytest-node"])
             assert token not in rehearsal.lab.exec(name, ["ps", "-eo", "args="])

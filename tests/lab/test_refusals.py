@@ -80,7 +80,9 @@ def test_a_wrong_host_key(clean: Rehearsal) -> None:
     right = known_hosts.read_text()
     address = str(clean.lab.address("node2"))
     other = next(line for line in right.splitlines() if line.startswith(str(clean.lab.address("node1"))))
-    wrong = [f"{address} {' '.join(other.split()[1:])}" if row.startswith(address) else row for row in right.splitlines()]
+    wrong = [
+        f"{address} {' '.join(other.split()[1:])}" if row.startswith(address) else row for row in right.splitlines()
+    ]
     known_hosts.write_text("\n".join(wrong) + "\n")
     try:
         refused(clean, clean.clusterctl("up"), "node-unreachable", "node2", "host key is NOT the one", "ssh-keygen -R")
@@ -100,9 +102,7 @@ def test_an_unknown_host_key(clean: Rehearsal) -> None:
 
 def test_the_api_port_taken_by_a_stranger(clean: Rehearsal) -> None:
     script = "import socket; s = socket.create_server(('0.0.0.0', 8000)); print('ready', flush=True); s.accept()"
-    stranger = subprocess.Popen(
-        [*clean.lab.enter("node1"), "python3", "-c", script], stdout=subprocess.PIPE, text=True
-    )
+    stranger = subprocess.Popen([*clean.lab.enter("node1"), "python3", "-c", script], stdout=subprocess.PIPE, text=True)
     try:
         assert stranger.stdout is not None
         assert stranger.stdout.readline() == "ready\n"
@@ -114,7 +114,9 @@ def test_the_api_port_taken_by_a_stranger(clean: Rehearsal) -> None:
 
 def test_no_address_in_the_network(clean: Rehearsal) -> None:
     data = {"network.cidr": "10.99.0.0/24", "nodes.0.address": None, "nodes.1.address": None}
-    refused(clean, clean.clusterctl.with_changes("cidr", data)("up"), "address-missing", "node1", "node2", "10.99.0.0/24")
+    refused(
+        clean, clean.clusterctl.with_changes("cidr", data)("up"), "address-missing", "node1", "node2", "10.99.0.0/24"
+    )
 
 
 def test_no_model_at_the_path(clean: Rehearsal) -> None:
