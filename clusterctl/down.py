@@ -11,7 +11,7 @@ from typing import Any
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
 from clusterctl.facts.gather import gather, json_in
 from clusterctl.facts.model import ClusterFacts, NodeFacts, Unknown
-from clusterctl.findings.rules import ports_of
+from clusterctl.findings.rules.network import ports_of
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning.container import LABEL_ROLE

@@ -13,7 +13,7 @@ from clusterctl.apply import apply, remove
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.gather import gather, json_in
 from clusterctl.facts.model import ClusterFacts, ContainerFacts, Unknown
-from clusterctl.findings.finding import ChecksFailedError, Finding, Severity
+from clusterctl.findings.finding import ChecksFailedError, Finding, has_errors
 from clusterctl.findings.rules import check
 from clusterctl.follow import Start, StartFailedError, follow
 from clusterctl.hosts.host import Host, Hosts
@@ -57,7 +57,7 @@ def prepare(hosts: Hosts) -> Prepared:
     """Read, check and plan; changes nothing. Raises ChecksFailedError when starting would surely fail."""
     facts = gather(hosts)
     findings = check(hosts.inventory, facts)
-    if any(finding.severity is Severity.ERROR for finding in findings):
+    if has_errors(findings):
         raise ChecksFailedError(findings)
     deployment = resolve(hosts.inventory, facts)
     return Prepared(facts, findings, deployment, make_plan(deployment, facts))

@@ -15,6 +15,9 @@ import click
 from clusterctl import __version__
 from clusterctl.down import down as take_down
 from clusterctl.errors import ClusterctlError, ExitCode
+from clusterctl.facts.gather import gather
+from clusterctl.findings.finding import has_errors
+from clusterctl.findings.rules import check as find_problems
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.load import load_inventory
 from clusterctl.inventory.model import Inventory
@@ -83,6 +86,22 @@ def up(options: Options, as_json: bool, keep: bool) -> None:
     with options.hosts() as hosts, progress_on_stderr() as progress:
         summary = bring_up(hosts, progress, keep=keep)
     emit(asdict(summary) if as_json else render.up_summary(summary))
+
+
+@cli.command()
+@json_option
+@click.pass_obj
+def check(options: Options, as_json: bool) -> None:
+    """Find what would fail, on every node, and say how to fix it. Changes nothing."""
+    with options.hosts() as hosts:
+        findings = find_problems(hosts.inventory, gather(hosts))
+    emit(
+        [finding.to_json() for finding in findings]
+        if as_json
+        else render.findings(findings, len(hosts.inventory.nodes))
+    )
+    if has_errors(findings):
+        sys.exit(ExitCode.FAILED)
 
 
 @cli.command()

@@ -24,7 +24,9 @@ from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning.paths import SPEC_PATH, STATE_PATH
 
-PROBE = Path(__file__).with_name("probe.sh").read_bytes()
+PARTS = ("frame", "node", "gpu", "rdma", "model")
+"""Parts of the probe (probes/*.sh), in the order in which they are joined to one script."""
+PROBE = b"\n".join(Path(__file__).with_name("probes").joinpath(f"{part}.sh").read_bytes() for part in PARTS)
 
 
 def gather(hosts: Hosts) -> ClusterFacts:

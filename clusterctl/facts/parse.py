@@ -12,7 +12,7 @@ from typing import Any
 from clusterctl.facts.model import Fact, Gpu, GpuProcess, InterfaceAddress, Listener, ModelFiles, Unknown
 
 ABSENT = 44
-"""Exit code with which a section of probe.sh says «looked for, not there»."""
+"""Exit code with which a section of the probe says «looked for, not there»."""
 
 NOT_PERMITTED = 13
 """Exit code of the section engine_socket when the login may not write to the engine's socket."""

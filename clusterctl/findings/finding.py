@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -41,6 +41,11 @@ class Finding:
     def to_json(self) -> dict[str, Any]:
         """The finding for machines."""
         return asdict(self)
+
+
+def has_errors(findings: Iterable[Finding]) -> bool:
+    """Whether one of them says that starting would surely fail."""
+    return any(finding.severity is Severity.ERROR for finding in findings)
 
 
 class ChecksFailedError(ClusterctlError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -61,6 +61,14 @@ def down_result(result: DownResult) -> str:
     lines = [f"  {node}: removed {', '.join(names)}" for node, names in removed.items()]
     gone = f"{result.cluster} is down: containers gone, ports closed, accelerators free ({result.seconds:.1f} s)"
     return "\n".join([gone, *lines])
+
+
+def findings(found: Sequence[Finding], nodes: int) -> str:
+    """What `check` found."""
+    if not found:
+        return f"{nodes} nodes checked: nothing found that would keep the cluster from starting"
+    lines = [line for finding in found for line in finding.lines()]
+    return "\n".join([*lines, f"{nodes} nodes checked: {len(found)} finding{'s' if len(found) != 1 else ''}"])
 
 
 def status(found: ClusterStatus) -> str:

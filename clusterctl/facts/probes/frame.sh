@@ -1,0 +1,15 @@
+# One pass over a node, run as `sh -s -- MODEL_PATH` over SSH: reads only, needs nothing installed beyond POSIX sh
+# and /proc. Each section is framed with its exit code, so that the reader can tell «absent» from «the probe failed».
+# Parsed by clusterctl/facts/parse.py. The parts in this directory are joined in the order of gather.PARTS.
+LC_ALL=C
+export LC_ALL
+PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+model_path=$1
+
+section() {
+    name=$1
+    shift
+    printf '@@begin %s\n' "$name"
+    "$@" 2>&1
+    printf '\n@@end %s %s\n' "$name" "$?"
+}

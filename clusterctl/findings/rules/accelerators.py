@@ -1,0 +1,81 @@
+"""Accelerators and how the model is spread over them. Pure; one small function a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clusterctl.facts.model import ClusterFacts, Unknown
+from clusterctl.findings.finding import Finding, Severity
+from clusterctl.findings.rules.common import unknown
+from clusterctl.inventory.layout import resolve_layout
+from clusterctl.inventory.model import Inventory
+
+
+def accelerators(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
+    """Enough accelerators on every node, the same number everywhere, and a layout that fits them (F3)."""
+    wanted = inventory.accelerator.per_node
+    counts: dict[str, int] = {}
+    if inventory.accelerator.kind != "nvidia" and wanted == "auto":
+        yield Finding(
+            "gpus-unknown",
+            Severity.ERROR,
+            (),
+            f"accelerator.per_node is auto, and accelerators of kind {inventory.accelerator.kind} are not counted",
+            "how the model is spread over the nodes depends on their number",
+            "set accelerator.per_node to a number (rocm-smi -i on the node)",
+        )
+        return
+    for name, node in facts.nodes.items():
+        if inventory.accelerator.kind != "nvidia":
+            # Declared slots; ROCm's tool is read by `check` (not yet by this pass).
+            counts[name] = int(wanted)
+        elif isinstance(node.gpus, Unknown):
+            yield unknown("gpus-unknown", name, node.gpus)
+        elif node.gpus is None:
+            yield Finding(
+                "gpus-missing",
+                Severity.ERROR,
+                (name,),
+                "nvidia-smi is not installed on the node",
+                "accelerator.kind is nvidia",
+                "install the NVIDIA driver, or correct accelerator.kind",
+            )
+        else:
+            counts[name] = len(node.gpus)
+            if len(node.gpus) < (wanted if isinstance(wanted, int) else 1):
+                yield Finding(
+                    "gpus-missing",
+                    Severity.ERROR,
+                    (name,),
+                    f"{len(node.gpus)} GPUs, accelerator.per_node says {wanted}",
+                    "tensor parallelism would spill over nodes or wait for ever (F3, F45)",
+                    "nvidia-smi -L on the node; correct accelerator.per_node or repair the GPU",
+                )
+    if wanted == "auto" and len(set(counts.values())) > 1:
+        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+        yield Finding(
+            "gpus-differ",
+            Severity.ERROR,
+            tuple(counts),
+            f"different numbers of GPUs: {shown}",
+            "each node holds one pipeline stage of the same tensor-parallel size (F3)",
+            "set accelerator.per_node to what all nodes have, or leave the odd node out",
+        )
+        return
+    if counts and min(counts.values()) > 0 and not facts.unreachable:
+        yield from _layout(inventory, min(counts.values()) if wanted == "auto" else int(wanted))
+
+
+def _layout(inventory: Inventory, per_node: int) -> Iterator[Finding]:
+    serve = inventory.serve
+    try:
+        resolve_layout(len(inventory.nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel)
+    except ValueError as error:
+        yield Finding(
+            "layout-impossible",
+            Severity.ERROR,
+            (),
+            str(error),
+            "vLLM would wait half an hour for accelerators that are not there (F45)",
+            "set serve.tensor_parallel and serve.pipeline_parallel to `auto`, or to sizes that fit",
+        )

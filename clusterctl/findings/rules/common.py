@@ -1,0 +1,27 @@
+"""What the rules share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clusterctl.facts.model import Unknown
+from clusterctl.findings.finding import Finding, Severity
+
+
+def unknown(code: str, node: str, unknown: Unknown) -> Finding:
+    """What could not be read, as a finding."""
+    return Finding(
+        code,
+        Severity.ERROR,
+        (node,),
+        unknown.reason,
+        "what could not be read cannot be trusted to be right",
+        "run it by hand on the node, then try again",
+    )
+
+
+def minority(groups: Mapping[Any, list[str]]) -> tuple[str, ...]:
+    """The nodes outside the largest group; the first group wins a tie, so of two nodes the second is named."""
+    largest = max(groups.values(), key=len)
+    return tuple(name for names in groups.values() if names is not largest for name in names)
