@@ -208,10 +208,11 @@ def down(name: str, *, say: Say, root: Path | None = None) -> bool:
         cgroups.remove(paths.cgroup)
         cgroups.remove_if_empty(str(Path(paths.cgroup).parent))
         _unmount(paths)
-        # A description that cannot be read names no directory: the operator's files then stay where they are.
-        with suppress(ClusterctlError):
+        try:
             if spec := paths.read_spec():
                 files.remove(paths, spec.directory, say)
+        except ClusterctlError as error:
+            say(f"{error.message}: where its inventory, key and known_hosts are is not known, they stay")
         disk.remove_tree(paths.home)
     for directory in (paths.root / "labs", paths.root / "locks"):
         with suppress(OSError):
@@ -299,7 +300,7 @@ def _boot(paths: LabPaths, spec: LabSpec, node: LabNode, process: power.Running 
     partitioned = _is_partitioned(paths, node)
     if process and not partitioned and readiness.problem(spec, node, process) is None:
         return
-    network.ensure_node(paths, spec, node, partitioned=partitioned)
+    network.ensure_node(paths, spec, node, init=process.init if process else None, partitioned=partitioned)
     if process is None:
         cgroup = f"{paths.cgroup}/{node.name}"
         cgroups.remove(cgroup)

@@ -96,10 +96,16 @@ def ensure_switch(paths: LabPaths, spec: LabSpec) -> None:
     )
 
 
-def ensure_node(paths: LabPaths, spec: LabSpec, node: LabNode, *, partitioned: bool) -> None:
-    """Make the node's namespace and cable, unless they are there and whole; plug the cable in, or pull it."""
+def ensure_node(paths: LabPaths, spec: LabSpec, node: LabNode, *, init: int | None, partitioned: bool) -> None:
+    """Make the node's namespace and cable, unless they are there and whole; plug the cable in, or pull it.
+
+    A node that has power (`init`) lives in its namespace, even where someone deleted the name: it gets its name back.
+    """
     switch, own = switch_namespace(paths), namespace(paths, node.name)
-    if not _answers(own):
+    if init is not None and not _is_namespace_of(own, init):
+        _remove_namespace(own)
+        run(["ip", "netns", "attach", own, str(init)])
+    elif not _answers(own):
         _remove_namespace(own)
         _batch([f"netns add {own}"])
     if not _cable_is_whole(paths, node):
@@ -219,6 +225,14 @@ def _answers(name: str) -> bool:
     except CommandError:
         return False
     return True
+
+
+def _is_namespace_of(name: str, pid: int) -> bool:
+    """Whether the name leads to the namespace that the process is in."""
+    try:
+        return (NETNS_DIRECTORY / name).samefile(f"/proc/{pid}/ns/net")
+    except OSError:
+        return False
 
 
 def _remove_namespace(name: str) -> None:
