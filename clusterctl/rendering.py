@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,11 @@ def templates_dir() -> Path:
 
 def render(template: str, **values: Any) -> str:
     """Render templates/TEMPLATE. Raises jinja2.UndefinedError for a value that the template uses and nobody gave."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates_dir()),
         undefined=jinja2.StrictUndefined,
@@ -30,8 +37,16 @@ def render(template: str, **values: Any) -> str:
     )
     # Jinja's own tojson escapes <, >, & and ' for HTML, which YAML and JSON readers would take literally.
     environment.filters["tojson"] = _to_json
-    return environment.get_template(template).render(**values)
+    return environment
+
+
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What JSON allows in a string and YAML 1.1 refuses, or takes for a line break."""
+_STRING_OR_EXPONENT = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\d.])(-?\d+)(e[+-]\d+)')
 
 
 def _to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    """JSON that YAML 1.1 reads as the same value: 1e-06 would be a text there, 1.0e-06 is a number in both."""
+    text = json.dumps(value, ensure_ascii=False)
+    text = _NOT_IN_YAML.sub(lambda character: f"\\u{ord(character[0]):04x}", text)
+    return _STRING_OR_EXPONENT.sub(lambda found: f"{found[1]}.0{found[2]}" if found[1] else found[0], text)

@@ -204,7 +204,7 @@ def test_where_the_server_listens_and_where_it_is_asked(host: str, listens: str,
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(max_size=20),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
@@ -214,6 +214,8 @@ NASTY = {
     "served-note": "ünïcödé 🚀 \u2028 # no comment: here",
     "looks-like": "yes",
     "number-as-text": "0x10",
+    "small": {"eps": 1e-06, "text": "1e-06", "large": 1e22},
+    "control": "\x7f\x85\ufeff",
     "enable-prefix-caching": True,
 }
 
@@ -256,7 +258,7 @@ MATTERS: list[Mapping[str, Any]] = [
     {"serve": {"options": {"max-model-len": 1}}},
     {"serve": {"tensor_parallel": 1}},
     {"ray": {"ports": {"gcs": 7000}}},
-    {"ray": {"ports": {"workers": {"first": 11000}}}},
+    {"ray": {"ports": {"workers": {"first": 11000, "last": 11999}}}},
     {"ray": {"object_store_bytes": 1 << 30}},
     {"timeouts": {"load_s": 60}},
     {"timeouts": {"ray_s": 60}},
@@ -294,9 +296,7 @@ def test_another_image_behind_the_same_name_changes_the_hash() -> None:
     assert specs(nodes=nodes)["gpu1"].hash != specs()["gpu1"].hash
 
 
-def planned(
-    changes: Mapping[str, Any] | None, containers: Mapping[str, tuple[ContainerFacts, ...] | Unknown]
-) -> Plan:
+def planned(changes: Mapping[str, Any] | None, containers: Mapping[str, tuple[ContainerFacts, ...] | Unknown]) -> Plan:
     return make_plan(deployment(changes), with_containers(cluster_facts(), containers))
 
 
@@ -327,9 +327,7 @@ def test_what_runs_as_declared_is_kept() -> None:
         ((container(specs({"serve": {"port": 9}})["gpu2"]),), "started with other values"),
     ],
 )
-def test_one_node_that_cannot_stay_takes_the_whole_gang_with_it(
-    gpu2: tuple[ContainerFacts, ...], reason: str
-) -> None:
+def test_one_node_that_cannot_stay_takes_the_whole_gang_with_it(gpu2: tuple[ContainerFacts, ...], reason: str) -> None:
     plan = planned(None, {**running(), "gpu2": gpu2})
     actions = {node.node: node for node in plan.nodes}
     assert actions["gpu1"].action == "replace"
