@@ -18,4 +18,5 @@ chat = client.chat.completions.create(
     model=status["model"], messages=[{"role": "user", "content": "Hello!"}], max_tokens=16
 )
 print(f"{status['model']} answered: {chat.choices[0].message.content!r}")
-print(f"tokens: {chat.usage.prompt_tokens if chat.usage else 0} in, {chat.usage.completion_tokens if chat.usage else 0} out")
+if chat.usage:
+    print(f"tokens: {chat.usage.prompt_tokens} in, {chat.usage.completion_tokens} out")

@@ -1,0 +1,165 @@
+"""Reference pages and runbooks say what the code says: nothing missing, nothing that is not there any more."""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from clusterctl import vllm_log
+from clusterctl.errors import ExitCode
+from clusterctl.events import FAILURES
+from clusterctl.findings.finding import Finding
+from clusterctl.server import Completion, Metrics
+from clusterctl.status import ClusterStatus, ContainerStatus, GpuStatus, NodeStatus, ServerAnswers
+from clusterctl.vllm_log import KvCache
+from tests.docs.pages import PAGES, ROOT, blocks, links, rows, sections
+
+FINDINGS = ROOT / "docs/reference/findings.md"
+START_FAILED = ROOT / "docs/runbooks/start-failed.md"
+START_CAUSES = ROOT / "docs/runbooks/start-causes.md"
+FAILURE_MODES = ROOT / "docs/reference/failure-modes.md"
+SHORTEST_FRAGMENT = 12
+STATUS_TYPES = (
+    ClusterStatus,
+    NodeStatus,
+    ContainerStatus,
+    GpuStatus,
+    ServerAnswers,
+    Completion,
+    Metrics,
+    KvCache,
+    Finding,
+)
+
+
+def normal(text: str) -> str:
+    return " ".join(text.split())
+
+
+def source_files() -> Iterator[Path]:
+    yield from sorted((ROOT / "clusterctl").rglob("*.py"))
+
+
+def findings_in_source() -> dict[str, set[str]]:
+    """Code → fixed parts of what its findings say (seen, why, fix), from every `Finding("code", …)`.
+
+    A function that passes its own first parameter on as the code is a wrapper: its calls are looked for too.
+    """
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in source_files()]
+    wrappers: dict[str, set[str]] = {}
+    for function in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        first = function.args.args[0].arg if function.args.args else None
+        for call in calls(function, "Finding"):
+            if isinstance(call.args[0], ast.Name) and call.args[0].id == first:
+                wrappers[function.name] = set(fragments(call.args[3:]))
+    found: dict[str, set[str]] = defaultdict(set)
+    for tree in trees:
+        for name in ("Finding", *wrappers):
+            for call in calls(tree, name):
+                if isinstance(call.args[0], ast.Constant):
+                    found[str(call.args[0].value)] |= wrappers.get(name) or set(fragments(call.args[3:]))
+    return found
+
+
+def calls(tree: ast.AST, name: str) -> Iterator[ast.Call]:
+    """Calls of a function by its name, however it was imported."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args:
+            called = node.func
+            if name == (called.id if isinstance(called, ast.Name) else getattr(called, "attr", None)):
+                yield node
+
+
+def fragments(expressions: list[ast.expr]) -> Iterator[str]:
+    """Texts between the placeholders of string expressions."""
+    for expression in expressions:
+        if isinstance(expression, ast.Constant) and isinstance(expression.value, str):
+            yield normal(expression.value)
+        elif isinstance(expression, ast.JoinedStr):
+            for part in expression.values:
+                if isinstance(part, ast.Constant) and len(normal(str(part.value))) >= SHORTEST_FRAGMENT:
+                    yield normal(str(part.value))
+
+
+CODES = findings_in_source()
+
+
+def test_every_finding_is_documented_and_every_entry_exists() -> None:
+    assert len(CODES) > 20, "the search found what it is for"
+    assert set(sections(FINDINGS, 3)) == set(CODES)
+
+
+@pytest.mark.parametrize("code", sorted(CODES))
+def test_a_finding_is_documented_with_its_own_words(code: str) -> None:
+    said = normal(sections(FINDINGS, 3).get(code, ""))
+    assert [text for text in sorted(CODES[code]) if text not in said] == []
+    assert all(f"**{part}:**" in said for part in ("Seen", "Why", "Fix", "Runbook"))
+
+
+@pytest.mark.parametrize("code", sorted(CODES))
+def test_a_finding_has_a_runbook_that_shows_its_message(code: str) -> None:
+    target = next((link for link in links(FINDINGS) if link.endswith(f"#{code}")), None)
+    assert target is not None
+    runbook = (FINDINGS.parent / target.partition("#")[0]).resolve()
+    assert runbook.parent.name == "runbooks"
+    text = sections(runbook, 2)[code]
+    assert all(f"**{part}" in text for part in ("Symptom", "Confirm", "Fix", "Verify"))
+    assert any(f"[{code}]" in block.text for block in blocks(runbook))
+
+
+def test_every_reason_of_a_failed_start_has_its_runbook() -> None:
+    found = sections(START_FAILED, 2)
+    assert {title for title in found if re.fullmatch(r"[a-z]+(-[a-z]+)+", title)} == set(FAILURES)
+    for reason, meaning in FAILURES.items():
+        assert normal(meaning) in normal(found[reason]), reason
+
+
+def test_every_reason_that_the_agent_gives_is_explained() -> None:
+    tree = ast.parse((ROOT / "clusterctl/agent/agent.py").read_text(encoding="utf-8"))
+    given = {str(call.args[0].value) for call in calls(tree, "GiveUpError") if isinstance(call.args[0], ast.Constant)}
+    assert given <= set(FAILURES)
+
+
+def test_every_explained_cause_is_in_the_table() -> None:
+    told = {
+        (re.sub(r"\[(F\d+)\]\(.*\)", r"\1", number).replace("–", "-"), meaning, fix)
+        for number, _, meaning, fix in rows(START_CAUSES.read_text(encoding="utf-8"))
+    }
+    assert told == {(number, normal(meaning), normal(fix)) for _, number, meaning, fix in vllm_log._CAUSES}
+
+
+def test_the_lines_shown_for_a_cause_are_explained_by_it() -> None:
+    for _, lines, meaning, _ in rows(START_CAUSES.read_text(encoding="utf-8")):
+        for line in re.findall(r"`([^`]+)`", lines):
+            assert meaning in [cause.meaning for cause in vllm_log.causes([line])], line
+
+
+def test_every_failure_mode_that_is_named_is_documented() -> None:
+    documented = {row[0] for row in rows(FAILURE_MODES.read_text(encoding="utf-8"))}
+    texts = [path.read_text(encoding="utf-8") for path in (*source_files(), *PAGES)]
+    named = {match for text in texts for match in re.findall(r"\bF[1-9]\d?\b", text)}
+    assert named - documented == set()
+
+
+def test_exit_codes_are_those_of_the_code() -> None:
+    table = rows((ROOT / "docs/reference/exit-codes.md").read_text(encoding="utf-8"))
+    told = {(int(code), name.strip("`")) for code, name, *_ in table}
+    assert told == {(int(value), name) for name, value in ExitCode.__members__.items()}
+
+
+def test_exit_codes_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    codes = [code for code, *_ in rows(readme[readme.index("| Code | Meaning |") :]) if re.match(r"\d", code)]
+    assert sorted(int(n) for code in codes for n in code.split(", ")) == sorted(int(code) for code in ExitCode)
+
+
+def test_fields_of_the_status_are_documented() -> None:
+    told = {
+        name: [row[0].strip("`") for row in rows(text)]
+        for name, text in sections(ROOT / "docs/reference/status-json.md", 2).items()
+    }
+    assert told == {kind.__name__: [field.name for field in fields(kind)] for kind in STATUS_TYPES}
