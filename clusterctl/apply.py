@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from clusterctl.errors import UsageError
+from clusterctl.errors import ClusterctlError, UsageError
 from clusterctl.hosts.engine import FileInContainer
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Inventory
@@ -37,15 +37,23 @@ def apply(hosts: Hosts, deployment: Deployment, plan: Plan) -> Mapping[str, str]
     try:
         hosts.each(create, todo).or_raise("creating containers")
         hosts.each(lambda host: host.engine.start(created[host.name]), todo).or_raise("starting containers")
-    except BaseException:
-        remove(hosts, created)
+    except ClusterctlError as error:
+        note_leftovers(error, remove(hosts, created))
         raise
     return created
 
 
-def remove(hosts: Hosts, containers: Mapping[str, str]) -> None:
-    """Remove these containers (node name → ID) by force, on all nodes at once. Raises NodesError."""
-    hosts.each(lambda host: host.engine.remove(containers[host.name]), containers).or_raise("removing containers")
+def remove(hosts: Hosts, containers: Mapping[str, str]) -> Mapping[str, ClusterctlError]:
+    """Remove these containers (node name → ID) by force, on all nodes at once; returns what could not be removed."""
+    return hosts.each(lambda host: host.engine.remove(containers[host.name]), containers).errors
+
+
+def note_leftovers(error: ClusterctlError, left: Mapping[str, ClusterctlError]) -> None:
+    """Let the error also say where cleaning up after it failed."""
+    if left:
+        names = ", ".join(f"{name} ({reason.message})" for name, reason in left.items())
+        error.message += f"\nand what was started could not be removed on: {names}"
+        error.hint = f"{error.hint}; clusterctl down" if error.hint else "clusterctl down"
 
 
 def ray_token(inventory: Inventory) -> bytes:

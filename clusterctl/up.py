@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clusterctl import vllm_log
-from clusterctl.apply import apply, remove
+from clusterctl.apply import apply, remove, note_leftovers
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.gather import gather, json_in
 from clusterctl.facts.model import ClusterFacts, ContainerFacts, Unknown
@@ -80,9 +80,9 @@ def up(hosts: Hosts, progress: Progress, *, keep: bool) -> UpSummary:
     try:
         start = _until_serving(hosts, prepared, started, progress)
         completion = _first_completion(hosts, prepared.deployment, start)
-    except StartFailedError as error:
+    except ClusterctlError as error:
         if started and not keep:
-            error.hint = _give_up(hosts, started, error)
+            _give_up(hosts, started, error)
         raise
     waited = {**start.timings, "containers": containers_s + start.timings.get("containers", 0.0)}
     timings = {"checks": checks_s, **waited, "total": time.monotonic() - began}
@@ -127,12 +127,13 @@ def _first_completion(hosts: Hosts, deployment: Deployment, start: Start) -> Com
     return answer
 
 
-def _give_up(hosts: Hosts, started: Mapping[str, str], error: ClusterctlError) -> str:
-    """Save what the containers said, then remove what this run started. Returns the hint for the operator."""
+def _give_up(hosts: Hosts, started: Mapping[str, str], error: ClusterctlError) -> None:
+    """Save what the containers said, then remove what this run started; the error says so."""
     folder = save_logs(hosts, started)
-    remove(hosts, started)
+    left = remove(hosts, {name: container for name, container in started.items() if name in hosts.connected})
     said = f"all nodes' logs: {folder}/; what this run started was removed (--keep leaves it)"
-    return f"{error.hint}\n      {said}" if error.hint else said
+    error.hint = f"{error.hint}\n     {said}" if error.hint else said
+    note_leftovers(error, left)
 
 
 def save_logs(hosts: Hosts, containers: Mapping[str, str]) -> Path:

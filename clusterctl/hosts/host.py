@@ -100,11 +100,15 @@ def each(hosts: Mapping[str, Host], work: Callable[[Host], T]) -> Outcomes[T]:
         return Outcomes({}, {})
     values: dict[str, T] = {}
     errors: dict[str, ClusterctlError] = {}
-    with ThreadPoolExecutor(max_workers=min(len(hosts), MAX_PARALLEL), thread_name_prefix="node") as pool:
+    pool = ThreadPoolExecutor(max_workers=min(len(hosts), MAX_PARALLEL), thread_name_prefix="node")
+    try:
         futures = {name: pool.submit(work, host) for name, host in hosts.items()}
         for name, future in futures.items():
             try:
                 values[name] = future.result()
             except ClusterctlError as error:
                 errors[name] = error if isinstance(error, HostError) else HostError(name, error.message)
+    finally:
+        # Not waited for: every result is in by now, or Ctrl-C came and a hung node must not hold it up.
+        pool.shutdown(wait=False, cancel_futures=True)
     return Outcomes(values, errors)

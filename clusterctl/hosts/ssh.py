@@ -18,7 +18,7 @@ from pathlib import Path
 import fabric
 import paramiko
 
-from clusterctl.errors import ClusterctlError
+from clusterctl.errors import ClusterctlError, UsageError
 from clusterctl.inventory.model import Node, SshDefaults, Timeouts
 
 KEEPALIVE_S = 15
@@ -108,7 +108,7 @@ class SshConnection:
         self._known_hosts = ssh.known_hosts or Path("~/.ssh/known_hosts").expanduser()
         self._own_known_hosts = ssh.known_hosts is not None
         self._policy = _PinOnce(self._known_hosts) if accept_new_host_keys else _Refuse()
-        config = fabric.Config(runtime_ssh_path=str(ssh.config)) if ssh.config else fabric.Config()
+        config = _ssh_config(ssh.config)
         key = node.key or ssh.key
         connect_kwargs = {
             "banner_timeout": timeouts.connect_s,
@@ -291,6 +291,17 @@ class SshConnection:
         return ConnectionLostError(
             self.node, f"{self.target}: {what}{detail}", hint="is the machine still up? then run the command again"
         )
+
+
+def _ssh_config(path: Path | None) -> fabric.Config:
+    """Fabric's configuration with the operator's ssh_config. Raises UsageError when that cannot be read."""
+    try:
+        return fabric.Config(runtime_ssh_path=str(path)) if path else fabric.Config()
+    except (OSError, paramiko.ConfigParseError) as error:
+        raise UsageError(
+            f"ssh.config: cannot read {path or 'your ssh_config'}: {error}",
+            hint="ssh -G somewhere tells where it is wrong",
+        ) from error
 
 
 def _read_until(channel: paramiko.Channel, deadline: float) -> bytes:
