@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clusterctl import vllm_log
-from clusterctl.apply import apply, remove, note_leftovers
+from clusterctl.apply import apply, note_leftovers, remove
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.gather import gather, json_in
 from clusterctl.facts.model import ClusterFacts, ContainerFacts, Unknown
