@@ -149,6 +149,9 @@ def _listeners(value: Any) -> Any:
 
 
 def _gpus(value: Any) -> Any:
+    """A number of GPUs, or `unified` for one without memory of its own."""
+    if value == "unified":
+        return (Gpu(0, "NVIDIA GB10", "GPU-0", None, None),)
     return _fact(value, lambda count: tuple(Gpu(i, "NVIDIA H200", f"GPU-{i}", 143771, 4) for i in range(count)))
 
 

@@ -1,0 +1,155 @@
+"""What `status` concludes from what was seen, its exit codes, and what a person reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from clusterctl.errors import ExitCode
+from clusterctl.facts.model import ContainerFacts, Unknown
+from clusterctl.server import Completion, Metrics
+from clusterctl.stages import Stage, stages
+from clusterctl.status import ClusterStatus, ServerAnswers, cluster_status, endpoint_from, exit_code_of
+from clusterctl.ui import render
+from tests.unit.support import cluster_facts, container, inventory, specs, with_containers
+
+KEPT = "INFO [kv_cache_utils.py:2327] GPU KV cache size: 2,097,152 tokens, Maximum concurrency for 512 tokens per request: 4096.00x"  # noqa: E501
+HEAD_STATE = {
+    "phase": "serving",
+    "ready": True,
+    "nodes": {"10.77.0.11": 2.0, "10.77.0.12": 2.0},
+    "workers": {"vllm_Worker_1_TP0_PP0": "10.77.0.12", "vllm_Worker_1_TP0_PP1": "10.77.0.11"},
+    "kept": [KEPT],
+}
+ANSWERS = ServerAnswers(200, Completion(1, 0.05), Metrics(3, 1, 0.25, 100, 10), 12.5)
+SILENT = ServerAnswers(200, Unknown("HTTP 500: EngineDeadError"), Unknown("refused"), None)
+"""The case of lab-facts: /health is 200 while generation is dead."""
+
+
+def running(head: Mapping[str, Any] | Unknown | None = HEAD_STATE, **options: Any) -> dict[str, Any]:
+    made = specs()
+    return {
+        "gpu1": (container(made["gpu1"], state=head, **options),),
+        "gpu2": (container(made["gpu2"], state={"phase": "ray"}),),
+    }
+
+
+def seen(
+    containers: Mapping[str, tuple[ContainerFacts, ...] | Unknown],
+    *,
+    server: ServerAnswers | None = ANSWERS,
+    changes: Mapping[str, Any] | None = None,
+    nodes: Mapping[str, Any] | None = None,
+    unreachable: Mapping[str, str] | None = None,
+) -> ClusterStatus:
+    facts = with_containers(cluster_facts(nodes, unreachable), containers)
+    wanted = inventory(changes)
+    return cluster_status(wanted, facts, endpoint_from(wanted, facts), server)
+
+
+def with_head(phase: str) -> dict[str, Any]:
+    return running({"phase": phase})
+
+
+HALF = {**running(), "gpu2": ()}
+STATES: list[tuple[str, ClusterStatus, str, ExitCode]] = [
+    ("as declared and completing", seen(running()), "healthy", ExitCode.OK),
+    ("nothing there", seen({}, server=None), "down", ExitCode.DOWN),
+    ("forming Ray", seen(with_head("ray"), server=None), "starting", ExitCode.DEGRADED),
+    ("waiting for nodes", seen(with_head("gate"), server=None), "starting", ExitCode.DEGRADED),
+    ("loading", seen(with_head("loading"), server=SILENT), "starting", ExitCode.DEGRADED),
+    ("healthy says HTTP, no token comes", seen(running(), server=SILENT), "degraded", ExitCode.DEGRADED),
+    ("the agent gave up", seen(with_head("failed"), server=SILENT), "degraded", ExitCode.DEGRADED),
+    ("stopping", seen(with_head("stopping"), server=SILENT), "degraded", ExitCode.DEGRADED),
+    ("a worker is gone", seen(HALF), "degraded", ExitCode.DEGRADED),
+    ("the head exited", seen(running(status="exited"), server=None), "degraded", ExitCode.DEGRADED),
+    ("the head restarts", seen(running(status="restarting"), server=None), "degraded", ExitCode.DEGRADED),
+    ("the agent's state cannot be read", seen(running(Unknown("x")), server=None), "degraded", ExitCode.DEGRADED),
+    ("a stranger's container with our label", seen({**running(), "gpu2": (container(name="x"),)}), "degraded", ExitCode.DEGRADED),  # noqa: E501
+    ("a node is not reached", seen(running(), unreachable={"gpu2": "no answer"}), "unknown", ExitCode.UNKNOWN),
+    ("an engine does not answer", seen({**running(), "gpu2": Unknown("hung")}), "unknown", ExitCode.UNKNOWN),
+    ("nothing there on the nodes that answer", seen({}, server=None, unreachable={"gpu1": "x"}), "unknown", ExitCode.UNKNOWN),  # noqa: E501
+    ("healthy, another option is declared", seen(running(), changes={"serve": {"options": {"seed": 1}}}), "healthy", ExitCode.DEGRADED),  # noqa: E501
+    ("healthy, what is declared is impossible", seen(running(), changes={"accelerator": {"per_node": 8}}), "healthy", ExitCode.DEGRADED),  # noqa: E501
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "found", "state", "code"), STATES, ids=[case[0] for case in STATES])
+def test_the_state_and_its_exit_code(name: str, found: ClusterStatus, state: str, code: ExitCode) -> None:
+    assert (found.state, exit_code_of(found)) == (state, code)
+    assert f"demo: {state}" in render.status(found)
+    assert json.loads(json.dumps(found.to_json(), default=str))["state"] == state
+
+
+def test_ready_only_with_a_completion() -> None:
+    assert seen(running()).ready
+    assert not seen(running(), server=SILENT).ready
+    assert not seen(running(), server=None).ready
+
+
+def test_a_healthy_cluster_as_text() -> None:
+    found = seen(running())
+    text = render.status(found)
+    assert "http://10.77.0.11:8000/v1" in text
+    assert "TP=2 x PP=2" in text
+    assert "2,097,152 tokens, 4096.00 requests of 512 tokens at once" in text
+    assert "3 running, 1 waiting" in text
+    assert "25.0%" in text
+    assert "12.5" in text
+    rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("gpu")}
+    assert rows["gpu1"].split()[1:6] == ["head", "10.77.0.11", "yes", "running", "serving"]
+    assert rows["gpu2"].split()[1:6] == ["worker", "10.77.0.12", "yes", "running", "ray"]
+    assert [rows[name].split()[-1] for name in ("gpu1", "gpu2")] == ["1", "0"], "stages by Ray's actors, not by order"
+
+
+def test_a_dead_generation_as_text_shows_both_answers() -> None:
+    text = render.status(seen(running(), server=SILENT))
+    assert "HTTP 500: EngineDeadError" in text
+    assert "HTTP 200" in text
+
+
+def test_a_node_that_ray_lost_is_named() -> None:
+    head = {**HEAD_STATE, "nodes": {"10.77.0.11": 2.0}}
+    found = {node.name: node for node in seen(running(head), server=SILENT).nodes}
+    assert (found["gpu1"].in_ray, found["gpu1"].gpus) == (True, 2)
+    assert (found["gpu2"].in_ray, found["gpu2"].gpus) == (False, None)
+    assert "missing" in render.status(seen(running(head), server=SILENT))
+
+
+def test_an_unreachable_node_keeps_its_row_with_the_reason() -> None:
+    text = render.status(seen(running(), unreachable={"gpu2": "no answer within 10 s"}))
+    assert "NO: no answer within 10 s" in text
+    assert "node-unreachable" in text
+
+
+def test_drift_shows_old_and_new() -> None:
+    found = seen(running(), changes={"serve": {"options": {"max-model-len": 512}}})
+    assert "max-model-len: absent -> 512" in "\n".join(found.drift)
+    assert "differs from the inventory" in render.status(found)
+
+
+def test_unified_memory_is_no_number() -> None:
+    text = render.status(seen(running(), nodes={"gpu1": {"gpus": "unified"}}))
+    assert "unified" in text
+    assert "None" not in text
+
+
+@pytest.mark.parametrize(
+    ("workers", "expected"),
+    [
+        ({}, ()),
+        ({"vllm_Worker_7": "10.0.0.1"}, (Stage(0, ("a",)),)),
+        ({"vllm_Worker_7_TP0": "10.0.0.1", "vllm_Worker_7_TP1": "10.0.0.1"}, (Stage(0, ("a",)),)),
+        (
+            {"vllm_Worker_7_TP0_PP1": "10.0.0.1", "vllm_Worker_7_PP0": "10.0.0.2", "vllm_Worker_7_PP10": "10.0.0.2"},
+            (Stage(0, ("b",)), Stage(1, ("a",)), Stage(10, ("b",))),
+        ),
+        ({"vllm_Worker_7_PP0": "10.0.0.1", "vllm_Worker_8_PP0": "10.0.0.2"}, (Stage(0, ("a", "b")),)),
+        ({"vllm_Worker_7_PP0": "10.9.9.9"}, (Stage(0, ("10.9.9.9",)),)),
+    ],
+)  # fmt: skip
+def test_stages_come_from_the_names_of_vllms_actors(workers: dict[str, str], expected: tuple[Stage, ...]) -> None:
+    assert stages(workers, {"10.0.0.1": "a", "10.0.0.2": "b"}) == expected
