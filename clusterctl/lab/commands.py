@@ -11,6 +11,8 @@ from clusterctl.errors import ClusterctlError
 Say = Callable[[str], None]
 """Where progress goes: one line, without its newline."""
 
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+
 
 class CommandError(ClusterctlError):
     """A command of this machine failed; `output` is what it printed."""
@@ -21,11 +23,30 @@ class CommandError(ClusterctlError):
         super().__init__(f"`{shlex.join(argv)[:300]}` {reason}" + (f":\n{tail}" if tail else ""))
 
 
-def run(argv: Sequence[str], *, timeout_s: float = 60, stdin: str = "", env: Mapping[str, str] | None = None) -> str:
-    """Run a command and return what it printed on stdout. Anything but exit code 0 is an error."""
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float = 60,
+    stdin: str = "",
+    env: Mapping[str, str] | None = None,
+    tied: bool = False,
+) -> str:
+    """Run a command and return what it printed on stdout. Anything but exit code 0 is an error.
+
+    A `tied` command is killed when this process dies, however it dies: what writes into the lab's state must not go on
+    while a second run repairs that state.
+    """
+    whole = [*(_DIES_WITH_US if tied else ()), *argv]
     try:
         done = subprocess.run(
-            argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, env=env, check=False, errors="replace"
+            whole,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env=env,
+            check=False,
+            errors="replace",
         )
     except subprocess.TimeoutExpired as expired:
         raise CommandError(argv, f"did not end within {timeout_s:g} s", _text(expired.stderr)) from expired

@@ -51,7 +51,7 @@ def host_key(paths: LabPaths, node: LabNode) -> str:
 def remove_tree(path: Path) -> None:
     """Remove a directory tree, without leaving its file system (a mount below it would be someone's data)."""
     if path.exists():
-        run(["rm", "-rf", "--one-file-system", str(path)], timeout_s=600)
+        run(["rm", "-rf", "--one-file-system", str(path)], timeout_s=600, tied=True)
 
 
 def _format(root: Path, paths: LabPaths, spec: LabSpec, node: LabNode) -> None:
@@ -91,5 +91,5 @@ def _install_image(root: Path, image: Image) -> None:
     """
     data = root / "var/lib/docker"
     data.mkdir(mode=0o710)
-    run(["cp", "-al", str(image.data / "overlay2"), str(data / "overlay2")], timeout_s=600)
-    run(["cp", "-a", str(image.data / "image"), str(data / "image")], timeout_s=600)
+    run(["cp", "-al", str(image.data / "overlay2"), str(data / "overlay2")], timeout_s=600, tied=True)
+    run(["cp", "-a", str(image.data / "image"), str(data / "image")], timeout_s=600, tied=True)

@@ -29,7 +29,7 @@ NEEDED = {
     "tar": ("tar",),
 }
 """Commands that the lab runs, and the Debian packages that have them (the first one that exists is taken)."""
-ENGINE_ONLY = ("dockerd", "docker", "debootstrap", "setpriv", "tar")
+ENGINE_ONLY = ("dockerd", "docker", "debootstrap", "tar")
 """Commands that a lab of ssh-only nodes does without."""
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 """debootstrap checks the archive's signature against it (package debian-archive-keyring)."""

@@ -24,7 +24,10 @@ def wait(paths: LabPaths, spec: LabSpec, node: LabNode, process: power.Running, 
         if not power.is_on(process):
             raise ClusterctlError(f"{node.name} lost power while booting{last_lines(paths, node)}")
         if time.monotonic() > deadline:
-            raise ClusterctlError(f"{node.name} is not ready after {READY_S:g} s: {missing}{last_lines(paths, node)}")
+            raise ClusterctlError(
+                f"{node.name} is not ready after {READY_S:g} s: {missing}{last_lines(paths, node)}",
+                hint=f"if its disk is damaged: clusterctl lab down --name {spec.name}, then `lab up` again",
+            )
         time.sleep(0.05)
 
 

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ NEEDED_BYTES = 14 * 1024**3
 """Free space at the peak: the wheels, the root file system and the engine's copy of it exist side by side."""
 STEP_S = 3600.0
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CLEAN = {"PATH": SYSTEM_PATH, "HOME": "/root", "LANG": "C.UTF-8"}
 
 
 def ensure(root: Path, say: Say) -> Image:
@@ -112,7 +113,7 @@ def _debootstrap(system: Path) -> None:
     packages = ",".join(line for line in lines if line and not line.startswith("#"))
     argv = ["debootstrap", "--variant=minbase", f"--include={packages}", SUITE, str(system), debian_mirror()]
     try:
-        run(argv, timeout_s=STEP_S)
+        _isolated(argv, {**os.environ, "PATH": SYSTEM_PATH})  # with this machine's proxy settings
     except CommandError as error:
         log = system / "debootstrap/debootstrap.log"
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-8:]) if log.exists() else ""
@@ -130,7 +131,7 @@ def _install(system: Path, fetched: Path) -> None:
         shutil.copy(cache.RECIPE / name, target / name)
     for name in ("plugin", "shim"):
         shutil.copytree(cache.RECIPE / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-    run(["cp", "-al", str(fetched), str(target / "wheels")])
+    run(["cp", "-al", str(fetched), str(target / "wheels")], tied=True)
     _isolated([f"--root={system}", "--wd=/", "sh", "/build/install.sh"])
 
 
@@ -142,11 +143,10 @@ def _import(system: Path, data: Path, reference: str, log: Path) -> None:
             disk.remove_tree(path)
 
 
-def _isolated(arguments: list[str]) -> None:
-    """Run a step so that it dies with us, whatever happens to us: no orphaned engine, no mount left behind."""
-    argv = ["setpriv", "--pdeathsig", "KILL"]
-    argv += ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
-    run([*argv, *arguments], timeout_s=STEP_S, env={"PATH": SYSTEM_PATH, "HOME": "/root", "LANG": "C.UTF-8"})
+def _isolated(arguments: list[str], env: Mapping[str, str] = _CLEAN) -> None:
+    """Run a step in namespaces of its own: no orphaned engine and no mount is left, whatever happens to it or to us."""
+    argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
+    run([*argv, *arguments], timeout_s=STEP_S, env=env, tied=True)
 
 
 @contextmanager

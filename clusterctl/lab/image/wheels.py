@@ -30,7 +30,7 @@ def download(lock: Path, target: Path) -> None:
     argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     argv += ["--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON, *platforms]
     try:
-        run([*argv, "--dest", str(target), "--requirement", str(lock)], timeout_s=DOWNLOAD_S)
+        run([*argv, "--dest", str(target), "--requirement", str(lock)], timeout_s=DOWNLOAD_S, tied=True)
     except CommandError as error:
         raise ClusterctlError(
             f"the image's Python packages could not be fetched\n{error.output}", hint=_hint(error)
