@@ -175,6 +175,7 @@ def power_off(lab: Lab, node: str) -> None:
 def power_on(lab: Lab, node: str) -> None:
     """Boot the same node again: the same disk, host key and address. Nothing happens to a node that has power."""
     with _locked(lab.paths):
+        _require_disk(lab, node)
         network.ensure_switch(lab.paths, lab.spec)
         _boot(lab.paths, lab.spec, lab.node(node), power.running(lab.paths).get(node))
 
@@ -182,6 +183,7 @@ def power_on(lab: Lab, node: str) -> None:
 def partition(lab: Lab, node: str) -> None:
     """Pull the node's network cable. It stays pulled through power cuts."""
     with _locked(lab.paths):
+        _require_disk(lab, node)
         _partition_mark(lab.paths, lab.node(node)).touch()
         if network.cables(lab.paths, lab.spec)[node] != "absent":
             network.set_cable(lab.paths, lab.node(node), connected=False)
@@ -190,6 +192,7 @@ def partition(lab: Lab, node: str) -> None:
 def heal(lab: Lab, node: str) -> None:
     """Plug the node's network cable in again."""
     with _locked(lab.paths):
+        _require_disk(lab, node)
         _partition_mark(lab.paths, lab.node(node)).unlink(missing_ok=True)
         if network.cables(lab.paths, lab.spec)[node] != "absent":
             network.set_cable(lab.paths, lab.node(node), connected=True)
@@ -317,6 +320,12 @@ def _cut(paths: LabPaths, node: LabNode) -> None:
     cgroups.remove(f"{paths.cgroup}/{node.name}")
 
 
+def _require_disk(lab: Lab, node: str) -> None:
+    """Refuse a node that an `up` which was cut off has not made yet."""
+    if not disk.exists(lab.paths, lab.node(node)):
+        raise ClusterctlError(f"{node} has no disk yet", hint=f"run: clusterctl lab up --name {lab.name}")
+
+
 def _partition_mark(paths: LabPaths, node: LabNode) -> Path:
     return paths.node(node.name) / "partitioned"
 
@@ -348,6 +357,8 @@ def _each(nodes: Sequence[LabNode], stage: str, work: Callable[[LabNode], None])
             work(node)
         except ClusterctlError as error:
             return NodeFailure(node.name, error.message, error.hint)
+        except OSError as error:  # a full disk, say
+            return NodeFailure(node.name, str(error))
         return None
 
     with ThreadPoolExecutor(PARALLEL) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -155,3 +156,15 @@ def test_a_failed_command_shows_what_was_run_and_what_it_said() -> None:
         run(["sleep", "5"], timeout_s=0.1)
     with pytest.raises(ClusterctlError, match="could not be started"):
         run(["/no/such/program"])
+
+
+@needs_root
+@pytest.mark.parametrize("command", [lab.power_on, lab.partition, lab.heal])
+def test_a_node_that_was_never_made_is_sent_back_to_up(
+    command: Callable[[lab.Lab, str], None], own_state: Path, tmp_path: Path
+) -> None:
+    spec = LabSpec("drill", 2, 1, True, IPv4Network("10.77.5.0/24"), tmp_path / "out", "clusterctl-lab:x")
+    write_whole(LabPaths(own_state, "drill").spec, spec.to_json())
+    with pytest.raises(ClusterctlError, match="node1 has no disk yet") as raised:
+        command(lab.open_lab("drill"), "node1")
+    assert raised.value.hint == "run: clusterctl lab up --name drill"
