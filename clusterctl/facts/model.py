@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from clusterctl.facts.image_report import ImageReport, RunFailed
 
 T = TypeVar("T")
 
@@ -139,8 +142,18 @@ class Unreachable:
 
 
 @dataclass(frozen=True)
+class DeepFacts:
+    """What running something on the nodes showed (facts/deep.py): a field for each such question."""
+
+    images: Mapping[str, ImageReport | RunFailed | Unknown]
+    """Node → what the image says there; only nodes that have it and an engine that answers."""
+
+
+@dataclass(frozen=True)
 class ClusterFacts:
     """One pass over all nodes, in inventory order."""
 
     nodes: Mapping[str, NodeFacts]
     unreachable: Mapping[str, Unreachable]
+    deep: DeepFacts | None = None
+    """None: not asked (`up` does not, unless told to)."""
