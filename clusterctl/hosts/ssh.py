@@ -161,17 +161,17 @@ class SshConnection:
                 hint="either the machine was reinstalled or something answers in its place; when you know it was "
                 f"reinstalled: ssh-keygen -R '{error.hostname}' -f {self._known_hosts}, then --accept-new-host-keys",
             ) from error
-        except paramiko.AuthenticationException as error:
-            raise ConnectError(
-                self.node,
-                f"{self.target}: SSH login refused ({error})",
-                hint=f"check the user and key of this node in the inventory; try: ssh {self.target.rsplit(':', 1)[0]}",
-            ) from error
         except paramiko.PasswordRequiredException as error:
             raise ConnectError(
                 self.node,
                 f"{self.target}: the private key is encrypted",
                 hint="load it into an agent: ssh-add KEYFILE",
+            ) from error
+        except paramiko.AuthenticationException as error:
+            raise ConnectError(
+                self.node,
+                f"{self.target}: SSH login refused ({error})",
+                hint=f"check the user and key of this node in the inventory; try: ssh {self.target.rsplit(':', 1)[0]}",
             ) from error
         except socket.gaierror as error:
             raise ConnectError(
