@@ -56,9 +56,10 @@ def links(page: Path) -> tuple[str, ...]:
 
 def sections(page: Path, level: int) -> Mapping[str, str]:
     """Heading of that level → text up to the next heading of that level or above."""
+    text = page.read_text(encoding="utf-8")
+    visible = _FENCE.sub(lambda fence: " " * len(fence[0]), text)  # a comment in a shell block is no heading
+    marks = [(len(m[1]), m[2], m.start(), m.end()) for m in _HEADING.finditer(visible)]
     found: dict[str, str] = {}
-    text = prose(page)
-    marks = [(len(m[1]), m[2], m.start(), m.end()) for m in _HEADING.finditer(text)]
     for index, (depth, title, _, end) in enumerate(marks):
         if depth == level:
             after = [start for later, _, start, _ in marks[index + 1 :] if later <= level]
