@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterctl.errors import ClusterctlError
-from clusterctl.facts import parse
+from clusterctl.facts import parse, rdma
 from clusterctl.facts.model import (
     ClusterFacts,
     ContainerFacts,
@@ -53,6 +53,7 @@ def gather_node(host: Host, inventory: Inventory) -> NodeFacts:
         gpus=parse.gpus(found),
         gpu_processes=parse.gpu_processes(found),
         infiniband=parse.infiniband(found),
+        rdma=rdma.rdma(found),
         model=parse.model(found),
         engine=engine,
         image=_image(host, inventory.container.image) if usable else not_asked,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from clusterctl.facts.image_report import ImageReport, RunFailed
+    from clusterctl.facts.rdma import RdmaPort
 
 T = TypeVar("T")
 
@@ -127,6 +128,8 @@ class NodeFacts:
     gpu_processes: Fact[tuple[GpuProcess, ...]]
     infiniband: Fact[tuple[str, ...]]
     """Device nodes below /dev/infiniband."""
+    rdma: Fact[tuple[RdmaPort, ...]]
+    """Ports of RDMA devices; None where the kernel has no RDMA support loaded. facts/rdma.py: hca_of()."""
     model: Fact[ModelFiles]
     engine: Fact[EngineFacts]
     image: Fact[ImageFacts]

@@ -26,6 +26,7 @@ from clusterctl.facts.model import (
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning.container import ContainerSpec, container_specs
 from clusterctl.planning.deployment import Deployment, resolve
+from tests.unit import machines
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -74,6 +75,7 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
         "gpus": _gpus(said.pop("gpus", 2)),
         "gpu_processes": _gpu_processes(said.pop("gpu_processes", {})),
         "infiniband": _fact(said.pop("infiniband", None), tuple),
+        "rdma": machines.rdma(said.pop("rdma", None)),
         "engine": _fact(said.pop("engine", {}), lambda _: EngineFacts("20.10", "systemd", ("runc",), "/docker")),
         "image": _image(said.pop("image", "one")),
         "containers": _containers(said.pop("containers", ())),

@@ -24,6 +24,7 @@ FACTS: Mapping[str, Callable[[Mapping[str, parse.Section]], Any]] = {
 }
 SECTIONS = (
     *("hostname", "kernel", "memory", "addresses", "tcp", "tcp6", "sockets", "gpus", "gpu_processes", "infiniband"),
+    "rdma",
     *("engine_socket", "model_files", "model_config", "model_index"),
 )
 

@@ -5,6 +5,8 @@ LC_ALL=C
 export LC_ALL
 PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 model_path=$1
+# The files of a machine are read below this, so that tests can bring a machine of their own.
+root=${CLUSTERCTL_ROOT:-}
 
 section() {
     name=$1
