@@ -391,6 +391,8 @@ async def unless(event: asyncio.Event, job: Coroutine[Any, Any, None]) -> None:
     finally:
         task.cancel()
         waiting.cancel()
+        # Until it is over: what follows reads the same pipe, and two readers of one stream are an error.
+        await asyncio.gather(task, waiting, return_exceptions=True)
 
 
 async def first_failure(*jobs: Coroutine[Any, Any, None]) -> None:

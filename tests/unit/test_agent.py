@@ -1,0 +1,375 @@
+"""The agent as a process, with stand-ins for its children (fixtures/agent): what it says, waits for, and ends with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterctl.agent import AGENT_SOURCE
+from clusterctl.events import FAILURES, parse_event
+from tests.unit.support import FIXTURES
+
+STAND_INS = FIXTURES / "agent"
+BOTH = {"127.0.0.1": 1, "10.0.0.2": 1}
+PATIENCE_S = 30
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+class Run:
+    """One agent that runs, and what it says."""
+
+    def __init__(self, folder: Path, mode: str = "ok", *, nodes: dict[str, int] | None = None, **config: Any) -> None:
+        self.fake = folder
+        self.write("nodes.json", BOTH if nodes is None else nodes)
+        self.write("actors.json", {"vllm_Worker_1_PP0": "127.0.0.1", "other_actor": "127.0.0.1"})
+        gcs, api = free_port(), free_port()
+        role = config.get("role", "head")
+        said = {
+            "node": "node1",
+            "role": role,
+            "head_address": "127.0.0.1",
+            "gcs_port": gcs,
+            "ray_argv": ["start", *(["--head", f"--port={gcs}"] if role == "head" else [f"--address=127.0.0.1:{gcs}"])],
+            "ray_timeout_s": 20,
+            "stop_timeout_s": 5,
+            "expected_gpus": BOTH,
+            "server_argv": [sys.executable, str(STAND_INS / "server.py"), mode, str(api)],
+            "keep_lines": ["KV cache size"],
+            "load_timeout_s": 20,
+            "endpoint_host": "127.0.0.1",
+            "endpoint_port": api,
+            "model": "tiny",
+            "canary_interval_s": 0.05,
+            **config,
+        }  # fmt: skip
+        self.gcs_port = said["gcs_port"]
+        self.write("agent.json", said)
+        environment = {
+            **os.environ,
+            "FAKE": str(folder),
+            "PYTHONPATH": str(STAND_INS / "site"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, str(STAND_INS / "launch.py"), str(AGENT_SOURCE)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+        self.events: list[dict[str, Any]] = []
+        self.strange: list[str] = []
+        """Lines of stderr that are no events."""
+        self.stdout = b""
+        self.readers = [threading.Thread(target=read, daemon=True) for read in (self._read_stdout, self._read_stderr)]
+        for reader in self.readers:
+            reader.start()
+
+    def write(self, name: str, value: object) -> None:
+        """Replace a file at once, as a reader may look at any time."""
+        (self.fake / "new").write_text(json.dumps(value), encoding="utf-8")
+        (self.fake / "new").replace(self.fake / name)
+
+    def _read_stdout(self) -> None:
+        assert self.process.stdout is not None
+        while chunk := self.process.stdout.read1(65536):  # type: ignore[attr-defined]
+            self.stdout += chunk
+
+    def _read_stderr(self) -> None:
+        assert self.process.stderr is not None
+        for raw in self.process.stderr:
+            event = parse_event(raw.decode())
+            if event is None:
+                self.strange.append(raw.decode())
+            else:
+                self.events.append({"event": event.name, "t": event.t, **event.fields})
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return dict(json.loads((self.fake / "run" / "state.json").read_text(encoding="utf-8")))
+
+    @property
+    def order(self) -> list[str]:
+        file = self.fake / "order"
+        return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+    def phases(self) -> list[str]:
+        return [event["phase"] for event in self.events if event["event"] == "phase"]
+
+    def until(self, happened: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not happened():
+            assert time.monotonic() < deadline, f"no {what}: {self.events} {self.strange} {self.stdout[-500:]!r}"
+            time.sleep(0.01)
+
+    def until_phase(self, phase: str) -> None:
+        self.until(lambda: phase in self.phases(), phase)
+
+    def end(self) -> int:
+        """Wait for its end; returns its exit code."""
+        code = self.process.wait(PATIENCE_S)
+        for reader in self.readers:
+            reader.join(PATIENCE_S)
+        assert self.strange == [], "stderr is the channel of events"
+        times = [event["t"] for event in self.events]
+        assert times == sorted(times)
+        return code
+
+    def failure(self) -> dict[str, Any]:
+        """The agent gives up: exit code 1, one `failed` event, and the state says the same."""
+        assert self.end() == 1
+        (failed,) = [event for event in self.events if event.get("phase") == "failed"]
+        assert failed["reason"] in FAILURES
+        assert failed["reason"] != "agent-bug", failed
+        assert self.state["phase"] == "failed"
+        assert self.state["ready"] is False
+        assert (self.state["reason"], self.state["detail"]) == (failed["reason"], failed["detail"])
+        return failed
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def start_one(mode: str = "ok", **options: Any) -> Run:
+        folder = tmp_path / str(len(runs))
+        folder.mkdir()
+        runs.append(Run(folder, mode, **options))
+        return runs[-1]
+
+    yield start_one
+    for run in runs:
+        run.process.terminate()
+        try:
+            run.process.wait(15)
+        finally:
+            run.process.kill()
+
+
+Start = Callable[..., Run]
+
+
+# The way up
+
+
+def test_ready_only_after_a_token_and_down_again_server_first(start: Start) -> None:
+    run = start()
+    run.until_phase("serving")
+    assert run.phases() == ["ray", "gate", "loading", "serving"]
+    names = [(event["event"], event.get("phase")) for event in run.events]
+    assert names.index(("canary", None)) < names.index(("phase", "serving"))
+    run.until(lambda: sum(event["event"] == "canary" for event in run.events) > 2, "further canaries")
+    state = run.state
+    assert state["ready"] is True
+    assert state["nodes"] == BOTH
+    assert state["workers"] == {"vllm_Worker_1_PP0": "127.0.0.1"}
+    assert state["kept"] == ["GPU KV cache size: 4,096 tokens"]
+    assert state["canary"]["tokens"] == 1
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 0
+    assert run.order == ["server stopped", "ray stopped"]
+    assert run.phases()[-2:] == ["stopping", "stopped"]
+    assert run.state["ready"] is False
+    assert b"half a line" in run.stdout
+    assert run.stdout.count(b"x") >= 1_000_000, "the server's last words"
+    assert b"client port closed" in run.stdout
+
+
+def test_the_gate_opens_for_exactly_the_declared_nodes(start: Start) -> None:
+    run = start(nodes={"127.0.0.1": 1})
+    run.until(lambda: any(e["event"] == "nodes" and e["joined"] == ["127.0.0.1"] for e in run.events), "first node")
+    time.sleep(0.3)
+    assert "loading" not in run.phases()
+    run.write("nodes.json", BOTH)
+    run.until_phase("loading")
+    joined = [event["joined"] for event in run.events if event["event"] == "nodes"]
+    assert joined[-1] == ["10.0.0.2", "127.0.0.1"]
+
+
+def test_a_worker_waits_for_its_head_and_runs_nothing_but_ray(start: Start) -> None:
+    run = start(role="worker")
+    run.until_phase("ray")
+    time.sleep(0.3)
+    assert not (run.fake / "ray-argv").exists(), "Ray starts only when the head listens"
+    with socket.create_server(("127.0.0.1", run.gcs_port)):
+        run.until((run.fake / "ray-argv").exists, "ray start")
+        run.process.send_signal(signal.SIGTERM)
+        assert run.end() == 0
+    assert run.phases() == ["ray", "stopping", "stopped"]
+
+
+# Giving up: what the stand-ins do, and the reason, words of its detail, and phases that the agent must not have reached
+
+FAILURES_OF: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a node that was not declared": (
+        {"nodes": {**BOTH, "10.0.0.9": 1}, "ray_timeout_s": 600},
+        "ray-nodes-wrong",
+        "10.0.0.9 is in Ray but is not a node",
+    ),
+    "a node with more GPUs than declared": (
+        {"nodes": {"127.0.0.1": 2}, "ray_timeout_s": 600},
+        "ray-nodes-wrong",
+        "127.0.0.1 has 2 GPUs in Ray, 1 are declared",
+    ),
+    "a node without its GPU": (
+        {"nodes": {"127.0.0.1": 0}, "ray_timeout_s": 600},
+        "ray-nodes-wrong",
+        "127.0.0.1 has 0 GPUs in Ray, 1 are declared",
+    ),
+    "a node that does not come": (
+        {"nodes": {"127.0.0.1": 1, "10.0.0.2": -1}, "ray_timeout_s": 5},
+        "ray-nodes-missing",
+        "only 1 of 2 nodes are in Ray; missing: 10.0.0.2",
+    ),
+    "a server that ends while it loads, with 0": ({"mode": "exit0"}, "server-exited", "exit code 0"),
+    "a server that ends while it loads, with 3": ({"mode": "exit3"}, "server-exited", "exit code 3"),
+    "a server that answers HTTP 500": ({"mode": "http500"}, "no-completion", "HTTP 500"),
+    "a server that answers without a token": ({"mode": "no-token"}, "no-completion", "no token"),
+    "a server that never listens": ({"mode": "silent", "load_timeout_s": 2}, "load-timeout", "within 2 s"),
+}
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+    """All of them at once: most of their time is waiting."""
+    runs = {name: Run(tmp_path_factory.mktemp("failing"), **said) for name, (said, _, _) in FAILURES_OF.items()}
+    yield runs
+    for run in runs.values():
+        run.process.kill()
+
+
+@pytest.mark.parametrize("name", FAILURES_OF)
+def test_what_cannot_work_is_a_failure_with_its_reason(failing: dict[str, Run], name: str) -> None:
+    said, reason, words = FAILURES_OF[name]
+    run = failing[name]
+    failed = run.failure()
+    assert failed["reason"] == reason
+    assert words in failed["detail"]
+    assert "serving" not in run.phases()
+    if "mode" in said:
+        assert any("KV cache size: 4,096 tokens" in line for line in failed["tail"]), "the server's own last lines"
+    else:
+        assert "loading" not in run.phases()
+
+
+def test_generation_that_dies_later_is_found_by_the_canary(start: Start) -> None:
+    run = start("turns-bad")
+    assert run.failure()["reason"] == "no-completion"
+    assert "serving" in run.phases()
+
+
+def test_a_server_that_dies_later_is_the_reason_not_its_unanswered_canary(start: Start) -> None:
+    failed = start("dies-later").failure()
+    assert (failed["reason"], failed["exit_code"]) == ("server-exited", 0)
+
+
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_rays_death_ends_the_node(start: Start, role: str) -> None:
+    run = start(role=role)
+    with socket.create_server(("127.0.0.1", run.gcs_port)) if role == "worker" else socket.socket():
+        run.until_phase("serving" if role == "head" else "ray")
+        (run.fake / "ray-dies").touch()
+        failed = run.failure()
+    assert (failed["reason"], failed["exit_code"]) == ("ray-exited", 7)
+    assert run.order == (["server stopped"] if role == "head" else [])
+
+
+def test_a_probe_that_dies_is_named(start: Start) -> None:
+    run = start()
+    run.until_phase("serving")
+    (run.fake / "probe-dies").touch()
+    failed = run.failure()
+    assert (failed["reason"], failed["exit_code"]) == ("probe-died", 3)
+
+
+def test_a_program_that_is_not_in_the_image_is_named(start: Start) -> None:
+    run = start(server_argv=["no-such-vllm", "serve"])
+    assert run.end() == 1
+    (failed,) = [event for event in run.events if event.get("phase") == "failed"]
+    assert "no-such-vllm" in failed["detail"]
+
+
+# Stopping
+
+
+def test_a_stop_while_it_waits_for_nodes_ends_it_cleanly(start: Start) -> None:
+    run = start(nodes={"127.0.0.1": 1})
+    run.until_phase("gate")
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 0
+    assert run.phases()[-2:] == ["stopping", "stopped"]
+
+
+def test_a_server_that_does_not_listen_to_sigterm_is_killed_and_said_to_be(start: Start) -> None:
+    run = start("deaf", stop_timeout_s=0.3)
+    run.until_phase("serving")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 0
+    assert [event["child"] for event in run.events if event["event"] == "killed"] == ["server"]
+    assert run.order == ["ray stopped"]
+
+
+@pytest.mark.parametrize("phase", ["gate", "serving"])
+def test_draining_ends_the_server_and_leaves_ray(start: Start, phase: str) -> None:
+    run = start(nodes={"127.0.0.1": 1} if phase == "gate" else BOTH)
+    run.until_phase(phase)
+    run.until(lambda: any(event["event"] == "nodes" for event in run.events), "a look at Ray")
+    run.process.send_signal(signal.SIGUSR1)
+    run.until_phase("drained")
+    assert run.state["ready"] is False
+    time.sleep(0.3)
+    assert run.process.poll() is None, run.events
+    assert run.order == (["server stopped"] if phase == "serving" else [])
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 0
+    assert run.order[-1] == "ray stopped"
+
+
+# Process 1
+
+
+def is_gone(pid: str) -> bool:
+    return not Path("/proc", pid).exists()
+
+
+def test_orphans_are_collected(start: Start) -> None:
+    run = start("orphans")
+    run.until_phase("serving")
+    orphans = run.fake / "orphans"
+    run.until(lambda: orphans.exists() and len(orphans.read_text(encoding="ascii").split()) == 3, "orphans")
+    for pid in orphans.read_text(encoding="ascii").split():
+        # A process that ended and was not collected stays in /proc, as a zombie.
+        run.until(partial(is_gone, pid), "end of the orphan")
+
+
+def test_the_state_is_whole_whenever_it_is_read(start: Start) -> None:
+    run = start(canary_interval_s=0.001)
+    run.until_phase("ray")
+    looks = 0
+    while sum(event["event"] == "canary" for event in run.events) < 30:
+        state = run.state
+        assert {"node", "role", "ready", "phase", "since"} <= set(state)
+        assert state["ready"] == (state["phase"] == "serving")
+        looks += 1
+        assert run.process.poll() is None, run.events
+    assert looks > 10
