@@ -1,0 +1,166 @@
+"""Every pair of nodes, in both directions: which ports pass, by which route, how fast, and how large a packet may be.
+
+Values, what is tried (pure), and the reading of what agent/peers.py answers (pure). peers.py's containers are started
+and asked in facts/peering.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import Any
+
+from clusterctl.facts.model import ClusterFacts, Unknown
+from clusterctl.inventory.model import Inventory, PortRange
+from clusterctl.planning.deployment import private_address
+
+Pair = tuple[str, str]
+"""Two nodes by name: from the first to the second."""
+
+WORKER_SAMPLES = 8
+"""Ports of Ray's worker range that are tried, its ends among them: a firewall opens ranges, not every second port."""
+EPHEMERAL_SAMPLES = 3
+"""Ports of the kernel's own choice that are tried, besides the one that latency is measured on."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """How the kernel sends to a peer."""
+
+    interface: str
+    source: IPv4Address
+
+
+@dataclass(frozen=True)
+class End:
+    """One node's end: its private address, and where its probe listened."""
+
+    address: IPv4Address
+    interface: str
+    mtu: int
+    """Of the interface, in bytes."""
+    held: tuple[int, ...]
+    """Pinned ports that something else listens on (this cluster's own containers, as a rule)."""
+    ephemeral: tuple[int, ...]
+    """Ports of the kernel's choice, which stand for those of NCCL, Gloo and vLLM's queues."""
+    service: int
+    """Port, also of the kernel's choice, that echoes and swallows bytes."""
+    udp: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """One direction between two nodes."""
+
+    ports: Mapping[int, str]
+    """Port → `ok`, `refused`, `timeout`, `unreachable: …` or `other: NAME`."""
+    route: Route | None
+    """None: the kernel has none, or did not say."""
+    largest_packet: int | None
+    """Bytes of the largest IP packet that arrived unfragmented; None: no UDP packet came back at all."""
+    min_us: float | None
+    """Shortest of 20 round trips over TCP, in microseconds; None where nothing passes."""
+    median_us: float | None
+    bulk: bool | None
+    """Whether 256 KiB came back whole over TCP."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The network between the nodes."""
+
+    ends: Mapping[str, End | Unknown]
+    links: Mapping[Pair, Link] = field(default_factory=dict)
+    gbit_per_s: Mapping[Pair, float] = field(default_factory=dict)
+    """TCP throughput; empty when it was not asked for."""
+
+
+def candidates(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, tuple[str, str]]:
+    """Nodes that can be asked, each with its private address and interface. The others have findings of their own."""
+    found = {}
+    for name, node in facts.nodes.items():
+        place = private_address(inventory, name, node)
+        if place is not None and node.image is not None and not isinstance(node.image, Unknown):
+            found[name] = (str(place.address), place.interface)
+    return found
+
+
+def pinned_ports(inventory: Inventory, node: str) -> tuple[int, ...]:
+    """Ports of this node that Ray connects to from the others. The API's port is not one: it is for clients."""
+    pinned = inventory.ray.ports.model_dump(exclude={"workers"})
+    if node != inventory.head_name:
+        del pinned["gcs"]
+    return (*pinned.values(), *worker_sample(inventory.ray.ports.workers))
+
+
+def worker_sample(workers: PortRange) -> tuple[int, ...]:
+    """Some ports of the range, evenly spread, with both ends."""
+    width = workers.last - workers.first
+    count = min(WORKER_SAMPLES, width + 1)
+    return tuple(sorted({workers.first + width * index // max(1, count - 1) for index in range(count)}))
+
+
+def rounds(names: Sequence[str]) -> Iterator[tuple[Pair, ...]]:
+    """Every ordered pair once, in rounds in which no node takes part twice (the circle method of tournaments)."""
+    circle: list[str | None] = [*names, *([None] if len(names) % 2 else [])]
+    for _ in range(len(circle) - 1):
+        half = len(circle) // 2
+        pairs = [(a, b) for a, b in zip(circle[:half], reversed(circle[half:]), strict=True) if a and b]
+        yield tuple(pairs)
+        yield tuple((b, a) for a, b in pairs)
+        circle = [circle[0], circle[-1], *circle[1:-1]]
+
+
+def read_end(address: str, interface: str, said: Mapping[str, Any]) -> End | Unknown:
+    """One node's first answer."""
+    if said.get("event") != "listening":
+        return Unknown(str(said.get("reason", "no answer")))
+    return End(
+        address=IPv4Address(address),
+        interface=interface,
+        mtu=int(said["mtu"]),
+        held=tuple(said["held"]),
+        ephemeral=tuple(said["ephemeral"]),
+        service=int(said["service"]),
+        udp=int(said["udp"]),
+    )
+
+
+def peers_step(inventory: Inventory, ends: Mapping[str, End], node: str) -> Mapping[str, Any]:
+    """What a node is asked to do once all listen."""
+    return {
+        "step": "peers",
+        "interface_mtu": ends[node].mtu,
+        "peers": [
+            {
+                "node": other,
+                "address": str(end.address),
+                "ports": [*pinned_ports(inventory, other), *end.ephemeral],
+                "held": end.held,
+                "service": end.service,
+                "udp": end.udp,
+            }
+            for other, end in ends.items()
+            if other != node
+        ],
+    }
+
+
+def read_links(node: str, ends: Mapping[str, End], said: Mapping[str, Any]) -> Iterator[tuple[Pair, Link]]:
+    """One node's answer to peers_step."""
+    for other, values in said["peers"].items():
+        route = values["route"]
+        ports = {int(port): str(outcome) for port, outcome in values["ports"].items()}
+        yield (
+            (node, other),
+            Link(
+                # What holds a port may listen on another address only: silence there says nothing about the way.
+                ports={p: o for p, o in ports.items() if o == "ok" or p not in ends[other].held},
+                route=Route(route["interface"], IPv4Address(route["source"])) if route else None,
+                largest_packet=values["largest_packet"],
+                min_us=values.get("min_us"),
+                median_us=values.get("median_us"),
+                bulk=values.get("bulk"),
+            ),
+        )

@@ -1,0 +1,153 @@
+"""Start agent/peers.py on every node, ask it step by step, and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from clusterctl.agent import PEERS_SOURCE
+from clusterctl.errors import ClusterctlError
+from clusterctl.facts.model import ClusterFacts, Unknown
+from clusterctl.facts.pairs import (
+    EPHEMERAL_SAMPLES,
+    End,
+    Link,
+    Pair,
+    Pairs,
+    candidates,
+    peers_step,
+    pinned_ports,
+    read_end,
+    read_links,
+    rounds,
+)
+from clusterctl.hosts.engine import FileInContainer
+from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.ssh import HostError
+from clusterctl.planning.probe import PEERS_CONFIG_PATH, PEERS_PATH, PEERS_STEP_PATH, peers_container, probe_name
+
+START_S = 20.0
+"""For a container to start and Python in it; 0.6 s in the lab, more on a busy machine."""
+STEP_S = 30.0
+"""For one node to try all others: connections take at most 2 s, and 512 are tried at once."""
+IDLE_S = 60
+"""After this time without a step the probe ends by itself: the operator's side is gone."""
+SEND_S = 1.5
+"""Seconds of throughput measurement of one ordered pair."""
+
+
+class PeerProbe:
+    """The probe's container on one node: asked in steps, each answered by one line."""
+
+    def __init__(self, host: Host, cluster: str, image_id: str, config: Mapping[str, Any]) -> None:
+        self._host = host
+        self._answers: queue.Queue[Mapping[str, Any]] = queue.Queue()
+        name = probe_name(cluster, "peers")
+        host.engine.remove(name)  # of a run that was cut off
+        body, host_config = peers_container(cluster, host.name, image_id)
+        self._container = host.engine.create(name, body, host_config)
+        try:
+            host.engine.put_files(self._container, [
+                FileInContainer(PEERS_PATH, PEERS_SOURCE.read_bytes()),
+                FileInContainer(PEERS_CONFIG_PATH, json.dumps(config).encode()),
+            ])  # fmt: skip
+            host.engine.start(self._container)
+        except ClusterctlError:
+            self.close()
+            raise
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def answer(self, timeout_s: float) -> Mapping[str, Any]:
+        """The next answer. Raises HostError at the deadline, or with what the probe said when it ended."""
+        try:
+            said = self._answers.get(timeout=timeout_s)
+        except queue.Empty:
+            raise HostError(self._host.name, f"the network probe did not answer within {timeout_s:g} s") from None
+        if said["event"] == "failed":
+            raise HostError(self._host.name, str(said["reason"]))
+        return said
+
+    def ask(self, step: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
+        """One step, and its answer."""
+        self._host.engine.put_files(self._container, [FileInContainer(PEERS_STEP_PATH, json.dumps(step).encode())])
+        self._host.engine.signal(self._container, "SIGUSR1")
+        return self.answer(timeout_s)
+
+    def close(self) -> None:
+        """Remove the container."""
+        self._host.engine.remove(self._container)
+
+    def _read(self) -> None:
+        rest, errors = b"", b""
+        with suppress(ClusterctlError):
+            for chunk in self._host.engine.logs(self._container, follow=True):
+                if chunk.stream == "stderr":
+                    errors = (errors + chunk.data)[-2000:]
+                    continue
+                *lines, rest = (rest + chunk.data).split(b"\n")
+                for line in lines:
+                    self._answers.put(json.loads(line))
+        last = errors.decode(errors="replace").strip().splitlines()[-1:]
+        self._answers.put(
+            {"event": "failed", "reason": f"the network probe ended: {''.join(last) or 'no reason said'}"}
+        )
+
+
+def gather_pairs(hosts: Hosts, facts: ClusterFacts, *, bandwidth: bool = False) -> Pairs | None:
+    """What passes between the nodes; None with fewer than two nodes to ask. Takes about 2 s, and with `bandwidth`
+    4 s more for each further node."""
+    inventory = hosts.inventory
+    places = candidates(inventory, facts)
+    if len(places) < 2:
+        return None
+    probes: dict[str, PeerProbe] = {}
+
+    def start(host: Host) -> Mapping[str, Any]:
+        address, interface = places[host.name]
+        image = facts.nodes[host.name].image
+        config = {
+            "node": host.name,
+            "address": address,
+            "interface": interface,
+            "ports": pinned_ports(inventory, host.name),
+            "ephemeral": EPHEMERAL_SAMPLES,
+            "idle_s": IDLE_S,
+        }
+        probes[host.name] = PeerProbe(host, inventory.cluster, getattr(image, "id", ""), config)
+        return probes[host.name].answer(START_S)
+
+    try:
+        said = hosts.each(start, places)
+        ends: dict[str, End | Unknown] = {name: Unknown(error.message) for name, error in said.errors.items()}
+        ends |= {name: read_end(*places[name], answer) for name, answer in said.values.items()}
+        listening = {name: end for name in places if isinstance(end := ends[name], End)}
+        looked = hosts.each(lambda host: probes[host.name].ask(peers_step(inventory, listening, host.name), STEP_S),
+                            listening)  # fmt: skip
+        ends |= {name: Unknown(error.message) for name, error in looked.errors.items()}
+        links = dict(item for node, answer in looked.values.items() for item in read_links(node, listening, answer))
+        sent = _throughput(hosts, probes, listening, links) if bandwidth else {}
+    finally:
+        hosts.each(lambda host: probes[host.name].close(), list(probes))
+    return Pairs({name: ends[name] for name in places}, links, sent)
+
+
+def _throughput(
+    hosts: Hosts, probes: Mapping[str, PeerProbe], ends: Mapping[str, End], links: Mapping[Pair, Link]
+) -> dict[Pair, float]:
+    """Gbit/s of every ordered pair that is open; no node is in two measurements at once."""
+    found: dict[Pair, float] = {}
+    for pairs in rounds(list(ends)):
+        to = {a: b for a, b in pairs if (a, b) in links and links[a, b].min_us is not None}
+
+        def send(host: Host, to: Mapping[str, str] = to) -> Mapping[str, Any]:
+            end = ends[to[host.name]]
+            step = {"step": "send", "address": str(end.address), "port": end.service, "seconds": SEND_S}
+            return probes[host.name].ask(step, SEND_S + STEP_S)
+
+        for name, answer in hosts.each(send, to).values.items():
+            found[name, to[name]] = round(answer["bytes"] * 8 / answer["seconds"] / 1e9, 2)
+    return {pair: found[pair] for pair in links if pair in found}
