@@ -45,6 +45,8 @@ PROBE_POLL_S = 0.2
 """Seconds between looks at Ray's control store: two small reads on loopback."""
 RAY_STOP_S = 5
 """Seconds for Ray to end by itself. With the server gone it holds nothing that is worth more."""
+LAST_WORDS_S = 0.5
+"""Seconds for output that is on its way when a process has ended."""
 POLL_S = 0.1
 """Seconds between looks at a port that is about to open; a refused connect costs microseconds."""
 CANARY_TIMEOUT_S = 300
@@ -114,8 +116,13 @@ class Child:
         return cls(name, process)
 
     async def wait(self) -> int:
-        """Its exit code, once it has ended."""
-        code = await self.process.wait()
+        """Its exit code, once it has ended.
+
+        Not asyncio's own wait(), which in several releases of Python 3.11 and 3.12 waits for the end of the pipes too
+        (python/cpython gh-119710): a child that is killed leaves descendants that hold them open.
+        """
+        while (code := self.process.returncode) is None:
+            await asyncio.sleep(POLL_S)
         OWN_CHILDREN.discard(self.process.pid)
         return code
 
@@ -144,7 +151,7 @@ class Agent:
         self.ray: Child | None = None
         self.server: Child | None = None
         self.probe: Child | None = None
-        self.forwarding: asyncio.Task[int] | None = None
+        self.forwarding: asyncio.Task[None] | None = None
         self.drain = asyncio.Event()
         self.keep = re.compile("|".join(config["keep_lines"]))
         self.kept: list[str] = []
@@ -173,7 +180,7 @@ class Agent:
         # What reads the server's output goes on until the server has ended: a full pipe would keep it from ending.
         await self._end(self.server, self.config["stop_timeout_s"])
         work.cancel()
-        await asyncio.gather(work, *([self.forwarding] if self.forwarding else []), return_exceptions=True)
+        await asyncio.wait({work, *([self.forwarding] if self.forwarding else [])}, timeout=LAST_WORDS_S)
         await self._end(self.probe, 0)
         await self._end(self.ray, RAY_STOP_S)
         if not failed:
@@ -221,7 +228,7 @@ class Agent:
         self.journal.phase("loading")
         self.server = await Child.start("server", self.config["server_argv"], capture=True)
         self.forwarding = asyncio.create_task(self._forward(self.server))
-        await first_failure(self._exited(self.forwarding), self._answering(), self._record_ray(probe))
+        await first_failure(self._exited(self.server, self.forwarding), self._answering(), self._record_ray(probe))
 
     async def _gate(self, probe: Child) -> None:
         """Wait until exactly the declared nodes, each with exactly its GPUs, are alive in Ray."""
@@ -266,8 +273,8 @@ class Agent:
         code = await probe.wait()
         raise GiveUpError("probe-died", f"the probe of Ray's nodes ended with exit code {code}", exit_code=code)
 
-    async def _forward(self, server: Child) -> int:
-        """Pass the server's output on and keep its end; when it ends, so does the server. Returns its exit code."""
+    async def _forward(self, server: Child) -> None:
+        """Pass the server's output on and keep its last lines."""
         assert server.process.stdout is not None  # noqa: S101 (captured above)
         rest = b""
         while chunk := await server.process.stdout.read(65536):
@@ -279,10 +286,11 @@ class Agent:
                 self.tail.append(text)
                 if self.keep.search(text) and len(self.kept) < KEPT_LINES:
                     self.kept.append(text)
-        return await server.wait()
 
-    async def _exited(self, forwarding: asyncio.Task[int]) -> None:
-        code = await asyncio.shield(forwarding)  # cancelling the watch must not stop the reading
+    async def _exited(self, server: Child, forwarding: asyncio.Task[None]) -> None:
+        code = await server.wait()
+        # What it said last is on its way; descendants that outlive it may hold the pipe open for ever.
+        await asyncio.wait({forwarding}, timeout=LAST_WORDS_S)
         # Also exit code 0: vLLM's server ends with 0 after its engine died (vllm-ray-facts, surprise 3).
         raise GiveUpError(
             "server-exited", f"`vllm serve` ended with exit code {code}", exit_code=code, tail=list(self.tail)
