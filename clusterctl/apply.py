@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clusterctl.errors import ClusterctlError, UsageError
+from clusterctl.facts.model import ClusterFacts
 from clusterctl.hosts.engine import FileInContainer
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Inventory

@@ -4,3 +4,9 @@ from pathlib import Path
 
 AGENT_SOURCE = Path(__file__).with_name("agent.py")
 """The one file that runs in the container: standard library only, run by the image's own python3 (3.11 or newer)."""
+
+PEERS_SOURCE = Path(__file__).with_name("peers.py")
+"""The probe of the network between the nodes, of the same kind."""
+
+REPORT_SOURCE = Path(__file__).with_name("report.py")
+"""What the image says about itself, of the same kind (and for older Pythons too)."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clusterctl.facts.model import Fact, Unknown
+from clusterctl.hosts.engine import Output
 
 MEMLOCK_UNLIMITED = -1
 """RLIM_INFINITY as Python's `resource` gives it."""
@@ -44,8 +45,10 @@ class ImageReport:
     """The CUDA release that torch was built for, such as 12.8; None for a CPU or ROCm build."""
     driver_cuda: str | None
     """The newest CUDA that the driver can run (cuDriverGetVersion), such as 13.0; None without a driver library."""
+    cuda_error: int | None
+    """What cuInit answered when it failed, such as 802 (system not yet initialized); None when it succeeded."""
     gpus: int | None
-    """NVIDIA GPUs that the container sees; None without nvidia-smi."""
+    """NVIDIA GPUs that a process in the container gets (cuDeviceGetCount); None without a driver library."""
     shm_bytes: int | None
     memlock_bytes: int
     """Soft limit of locked memory in bytes; -1 is unlimited."""
@@ -73,15 +76,23 @@ class ImageReport:
 
 
 def parse_report(output: str) -> ImageReport | Unknown:
-    """The report from what the container printed."""
+    """The report from what the container printed on stdout: its last line, whatever the image says before it."""
     lines = output.strip().splitlines()
-    try:
-        said = json.loads(lines[-1])
-        return _report(said)
-    except IndexError:
+    if not lines:
         return Unknown("the container printed nothing")
+    try:
+        return _report(json.loads(lines[-1]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return Unknown(f"the container printed no report ({error}): {lines[-1][:120]}")
+        return Unknown(f"what the container printed is no report ({error}): {lines[-1][:120]}")
+
+
+def read_output(output: Output) -> ImageReport | RunFailed:
+    """The report, or why there is none: the script ended early, and its last words say why."""
+    found = parse_report(output.stdout.decode(errors="replace"))
+    if isinstance(found, ImageReport):
+        return found
+    words = output.stderr.decode(errors="replace").strip().splitlines()
+    return RunFailed(f"python3 in the image made no report: {words[-1][:300] if words else found.reason}")
 
 
 def _report(said: Mapping[str, Any]) -> ImageReport:
@@ -96,6 +107,7 @@ def _report(said: Mapping[str, Any]) -> ImageReport:
         nccl=said["nccl"],
         cuda=said["cuda"],
         driver_cuda=said["driver_cuda"],
+        cuda_error=said["cuda_error"],
         gpus=said["gpus"],
         shm_bytes=said["shm_bytes"],
         memlock_bytes=int(said["memlock_bytes"]),

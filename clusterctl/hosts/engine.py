@@ -11,6 +11,7 @@ import io
 import queue
 import struct
 import tarfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -52,6 +53,14 @@ class LogChunk:
 
     stream: Literal["stdout", "stderr"]
     data: bytes
+
+
+@dataclass(frozen=True)
+class Output:
+    """Everything that a container wrote."""
+
+    stdout: bytes
+    stderr: bytes
 
 
 class _ChannelConnection(urllib3.connection.HTTPConnection):
@@ -203,6 +212,40 @@ class Engine:
         with self._errors(f"start container {container[:12]}"):
             self._api.start(container)
 
+    def run_once(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        host_config: Mapping[str, Any],
+        files: Sequence[FileInContainer],
+        *,
+        deadline_s: float,
+    ) -> Output:
+        """Run a container to its end and return what it wrote; whatever happens, nothing of it stays.
+
+        The engine itself removes it when it ends, also when nobody here waits for it any more: only one that was
+        never started can be left behind, and the next run under that name removes it. Raises EngineError, without
+        `status` when the deadline (seconds) passes.
+        """
+        self.remove(name)
+        container = self.create(name, config, {**host_config, "auto_remove": True})
+        try:
+            self.put_files(container, files)
+            deadline = time.monotonic() + deadline_s
+            # Attached before it starts: what is removed at its end has no log to be read afterwards.
+            with self._errors(f"attach to container {name}"):
+                channel = self._api.attach_socket(container, {"stdout": 1, "stderr": 1, "stream": 1})
+            channel.settimeout(deadline_s)
+            self.start(container)
+            chunks = list(_frames(channel.makefile("rb")))
+            channel.close()
+            if time.monotonic() >= deadline:
+                raise EngineError(self._node, f"container {name} did not end within {deadline_s:g} s")
+        finally:
+            self.remove(container)
+        streams = {kind: b"".join(c.data for c in chunks if c.stream == kind) for kind in ("stdout", "stderr")}
+        return Output(**streams)
+
     def signal(self, container: str, name: str) -> None:
         """Send a signal (SIGUSR1 …) to the container's first process; harmless when it is not running."""
         try:
@@ -261,16 +304,22 @@ class Engine:
                 # (keepalives), or because the reader closes it.
                 response.raw._fp.fp.channel.settimeout(None)
             try:
-                while header := response.raw.read(8):
-                    kind, length = struct.unpack(">BxxxL", header)
-                    yield LogChunk("stderr" if kind == 2 else "stdout", response.raw.read(length))
-            except (urllib3.exceptions.HTTPError, OSError, struct.error):
-                return  # closed, by the reader or with the connection; who follows asks what became of the container
+                yield from _frames(response.raw)
             finally:
                 response.close()
 
     def _errors(self, what: str) -> _Translate:
         return _Translate(self._node, what, self._adapter.pool)
+
+
+def _frames(stream: Any) -> Iterator[LogChunk]:
+    """The frames of a log or an attached container, to the end of the stream."""
+    try:
+        while header := stream.read(8):
+            kind, length = struct.unpack(">BxxxL", header)
+            yield LogChunk("stderr" if kind == 2 else "stdout", stream.read(length))
+    except (urllib3.exceptions.HTTPError, OSError, struct.error):
+        return  # closed, by the reader or with the connection; who follows asks what became of the container
 
 
 class _Translate:

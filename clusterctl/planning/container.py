@@ -85,17 +85,18 @@ def _spec(deployment: Deployment, place: Place) -> ContainerSpec:
         name=container_name(inventory.cluster),
         image_id=place.image_id,
         config=config,
-        host_config=_host_config(inventory, deployment, place),
+        host_config=host_config(inventory, gpus=deployment.layout.gpus_per_node, infiniband=place.infiniband),
         files=rendered_files(deployment, place),
     )
 
 
-def _host_config(inventory: Inventory, deployment: Deployment, place: Place) -> Mapping[str, Any]:
+def host_config(inventory: Inventory, *, gpus: int, infiniband: bool) -> Mapping[str, Any]:
+    """The flags of the serving container, on a node with so many GPUs for it and with or without RDMA devices."""
     container = inventory.container
     devices = list(container.devices)
-    if place.infiniband and "/dev/infiniband" not in devices:
+    if infiniband and "/dev/infiniband" not in devices:
         devices.append("/dev/infiniband")  # verbs and RDMA CM devices; without them NCCL falls back to TCP (F23)
-    host_config: dict[str, Any] = {
+    body: dict[str, Any] = {
         "network_mode": "host",  # RDMA needs the host's interfaces; Ray and NCCL open many ports
         "ipc_mode": container.ipc,  # NCCL's and vLLM's shared memory (F21)
         "binds": [f"{inventory.model.path}:{inventory.model.path}:ro", *container.volumes],
@@ -108,17 +109,15 @@ def _host_config(inventory: Inventory, deployment: Deployment, place: Place) -> 
         "log_config": {"Type": "json-file", "Config": {"max-size": LOG_MAX_SIZE, "max-file": LOG_MAX_FILES}},
     }
     if container.shm_bytes is not None:
-        host_config["shm_size"] = container.shm_bytes
+        body["shm_size"] = container.shm_bytes
     if inventory.accelerator.kind == "nvidia":
         # What `--gpus N` is in the API.
-        host_config["device_requests"] = [
-            docker.types.DeviceRequest(count=deployment.layout.gpus_per_node, capabilities=[["gpu"]])
-        ]
+        body["device_requests"] = [docker.types.DeviceRequest(count=gpus, capabilities=[["gpu"]])]
     if inventory.accelerator.kind == "amd":
         # ROCm's own instructions for containers: the compute and render devices, and the groups that own them.
-        host_config["devices"] += ["/dev/kfd:/dev/kfd:rwm", "/dev/dri:/dev/dri:rwm"]
-        host_config["group_add"] = ["video", "render"]
-    return host_config
+        body["devices"] += ["/dev/kfd:/dev/kfd:rwm", "/dev/dri:/dev/dri:rwm"]
+        body["group_add"] = ["video", "render"]
+    return body
 
 
 def _ulimit(name: str, limit: Ulimit | int) -> Any:

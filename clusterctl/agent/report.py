@@ -1,0 +1,212 @@
+"""What an image is, asked from inside: versions, GPUs, limits, libraries. Prints one line of JSON.
+
+One file, standard library only, run by the image's own python3 in a container with the serving container's flags
+(planning/probe.py), which ends with it. Reads only, and creates no CUDA context. `sys.argv`: the deadline in seconds,
+the model's directory, and `deep` where modules are really to be imported (seconds to minutes).
+
+Older Pythons than clusterctl's own run it too, to be able to say that they are too old for the agent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import resource
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+CAP_IPC_LOCK = 14
+"""Bit in CapEff (linux/capability.h)."""
+SHOWN_ENVIRONMENT = re.compile(r"^(NCCL|VLLM|RAY|CUDA|NVIDIA|TORCH|PYTORCH|GLOO|UCX|OMP|HF|ROCR|HIP|LD)_")
+SECRET = re.compile(r"(TOKEN|SECRET|KEY|PASSW)")
+NAME_SEPARATORS = re.compile(r"[-_.]+")
+"""Runs that count as one dash in a distribution's name (PEP 503)."""
+
+
+def distributions() -> dict[str, str]:
+    """Name → version of everything that the interpreter finds; the first in sys.path wins, as in an import."""
+    found: dict[str, str] = {}
+    for each in importlib.metadata.distributions():
+        name = each.metadata["Name"]
+        if name:
+            found.setdefault(NAME_SEPARATORS.sub("-", name).lower(), each.version)
+    return dict(sorted(found.items()))
+
+
+def version_of(module: str, installed: dict[str, str]) -> str | None:
+    """Version of the distribution that is called like the module, if the module is there to be imported."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    return installed.get(module, "unknown") if spec is not None else None
+
+
+def torch_cuda() -> str | None:
+    """torch.version.cuda, read without importing torch (which takes seconds)."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        value = runpy.run_path(str(Path(spec.origin).with_name("version.py"))).get("cuda")
+    except (OSError, SyntaxError, ImportError):
+        return None
+    return None if value is None else str(value)
+
+
+def library(name: str) -> ctypes.CDLL | None:
+    """The library as dlopen finds it, which is how NCCL looks for its own."""
+    try:
+        return ctypes.CDLL(name)
+    except OSError:
+        return None
+
+
+def nccl_version() -> str | None:
+    """NCCL's own answer: VLLM_NCCL_SO_PATH where it is set, else the wheel that torch links, else the system's."""
+    wheels = [
+        each.locate_file("nvidia/nccl/lib/libnccl.so.2")
+        for each in importlib.metadata.distributions()
+        if (each.metadata["Name"] or "").lower().startswith("nvidia-nccl")
+    ]
+    for path in [os.environ.get("VLLM_NCCL_SO_PATH"), *wheels, "libnccl.so.2"]:
+        loaded = library(str(path)) if path else None
+        if loaded is not None:
+            number = ctypes.c_int()
+            loaded.ncclGetVersion(ctypes.byref(number))
+            # NCCL_VERSION_CODE since 2.9 (nccl.h): major * 10000 + minor * 100 + patch.
+            return f"{number.value // 10000}.{number.value // 100 % 100}.{number.value % 100}"
+    return None
+
+
+def cuda_driver() -> dict[str, Any]:
+    """What libcuda says: the newest CUDA that the driver runs, and how many devices a process here would get.
+
+    cuInit and cuDeviceGetCount create no context and honour CUDA_VISIBLE_DEVICES and MIG.
+    """
+    cuda = library("libcuda.so.1")
+    if cuda is None:
+        return {"driver_cuda": None, "cuda_error": None, "gpus": None}
+    number, count = ctypes.c_int(), ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(number))
+    error = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+    return {
+        "driver_cuda": f"{number.value // 1000}.{number.value % 1000 // 10}" if number.value else None,
+        "cuda_error": error or None,
+        "gpus": None if error else count.value,
+    }
+
+
+def verbs() -> dict[str, Any]:
+    """The RDMA libraries that NCCL opens at run time."""
+    ibverbs, mlx5 = library("libibverbs.so.1"), library("libmlx5.so.1")
+    mapped = re.findall(r"/(libmlx5\.so\S*)$", Path("/proc/self/maps").read_text(), re.MULTILINE)
+    return {
+        "libibverbs": ibverbs is not None,
+        "libmlx5": mapped[0] if mapped else None,
+        "mlx5_dmabuf": None if mlx5 is None else hasattr(mlx5, "mlx5dv_reg_dmabuf_mr"),
+    }
+
+
+def shm_bytes() -> int | None:
+    """Size of /dev/shm in bytes."""
+    try:
+        found = os.statvfs("/dev/shm")  # noqa: S108 (its size is what is asked)
+    except OSError:
+        return None
+    return found.f_blocks * found.f_frsize
+
+
+def ipc_lock() -> bool:
+    """Whether this process holds CAP_IPC_LOCK."""
+    effective = re.search(r"^CapEff:\s+([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return effective is not None and bool(int(effective[1], 16) >> CAP_IPC_LOCK & 1)
+
+
+def names_in(directory: str) -> list[str]:
+    """Names in a directory; none where there is no such directory."""
+    try:
+        return sorted(os.listdir(directory))  # noqa: PTH208 (names, not paths)
+    except OSError:
+        return []
+
+
+def environment() -> dict[str, str]:
+    """The settings of what runs here. Of what may be a secret only that it is set."""
+    return {
+        name: "(set)" if SECRET.search(name) else value
+        for name, value in sorted(os.environ.items())
+        if SHOWN_ENVIRONMENT.match(name)
+    }
+
+
+def broken_imports() -> dict[str, str]:
+    """Module → error, of the two that must import."""
+    broken = {}
+    for module in ("ray", "vllm"):
+        try:
+            importlib.import_module(module)
+        except BaseException as error:  # noqa: BLE001 (whatever an import raises is the answer)
+            broken[module] = f"{type(error).__name__}: {error}"
+    return broken
+
+
+def model_support(model_path: str) -> dict[str, Any]:
+    """Whether vLLM knows the model's architecture and can split it into pipeline stages (vLLM 0.32, registry.py).
+
+    The class is loaded here and not by way of ModelRegistry.is_pp_supported_model, which wants a whole configuration
+    and imports everything again in a process of its own.
+    """
+    try:
+        architectures = json.loads(Path(model_path, "config.json").read_bytes()).get("architectures") or []
+        models = importlib.import_module("vllm.model_executor.models")
+        interfaces = importlib.import_module("vllm.model_executor.models.interfaces")
+        known = [name for name in architectures if name in models.ModelRegistry.get_supported_archs()]
+        pipeline = [bool(interfaces.supports_pp(models.ModelRegistry.models[name].load_model_cls())) for name in known]
+    except BaseException as error:  # noqa: BLE001 (whatever vLLM raises is the answer)
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"architectures": architectures, "supported": bool(known), "pipeline_parallel": any(pipeline)}
+
+
+def report(model_path: str, *, deep: bool) -> dict[str, Any]:
+    """Everything."""
+    installed = distributions()
+    listed = "\n".join(f"{name}=={version}" for name, version in installed.items())
+    return {
+        "python": platform.python_version(),
+        "glibc": platform.libc_ver()[1] or None,
+        **{module: version_of(module, installed) for module in ("ray", "vllm", "torch", "transformers")},
+        "cuda": torch_cuda(),
+        "nccl": nccl_version(),
+        **cuda_driver(),
+        **verbs(),
+        "shm_bytes": shm_bytes(),
+        "memlock_bytes": resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
+        "ipc_lock": ipc_lock(),
+        "infiniband": names_in("/dev/infiniband"),
+        "environment": environment(),
+        "distributions": installed,
+        "digest": hashlib.sha256(listed.encode()).hexdigest(),
+        "broken_imports": broken_imports() if deep else {},
+        "model_support": model_support(model_path) if deep else None,
+    }
+
+
+def main() -> None:
+    """Report, or end at the deadline whatever hangs: nobody else may be left to end this process."""
+    faulthandler.dump_traceback_later(float(sys.argv[1]), exit=True)
+    print(json.dumps(report(sys.argv[2], deep="deep" in sys.argv[3:])))
+
+
+if __name__ == "__main__":
+    main()
