@@ -11,6 +11,7 @@ import io
 import queue
 import struct
 import tarfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ from docker.transport.basehttpadapter import BaseHTTPAdapter
 
 from clusterctl.hosts.ssh import HostError, SshConnection
 
-API_VERSION = "1.41"
-"""Docker Engine API of 20.10 (Debian 12's docker.io), the oldest engine that is tested; newer engines speak it too."""
+OLDEST_API_VERSION = "1.41"
+"""Docker Engine API of 20.10 (Debian 12's docker.io), the oldest engine that is tested. What is spoken is the engine's
+own version, asked for at the first call: newer engines refuse old ones (29.0 asks for 1.44)."""
 
 LABEL_CLUSTER = "clusterctl.cluster"
 
@@ -134,15 +136,28 @@ class Engine:
         self._node = ssh.node
         argv = [*(["sudo", "-n"] if sudo else []), "docker", "system", "dial-stdio"]
         self._adapter = _SshAdapter(ssh, argv, timeout_s)
-        # A TCP base URL keeps the SDK from touching anything local at construction; the adapter takes over below.
+        self._version_lock = threading.Lock()
         # Any: the stubs know neither `_get` (see logs) nor that the SDK's methods take keyword arguments.
-        self._api: Any = docker.APIClient(base_url="tcp://localhost:1", version=API_VERSION, timeout=int(timeout_s))
-        self._api.base_url = "http+docker://ssh"
-        self._api.mount("http+docker://", self._adapter)
+        # A TCP base URL keeps the SDK from touching anything local at construction; the adapter takes over below.
+        self._client: Any = docker.APIClient(
+            base_url="tcp://localhost:1", version=OLDEST_API_VERSION, timeout=int(timeout_s)
+        )
+        self._client.base_url = "http+docker://ssh"
+        self._client.mount("http+docker://", self._adapter)
+        self._version_known = False
+
+    @property
+    def _api(self) -> Any:
+        """The SDK's client, which speaks the engine's own version of the API (the SDK asks for it at construction)."""
+        with self._version_lock:
+            if not self._version_known:
+                self._client._version = self._client.version(api_version=False)["ApiVersion"]
+                self._version_known = True
+        return self._client
 
     def close(self) -> None:
         """Close the API's channels."""
-        self._api.close()
+        self._client.close()
 
     def info(self) -> dict[str, Any]:
         """`docker info`: version, runtimes, cgroup driver, data root."""
@@ -182,9 +197,9 @@ class Engine:
 
     def create(self, name: str, config: Mapping[str, Any], host_config: Mapping[str, Any]) -> str:
         """Create a container, not started. `config` and `host_config` are the API's own bodies. Returns its ID."""
-        host = self._api.create_host_config(**host_config)
-        body = self._api.create_container_config(**config, host_config=host)
         with self._errors(f"create container {name}"):
+            host = self._api.create_host_config(**host_config)
+            body = self._api.create_container_config(**config, host_config=host)
             return str(self._api.create_container_from_config(body, name)["Id"])
 
     def put_files(self, container: str, files: Sequence[FileInContainer]) -> None:
