@@ -10,3 +10,6 @@ PEERS_SOURCE = Path(__file__).with_name("peers.py")
 
 REPORT_SOURCE = Path(__file__).with_name("report.py")
 """What the image says about itself, of the same kind (and for older Pythons too)."""
+
+COLLECTIVE_SOURCE = Path(__file__).with_name("collective.py")
+"""A short all-reduce across the nodes; needs the image's torch."""
