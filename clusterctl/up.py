@@ -129,26 +129,30 @@ def _first_completion(hosts: Hosts, deployment: Deployment, start: Start) -> Com
 
 def _give_up(hosts: Hosts, started: Mapping[str, str], error: ClusterctlError) -> None:
     """Save what the containers said, then remove what this run started; the error says so."""
-    folder = save_logs(hosts, started)
+    saved = save_logs(hosts, started)
     left = remove(hosts, {name: container for name, container in started.items() if name in hosts.connected})
-    said = f"all nodes' logs: {folder}/; what this run started was removed (--keep leaves it)"
+    said = saved if left else f"{saved}; what this run started was removed (--keep leaves it)"
     error.hint = f"{error.hint}\n     {said}" if error.hint else said
     note_leftovers(error, left)
 
 
-def save_logs(hosts: Hosts, containers: Mapping[str, str]) -> Path:
-    """Write every container's log to a new directory that only its owner may read; returns the directory."""
+def save_logs(hosts: Hosts, containers: Mapping[str, str]) -> str:
+    """Write every container's log to a new directory that only its owner may read; returns where they are, or why
+    they could not be saved (the cleaning up goes on either way)."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     folder = Path(f"clusterctl-{hosts.inventory.cluster}-{stamp}")
-    folder.mkdir(mode=0o700, exist_ok=True)
 
     def save(host: Host) -> None:
         with (folder / f"{host.name}.log").open("wb") as file:
             for chunk in host.engine.logs(containers[host.name], follow=False):
                 file.write(chunk.data)
 
-    hosts.each(save, [name for name in containers if name in hosts.connected])
-    return folder
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        missed = hosts.each(save, [name for name in containers if name in hosts.connected]).errors
+    except OSError as error:
+        return f"the nodes' logs could not be saved in {Path.cwd()}: {error.strerror}"
+    return f"all nodes' logs: {folder}/" + (f" (not of {', '.join(missed)})" if missed else "")
 
 
 def _summary(

@@ -164,7 +164,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
             r"Unable to connect to GCS|Failed to connect to GCS",
             "F44",
             "the head's Ray is not reachable from this node at its private address",
-            "check the firewall between the nodes (Ray's ports: docs/reference/inventory.md)",
+            "check the firewall between the nodes (Ray's ports: ray.ports in the inventory)",
         ),
         (
             r"timed out during startup",

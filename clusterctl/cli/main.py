@@ -16,7 +16,8 @@ from clusterctl import __version__
 from clusterctl.down import down as take_down
 from clusterctl.errors import ClusterctlError, ExitCode
 from clusterctl.facts.gather import gather
-from clusterctl.findings.finding import has_errors
+from clusterctl.facts.model_bytes import with_digests
+from clusterctl.findings.finding import ChecksFailedError, has_errors
 from clusterctl.findings.rules import check as find_problems
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.load import load_inventory
@@ -90,11 +91,19 @@ def up(options: Options, as_json: bool, keep: bool) -> None:
 
 @cli.command()
 @json_option
+@click.option("--full", is_flag=True, help="Read all bytes of the model too (minutes), and compare them between nodes.")
 @click.pass_obj
-def check(options: Options, as_json: bool) -> None:
-    """Find what would fail, on every node, and say how to fix it. Changes nothing."""
+def check(options: Options, as_json: bool, full: bool) -> None:
+    """Find what would fail, on every node, and say how to fix it. Changes nothing.
+
+    With --full each node keeps what it read in its login's ~/.cache/clusterctl, so that a second run takes seconds.
+    """
     with options.hosts() as hosts:
-        findings = find_problems(hosts.inventory, gather(hosts))
+        facts = gather(hosts)
+        if full:
+            with progress_on_stderr() as progress:
+                facts = with_digests(hosts, facts, progress)
+        findings = find_problems(hosts.inventory, facts)
     emit(
         [finding.to_json() for finding in findings]
         if as_json
@@ -189,7 +198,9 @@ def main() -> NoReturn:
         error.show()
         sys.exit(ExitCode.USAGE)
     except ClusterctlError as error:
-        click.echo(f"Error: {error.message}", err=True)
+        # Findings bring their own severity.
+        prefix = "" if isinstance(error, ChecksFailedError) else "Error: "
+        click.echo(f"{prefix}{error.message}", err=True)
         if error.hint:
             click.echo(f"fix: {error.hint}", err=True)
         sys.exit(error.exit_code)

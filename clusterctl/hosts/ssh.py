@@ -7,6 +7,7 @@ the operator said so.
 
 from __future__ import annotations
 
+import logging
 import shlex
 import socket
 import threading
@@ -26,6 +27,10 @@ KEEPALIVE_S = 15
 
 MAX_OUTPUT_BYTES = 32 * 1024 * 1024
 """A remote command that prints more than this is broken; nothing that clusterctl runs comes near."""
+
+# paramiko logs to stderr what is raised to us anyway («Secsh channel 3 open FAILED» for each refused port).
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+logging.getLogger("paramiko").propagate = False
 
 _pin_lock = threading.Lock()
 
@@ -133,6 +138,11 @@ class SshConnection:
             # Fabric truncates to whole seconds, and 0 would mean «no time-out».
             connect_timeout=max(1, round(timeouts.connect_s)),
         )
+
+    @property
+    def command_timeout_s(self) -> float:
+        """How long one command may take, in seconds (timeouts.command_s)."""
+        return self._command_timeout_s
 
     @property
     def target(self) -> str:
@@ -285,6 +295,33 @@ class SshConnection:
         if not channel.status_event.is_set() or channel.exit_status == -1:
             raise self._lost(f"`{argv[0]}` ended without an exit code", None)
         return Completed(channel.exit_status, stdout, b"".join(stderr))
+
+    def lines(self, argv: Sequence[str], *, stdin: bytes = b"", silence_s: float | None = None) -> Iterator[str]:
+        """Lines of a long command's output (stderr among them) as they come, until it ends with exit code 0.
+
+        Raises CommandTimeoutError when nothing comes for `silence_s`, HostError for another exit code.
+        """
+        silence_s = silence_s or self._command_timeout_s
+        channel = self.session(argv, timeout_s=silence_s)
+        channel.set_combine_stderr(True)
+        last = ""
+        try:
+            channel.sendall(stdin)
+            channel.shutdown_write()
+            for line in channel.makefile("r"):
+                last = line.rstrip("\n")
+                yield last
+            channel.status_event.wait(silence_s)
+        except TimeoutError as error:
+            raise CommandTimeoutError(
+                self.node, f"`{argv[0]}` said nothing for {silence_s:g} s", hint="does a file system on it hang?"
+            ) from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._lost(f"lost during `{argv[0]}`", error) from error
+        finally:
+            channel.close()
+        if channel.exit_status != 0:
+            raise HostError(self.node, f"`{argv[0]}` ended with exit code {channel.exit_status}: {last}")
 
     def _lost(self, what: str, error: BaseException | None) -> ConnectionLostError:
         detail = f" ({error or type(error).__name__})" if error is not None else ""
