@@ -24,11 +24,11 @@ up() {
     mark start
     all "docker image inspect -f '{{.Id}}' $IMAGE; test -f $MODEL/config.json; ! ss -Hltn | grep -q ':$PORT '" >/dev/null
     mark checks
-    on "$HEAD" "docker run -d --name $NAME $HEAD_RUN $IMAGE ray $HEAD_RAY" >/dev/null & local pids=($!)
+    on "$HEAD" "docker run -d --name $NAME --entrypoint ray $HEAD_RUN $IMAGE $HEAD_RAY" >/dev/null & local pids=($!)
     for worker in $WORKERS; do
         # The worker tries again until the head is there.
-        on "$worker" "docker run -d --name $NAME $WORKER_RUN $IMAGE \
-            bash -c 'until ray $WORKER_RAY; do :; done'" >/dev/null & pids+=($!)
+        on "$worker" "docker run -d --name $NAME --entrypoint bash $WORKER_RUN $IMAGE \
+            -c 'until ray $WORKER_RAY; do :; done'" >/dev/null & pids+=($!)
     done
     for pid in "${pids[@]}"; do wait "$pid"; done
     mark containers
@@ -49,8 +49,9 @@ while True:
     time.sleep(0.2)
 PYTHON
     }
-    while read -r alive <&"${PROBE[0]}"; do [ "$alive" = "$EXPECTED" ] && break; done
-    kill "$PROBE_PID" 2>/dev/null || true
+    local probe=$PROBE_PID alive=0
+    while [ "$alive" != "$EXPECTED" ]; do read -r alive <&"${PROBE[0]}"; done
+    kill "$probe"
     mark ray
 
     on "$HEAD" "docker exec -d $NAME sh -c 'vllm serve $SERVE_OPTIONS >/proc/1/fd/1 2>&1'"
