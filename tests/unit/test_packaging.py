@@ -1,0 +1,108 @@
+"""What is installed is what is in the repository: in a wheel, in an editable install, in a plain checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RENDER = """
+from clusterctl.rendering import render, templates_dir
+from clusterctl.facts.gather import PROBE
+from clusterctl.agent import AGENT_SOURCE
+assert PROBE and AGENT_SOURCE.read_text()
+import clusterctl
+print(clusterctl.__file__)
+print(render("vllm.yaml.j2", model_path="/m", served_name="m", host="h", port=1, tensor_parallel=1, pipeline_parallel=1,
+             options={"max-model-len": 7}))
+"""
+
+hatchling = pytest.importorskip("hatchling.build", reason="hatchling, the build backend, is not installed")
+
+
+def built(folder: Path, kind: str) -> Path:
+    """A wheel, made as pip makes it, unpacked."""
+    script = f"import hatchling.build, sys; print(hatchling.build.{kind}(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(folder / "unpacked")
+    return folder / "unpacked"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("wheel"), "build_wheel")
+
+
+def python(script: str, path: Path | str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(path)},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def files(folder: Path) -> set[str]:
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and not path.name.endswith((".pyc", ".new"))
+    }
+
+
+def test_the_wheel_has_every_template_and_every_file_of_the_package(wheel: Path) -> None:
+    assert files(wheel / "clusterctl" / "templates") == files(ROOT / "templates")
+    in_wheel = {name for name in files(wheel / "clusterctl") if not name.startswith("templates/")}
+    assert in_wheel == files(ROOT / "clusterctl")
+    assert {"agent/agent.py", "py.typed", "lab/image/install.sh"} <= in_wheel
+    assert any(name.startswith("facts/") and name.endswith(".sh") for name in in_wheel), "the probe"
+
+
+def test_the_wheel_has_nothing_else(wheel: Path) -> None:
+    top = {path.name.split("-")[0] for path in wheel.iterdir()}
+    assert top == {"clusterctl"}
+
+
+def test_the_wheels_command_is_the_command_line(wheel: Path) -> None:
+    (entry_points,) = wheel.glob("*.dist-info/entry_points.txt")
+    assert "clusterctl = clusterctl.cli:main" in entry_points.read_text(encoding="utf-8")
+    (metadata,) = wheel.glob("*.dist-info/METADATA")
+    version = python("import clusterctl; print(clusterctl.__version__)", wheel, wheel.parent).strip()
+    assert f"\nVersion: {version}\n" in metadata.read_text(encoding="utf-8")
+
+
+def test_rendering_from_a_wheel(wheel: Path, tmp_path: Path) -> None:
+    where, rendered = python(RENDER, wheel, tmp_path).split("\n", 1)
+    assert Path(where).is_relative_to(wheel)
+    assert "max-model-len: 7" in rendered
+
+
+def test_rendering_from_an_editable_install(tmp_path: Path) -> None:
+    (pth,) = built(tmp_path, "build_editable").glob("*.pth")
+    path = pth.read_text(encoding="utf-8").strip()
+    where, rendered = python(RENDER, path, tmp_path).split("\n", 1)
+    assert Path(where).is_relative_to(ROOT)
+    assert "max-model-len: 7" in rendered
+
+
+def test_rendering_from_a_plain_checkout(tmp_path: Path) -> None:
+    for folder in ("clusterctl", "templates"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    where, rendered = python(RENDER, tmp_path, tmp_path).split("\n", 1)
+    assert Path(where).is_relative_to(tmp_path)
+    assert "max-model-len: 7" in rendered
