@@ -49,6 +49,12 @@ def remove(hosts: Hosts, containers: Mapping[str, str]) -> Mapping[str, Clusterc
     return hosts.each(lambda host: host.engine.remove(containers[host.name]), containers).errors
 
 
+def remove_probes(hosts: Hosts, facts: ClusterFacts) -> None:
+    """Remove what killed runs of clusterctl left of their probes; what cannot be removed holds nothing, and waits."""
+    left = {name: node.leftovers for name, node in facts.nodes.items() if node.leftovers}
+    hosts.each(lambda host: _remove_all(host, left[host.name]), left)
+
+
 def note_leftovers(error: ClusterctlError, left: Mapping[str, ClusterctlError]) -> None:
     """Let the error also say where cleaning up after it failed."""
     if left:

@@ -11,7 +11,7 @@ from clusterctl import vllm_log
 from clusterctl.errors import ExitCode
 from clusterctl.facts.gather import gather
 from clusterctl.facts.model import ClusterFacts, ContainerFacts, NodeFacts, Unknown
-from clusterctl.findings.finding import Finding, Severity
+from clusterctl.findings.finding import Finding, Severity, has_errors
 from clusterctl.findings.rules import check
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.model import Inventory
@@ -113,7 +113,7 @@ def exit_code_of(status: ClusterStatus) -> ExitCode:
 
     With a finding of severity error no plan can be made, so nobody knows whether it is as declared.
     """
-    if status.state == "healthy" and (status.drift or status.findings):
+    if status.state == "healthy" and (status.drift or has_errors(status.findings)):
         return ExitCode.DEGRADED
     return _EXIT_CODES[status.state]
 
@@ -166,7 +166,7 @@ def cluster_status(
 ) -> ClusterStatus:
     """From what is asked for and what was seen to the answer. Pure."""
     findings = tuple(f for f in check(inventory, facts) if f.severity is Severity.ERROR)
-    deployment = None if findings else resolve(inventory, facts)
+    deployment = None if has_errors(findings) else resolve(inventory, facts)
     plan = make_plan(deployment, facts) if deployment is not None else None
     running = [c for node in facts.nodes.values() for c in containers_of(node)]
     drift = () if plan is None or plan.empty or not running else tuple(plan.lines())

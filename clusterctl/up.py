@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clusterctl import vllm_log
-from clusterctl.apply import apply, note_leftovers, remove
+from clusterctl.apply import apply, note_leftovers, remove, remove_probes
 from clusterctl.errors import ClusterctlError
+from clusterctl.facts.deep import with_deep
 from clusterctl.facts.gather import gather, json_in
 from clusterctl.facts.model import ClusterFacts, ContainerFacts, Unknown
 from clusterctl.findings.finding import ChecksFailedError, Finding, has_errors
@@ -53,9 +54,15 @@ class Prepared:
     plan: Plan
 
 
-def prepare(hosts: Hosts) -> Prepared:
-    """Read, check and plan; changes nothing. Raises ChecksFailedError when starting would surely fail."""
+def prepare(hosts: Hosts, *, full_check: bool = False) -> Prepared:
+    """Read, check and plan; changes nothing. Raises ChecksFailedError when starting would surely fail.
+
+    With `full_check` the nodes are also asked what only running something on them shows: seconds that `check` spends
+    once, and that a start which follows it need not spend again.
+    """
     facts = gather(hosts)
+    if full_check:
+        facts = with_deep(hosts, facts)
     findings = check(hosts.inventory, facts)
     if has_errors(findings):
         raise ChecksFailedError(findings)
@@ -63,7 +70,7 @@ def prepare(hosts: Hosts) -> Prepared:
     return Prepared(facts, findings, deployment, make_plan(deployment, facts))
 
 
-def up(hosts: Hosts, progress: Progress, *, keep: bool) -> UpSummary:
+def up(hosts: Hosts, progress: Progress, *, keep: bool, full_check: bool = False) -> UpSummary:
     """Make the cluster what the inventory declares and prove it with a completion.
 
     With `keep`, what was started stays when the start fails; otherwise it is removed after its logs were saved.
@@ -71,7 +78,8 @@ def up(hosts: Hosts, progress: Progress, *, keep: bool) -> UpSummary:
     """
     began = time.monotonic()
     progress.phase("checking the nodes")
-    prepared = prepare(hosts)
+    prepared = prepare(hosts, full_check=full_check)
+    remove_probes(hosts, prepared.facts)
     checks_s = time.monotonic() - began
     progress.phase("starting containers" if not prepared.plan.empty else "looking at what runs")
     applying = time.monotonic()

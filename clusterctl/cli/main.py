@@ -15,9 +15,11 @@ import click
 from clusterctl import __version__
 from clusterctl.down import down as take_down
 from clusterctl.errors import ClusterctlError, ExitCode
+from clusterctl.facts.deep import with_deep
 from clusterctl.facts.gather import gather
 from clusterctl.facts.model_bytes import with_digests
 from clusterctl.findings.finding import ChecksFailedError, has_errors
+from clusterctl.findings.identity import differences
 from clusterctl.findings.rules import check as find_problems
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.load import load_inventory
@@ -81,20 +83,31 @@ cli.add_command(lab)
 @cli.command()
 @json_option
 @click.option("--keep", is_flag=True, help="Leave what was started when the start fails (default: save logs, remove).")
+@click.option(
+    "--check",
+    "checks",
+    type=click.Choice(["quick", "full"]),
+    default="quick",
+    show_default=True,
+    help="quick: what one look at the nodes shows, in a second. full: also what `check` finds by running the image.",
+)
 @click.pass_obj
-def up(options: Options, as_json: bool, keep: bool) -> None:
+def up(options: Options, as_json: bool, keep: bool, checks: str) -> None:
     """Check the nodes, start the cluster, wait until a real completion comes back."""
     with options.hosts() as hosts, progress_on_stderr() as progress:
-        summary = bring_up(hosts, progress, keep=keep)
+        summary = bring_up(hosts, progress, keep=keep, full_check=checks == "full")
     emit(asdict(summary) if as_json else render.up_summary(summary))
 
 
 @cli.command()
 @json_option
 @click.option("--full", is_flag=True, help="Read all bytes of the model too (minutes), and compare them between nodes.")
+@click.option("--deep", is_flag=True, help="Also import Ray and vLLM, and ask vLLM about the model (up to minutes).")
 @click.pass_obj
-def check(options: Options, as_json: bool, full: bool) -> None:
+def check(options: Options, as_json: bool, full: bool, deep: bool) -> None:
     """Find what would fail, on every node, and say how to fix it. Changes nothing.
+
+    It also runs the image once on each node, with the flags of the serving container, and removes it again.
 
     With --full each node keeps what it read in its login's ~/.cache/clusterctl, so that a second run takes seconds.
     """
@@ -103,11 +116,13 @@ def check(options: Options, as_json: bool, full: bool) -> None:
         if full:
             with progress_on_stderr() as progress:
                 facts = with_digests(hosts, facts, progress)
+        facts = with_deep(hosts, facts, ask_registry=deep)
         findings = find_problems(hosts.inventory, facts)
+        differing = differences(hosts.inventory, facts)
     emit(
-        [finding.to_json() for finding in findings]
+        {"findings": [finding.to_json() for finding in findings], "identity": [row.to_json() for row in differing]}
         if as_json
-        else render.findings(findings, len(hosts.inventory.nodes))
+        else render.check_result(findings, differing, len(hosts.inventory.nodes))
     )
     if has_errors(findings):
         sys.exit(ExitCode.FAILED)

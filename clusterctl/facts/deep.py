@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from clusterctl.agent import REPORT_SOURCE
+from clusterctl.apply import remove_probes
 from clusterctl.facts.image_report import ImageReport, RunFailed, read_output
 from clusterctl.facts.model import ClusterFacts, DeepFacts, ImageFacts, Unknown
 from clusterctl.hosts.engine import EngineError, FileInContainer
@@ -31,6 +32,7 @@ MARGIN_S = 15
 
 def with_deep(hosts: Hosts, facts: ClusterFacts, *, ask_registry: bool = False) -> ClusterFacts:
     """The facts, and what running something on the nodes adds to them."""
+    remove_probes(hosts, facts)
     return replace(facts, deep=gather_deep(hosts, facts, ask_registry=ask_registry))
 
 

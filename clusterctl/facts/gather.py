@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from clusterctl.errors import ClusterctlError
-from clusterctl.facts import parse, rdma
+from clusterctl.facts import model_files, model_headers, nvidia, parse, rdma, system
 from clusterctl.facts.model import (
     ClusterFacts,
     ContainerFacts,
@@ -22,28 +23,36 @@ from clusterctl.facts.model import (
 from clusterctl.hosts.engine import EngineError
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Inventory
+from clusterctl.planning.container import LABEL_ROLE
 from clusterctl.planning.paths import SPEC_PATH, STATE_PATH
+from clusterctl.planning.probe import ROLE_PROBE
 
-PARTS = ("frame", "node", "gpu", "rdma", "model")
+PARTS = ("frame", "node", "system", "gpu", "rdma", "model", "end")
 """Parts of the probe (probes/*.sh), in the order in which they are joined to one script."""
 PROBE = b"\n".join(Path(__file__).with_name("probes").joinpath(f"{part}.sh").read_bytes() for part in PARTS)
 
 
-def gather(hosts: Hosts) -> ClusterFacts:
-    """Facts of all nodes. A node that fails in the middle is reported as unreachable with the reason."""
-    outcomes = hosts.each(lambda host: gather_node(host, hosts.inventory))
+def gather(hosts: Hosts, now: Callable[[], float] = time.time) -> ClusterFacts:
+    """Facts of all nodes. A node that fails in the middle is reported as unreachable with the reason.
+
+    `now` is our own clock (Unix time in seconds), which the nodes' are compared with.
+    """
+    outcomes = hosts.each(lambda host: gather_node(host, hosts.inventory, now))
     unreachable = {name: Unreachable(error.message, error.hint) for name, error in hosts.unreachable.items()}
     unreachable |= {name: Unreachable(error.message, error.hint) for name, error in outcomes.errors.items()}
-    return ClusterFacts(outcomes.values, unreachable)
+    return ClusterFacts(model_headers.with_headers(hosts, outcomes.values), unreachable)
 
 
-def gather_node(host: Host, inventory: Inventory) -> NodeFacts:
+def gather_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> NodeFacts:
     """Facts of one node. Raises HostError when SSH itself fails; everything else becomes Unknown."""
+    asked_at_s = now()
     done = host.ssh.run(["sh", "-s", "--", inventory.model.path], stdin=PROBE)
+    answered_at_s = now()
     found = parse.sections(done.stdout.decode(errors="replace"))
     engine = _engine(host, found.get("engine_socket"), sudo=inventory.container.sudo)
     usable = isinstance(engine, EngineFacts)
     not_asked = Unknown("the engine does not answer")
+    containers = _containers(host, inventory.cluster) if usable else not_asked
     return NodeFacts(
         hostname=parse.text(found, "hostname"),
         kernel=parse.text(found, "kernel"),
@@ -54,10 +63,13 @@ def gather_node(host: Host, inventory: Inventory) -> NodeFacts:
         gpu_processes=parse.gpu_processes(found),
         infiniband=parse.infiniband(found),
         rdma=rdma.rdma(found),
-        model=parse.model(found),
+        system=system.system(found, asked_at_s=asked_at_s, answered_at_s=answered_at_s),
+        nvidia=nvidia.nvidia(found),
+        model=model_files.model(found),
         engine=engine,
         image=_image(host, inventory.container.image) if usable else not_asked,
-        containers=_containers(host, inventory.cluster) if usable else not_asked,
+        containers=containers if isinstance(containers, Unknown) else tuple(c for c in containers if not is_probe(c)),
+        leftovers=() if isinstance(containers, Unknown) else tuple(c.id for c in containers if is_leftover(c)),
     )
 
 
@@ -95,6 +107,17 @@ def _containers(host: Host, cluster: str) -> tuple[ContainerFacts, ...] | Unknow
         return tuple(container_facts(host, container) for container in host.engine.containers(cluster))
     except EngineError as error:
         return Unknown(error.message)
+
+
+def is_probe(container: ContainerFacts) -> bool:
+    """Whether it only asks, and ends by itself: no part of the cluster (planning/probe.py)."""
+    return container.labels.get(LABEL_ROLE) == ROLE_PROBE
+
+
+def is_leftover(container: ContainerFacts) -> bool:
+    """Whether it is a probe that nobody waits for any more: the engine removes one that ends, not one whose
+    clusterctl was killed before it started it."""
+    return is_probe(container) and not container.running
 
 
 def container_facts(host: Host, inspected: Mapping[str, Any]) -> ContainerFacts:

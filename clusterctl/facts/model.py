@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from clusterctl.facts.image_report import ImageReport, RunFailed
+    from clusterctl.facts.model_files import ModelFiles
+    from clusterctl.facts.nvidia import NvidiaFacts
+    from clusterctl.facts.pairs import Pairs
     from clusterctl.facts.rdma import RdmaPort
+    from clusterctl.facts.system import SystemFacts
 
 T = TypeVar("T")
 
@@ -54,6 +58,16 @@ class Gpu:
     uuid: str
     memory_total_mib: int | None
     memory_used_mib: int | None
+    pci_address: str = ""
+    driver_version: str = ""
+    compute_mode: str = "Default"
+    mig: bool = False
+    """Whether it is divided (multi-instance GPU)."""
+    ecc_uncorrected: int | None = None
+    """Uncorrected memory errors since the driver was loaded; None where it does not count them."""
+    fabric: str | None = None
+    """State of its registration in the NVLink fabric and how it ended («Completed, Success»); None: no such fabric, or
+    a driver that does not tell."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +78,6 @@ class GpuProcess:
     pid: int
     name: str
     memory_mib: int | None
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """The model's directory: sizes by file name, and the shard index as (shard names), where there is one."""
-
-    sizes: Mapping[str, int]
-    config: Fact[Mapping[str, Any]]
-    index_shards: Fact[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -130,10 +135,16 @@ class NodeFacts:
     """Device nodes below /dev/infiniband."""
     rdma: Fact[tuple[RdmaPort, ...]]
     """Ports of RDMA devices; None where the kernel has no RDMA support loaded. facts/rdma.py: hca_of()."""
+    system: SystemFacts
+    nvidia: Fact[NvidiaFacts]
+    """The NVIDIA driver and what belongs to it; None where it is not loaded."""
     model: Fact[ModelFiles]
     engine: Fact[EngineFacts]
     image: Fact[ImageFacts]
     containers: tuple[ContainerFacts, ...] | Unknown
+    """Those that are, or should be, a part of the cluster: probes are not among them."""
+    leftovers: tuple[str, ...]
+    """IDs of probes' containers that a killed clusterctl left behind, never started."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +161,10 @@ class DeepFacts:
 
     images: Mapping[str, ImageReport | RunFailed | Unknown]
     """Node → what the image says there; only nodes that have it and an engine that answers."""
+    gpus_wanted: int
+    """GPUs that each of these containers asked for."""
+    pairs: Pairs | None = None
+    """What passes between the nodes; None with fewer than two nodes to ask."""
 
 
 @dataclass(frozen=True)
@@ -160,3 +175,5 @@ class ClusterFacts:
     unreachable: Mapping[str, Unreachable]
     deep: DeepFacts | None = None
     """None: not asked (`up` does not, unless told to)."""
+    digests: Mapping[str, Mapping[str, str] | Unknown] | None = None
+    """Node → digests of all bytes of the model's files (facts/model_bytes.py); None: not asked (without --full)."""

@@ -32,20 +32,28 @@ class Finding:
     """Why it matters."""
     fix: str
     """What to do, as a command where there is one."""
+    waived: bool = False
+    """Whether the inventory's `waive` names its code: it is shown and stops nothing."""
 
     def lines(self) -> list[str]:
         """The finding as text for a person."""
         where = f" {', '.join(self.nodes)}:" if self.nodes else ""
-        return [f"{self.severity} [{self.code}]{where} {self.seen}", f"  why: {self.why}", f"  fix: {self.fix}"]
+        what = f"waived {self.severity}" if self.waived else str(self.severity)
+        return [f"{what} [{self.code}]{where} {self.seen}", f"  why: {self.why}", f"  fix: {self.fix}"]
 
     def to_json(self) -> dict[str, Any]:
         """The finding for machines."""
         return asdict(self)
 
 
+def is_error(finding: Finding) -> bool:
+    """Whether it says that starting would surely fail, and nobody waived it."""
+    return finding.severity is Severity.ERROR and not finding.waived
+
+
 def has_errors(findings: Iterable[Finding]) -> bool:
     """Whether one of them says that starting would surely fail."""
-    return any(finding.severity is Severity.ERROR for finding in findings)
+    return any(is_error(finding) for finding in findings)
 
 
 class ChecksFailedError(ClusterctlError):
@@ -53,7 +61,7 @@ class ChecksFailedError(ClusterctlError):
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings = tuple(findings)
-        errors = sum(finding.severity is Severity.ERROR for finding in findings)
+        errors = sum(is_error(finding) for finding in findings)
         lines = [line for finding in findings for line in finding.lines()]
         super().__init__(
             "\n".join(lines),

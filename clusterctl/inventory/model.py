@@ -94,6 +94,9 @@ class Network(Strict):
     firewall."""
 
 
+RdmaMode = Literal["off", "auto", "required"]
+
+
 class Ulimit(Strict):
     """One resource limit of the container; -1 is unlimited."""
 
@@ -240,6 +243,9 @@ class Inventory(Strict):
     """Name of the cluster; part of container names and labels. Unique among the clusters that share a node."""
     network: Network
     """The private network between the nodes."""
+    rdma: RdmaMode = "auto"
+    """RDMA (InfiniBand, RoCE) between the nodes. `auto`: used where it is, TCP elsewhere. `required`: without it the
+    cluster does not start, instead of silently using TCP (F23). `off`: not used, and no RDMA device is passed."""
     ssh: SshDefaults = SshDefaults()
     """How nodes are reached, unless a node says otherwise."""
     nodes: Annotated[tuple[Node, ...], Field(min_length=1)]
@@ -258,6 +264,8 @@ class Inventory(Strict):
     """The Ray cluster."""
     timeouts: Timeouts = Timeouts()
     """Deadlines."""
+    waive: tuple[Word, ...] = ()
+    """Codes of findings that are known and accepted: reported as waived, they fail neither `check` nor `up`."""
 
     @property
     def head_name(self) -> str:

@@ -19,6 +19,7 @@ from ipaddress import (
     ip_address,
 )
 
+from clusterctl.findings.codes import CODES, NEVER_WAIVED
 from clusterctl.inventory.issue import Issue, KeyPath, listed, nearest, path_text, quoted
 from clusterctl.inventory.layout import resolve_layout, uneven_stages
 from clusterctl.inventory.model import DERIVED_ENV, OPTION_PATTERN, OWNED_OPTIONS, RayPorts, Serve
@@ -432,6 +433,28 @@ def option_names(data: object) -> Iterator[Issue]:
             yield Issue(place, "has no value", "write true for an option that takes none")
 
 
+# Waivers.
+
+
+def waivers(data: object) -> Iterator[Issue]:
+    """A misspelt code would waive nothing, and nobody would notice before the day it is needed."""
+    first: dict[str, int] = {}
+    for index, value in enumerate(items(dig(data, "waive"))):
+        code = text(value)
+        if code is None:
+            continue
+        place = ("waive", index)
+        if code in first:
+            yield Issue(place, f"{quoted(code)} is already waive[{first[code]}]", "leave one of them out")
+        elif code in NEVER_WAIVED:
+            yield Issue(place, f"{quoted(code)} cannot be waived", "nothing can be started without what it misses")
+        elif code not in CODES:
+            near = nearest(code, CODES - NEVER_WAIVED)
+            hint = f"did you mean {near}?" if near else "the codes are in docs/reference/findings.md"
+            yield Issue(place, f"no finding has the code {quoted(code)}", hint)
+        first.setdefault(code, index)
+
+
 RULES: tuple[Rule, ...] = (
     version,
     node_names,
@@ -452,4 +475,5 @@ RULES: tuple[Rule, ...] = (
     accelerators,
     layout,
     option_names,
+    waivers,
 )

@@ -14,6 +14,7 @@ from clusterctl.inventory.model import Inventory
 from clusterctl.planning.container import host_config
 from clusterctl.planning.deployment import accelerators_per_node
 from clusterctl.planning.probe import probe_labels
+from clusterctl.planning.rdma import devices_passed
 
 REPORT_PATH = "/opt/clusterctl/report.py"
 REPORT_DEADLINE_S = 60
@@ -62,8 +63,7 @@ def image_probe(inventory: Inventory, facts: ClusterFacts, node: str, *, ask_reg
     found = facts.nodes[node]
     assert isinstance(found.image, ImageFacts)  # noqa: S101 (the caller chose the nodes by it)
     gpus = gpus_wanted(inventory, facts)
-    infiniband = isinstance(found.infiniband, tuple) and bool(found.infiniband)
-    body = dict(host_config(inventory, gpus=gpus, infiniband=infiniband))
+    body = dict(host_config(inventory, gpus=gpus, infiniband=devices_passed(inventory.rdma, found)))
     # The engine makes the directory of a bind mount that is not there; of this kind of mount it refuses to, and
     # looking must change nothing.
     model_there = not isinstance(found.model, Unknown | None)

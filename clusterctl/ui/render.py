@@ -14,6 +14,7 @@ from clusterctl import vllm_log
 from clusterctl.down import DownResult
 from clusterctl.facts.model import Unknown
 from clusterctl.findings.finding import Finding
+from clusterctl.findings.identity import Difference
 from clusterctl.status import ClusterStatus, GpuStatus, NodeStatus, ServerAnswers
 from clusterctl.up import UpSummary
 
@@ -68,7 +69,26 @@ def findings(found: Sequence[Finding], nodes: int) -> str:
     if not found:
         return f"{nodes} nodes checked: nothing found that would keep the cluster from starting"
     lines = [line for finding in found for line in finding.lines()]
-    return "\n".join([*lines, f"{nodes} nodes checked: {len(found)} finding{'s' if len(found) != 1 else ''}"])
+    waived = sum(finding.waived for finding in found)
+    counted = f"{len(found)} finding{'s' if len(found) != 1 else ''}" + (f", {waived} of them waived" if waived else "")
+    return "\n".join([*lines, f"{nodes} nodes checked: {counted}"])
+
+
+def check_result(found: Sequence[Finding], differing: Sequence[Difference], nodes: int) -> str:
+    """What `check` found, and what differs between the nodes."""
+    table = ["the nodes differ in:", identity(differing), ""] if differing else []
+    return "\n".join([*table, findings(found, nodes)])
+
+
+def identity(differing: Sequence[Difference]) -> str:
+    """The table of what differs, a column for each node."""
+    table = Table(box=None, pad_edge=False, header_style="")
+    for column in ("", *differing[0].cells, "RATED", "WHY"):
+        table.add_column(column, overflow="fold")
+    for row in differing:
+        rated = f"waived ({row.rating})" if row.waived else str(row.rating)
+        table.add_row(row.title, *row.cells.values(), rated, row.reason)
+    return _text(table)
 
 
 def status(found: ClusterStatus) -> str:
@@ -132,6 +152,11 @@ def _nodes_table(nodes: Iterable[NodeStatus]) -> str:
             memory or "-",
             ", ".join(str(stage) for stage in node.stages) or "-",
         )
+    return _text(table)
+
+
+def _text(table: Table) -> str:
+    """A table as plain text of the terminal's width; wide where there is no terminal."""
     width = max(shutil.get_terminal_size((200, 24)).columns, 80)
     console = Console(file=io.StringIO(), width=width, no_color=True, highlight=False)
     console.print(table)

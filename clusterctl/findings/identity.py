@@ -1,0 +1,239 @@
+"""What differs between the nodes, cell by cell, and how bad each difference is. Pure.
+
+A new row is one line in `rows`. What could not be read differs from nothing, and what was not asked has no row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from clusterctl.facts.image_report import ImageReport
+from clusterctl.facts.model import ClusterFacts, Gpu, ImageFacts, NodeFacts, Unknown
+from clusterctl.inventory.model import Inventory
+from clusterctl.planning.deployment import private_address
+
+
+class Rating(StrEnum):
+    """How bad a difference is."""
+
+    FAILS = "fails"
+    """The cluster would not start, or break later."""
+    RISKY = "risky"
+    """It may fail, be slow, or answer differently."""
+    HARMLESS = "harmless"
+    """Shown because it may explain something else."""
+
+
+Read = Callable[[str, NodeFacts, ImageReport | None], object]
+"""A cell: from the node's name, its facts and its image's report. None: absent. Unknown: not known."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that should be alike."""
+
+    title: str
+    rating: Rating
+    reason: str
+    """Why a difference matters, or why it does not."""
+    code: str | None
+    """Code of the finding that reports it; what is harmless has none."""
+    read: Read
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row with at least two different cells."""
+
+    title: str
+    rating: Rating
+    reason: str
+    code: str | None
+    waived: bool
+    cells: Mapping[str, str]
+    """Node → value, in inventory order; «?» where it is not known, «–» where there is none."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The difference for machines."""
+        return asdict(self)
+
+    @property
+    def groups(self) -> Mapping[str, list[str]]:
+        """Value → nodes that have it; nodes of which it is not known are in none."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for node, value in self.cells.items():
+            if value != NOT_KNOWN:
+                found[value].append(node)
+        return found
+
+    @property
+    def seen(self) -> str:
+        """As a finding shows it: each value with its nodes."""
+        return f"{self.title}: " + "; ".join(f"{', '.join(nodes)} {value}" for value, nodes in self.groups.items())
+
+
+NOT_KNOWN = "?"
+ABSENT = "–"
+OWN_ROWS = frozenset({"ray", "vllm", "torch", "transformers"})
+"""Distributions with a row of their own."""
+SHOWN_DISTRIBUTIONS = 6
+"""Names in one cell; the number of the others follows."""
+
+
+def differences(inventory: Inventory, facts: ClusterFacts) -> tuple[Difference, ...]:
+    """The table: only rows in which nodes differ, in the order of `rows`."""
+    reports = facts.deep.images if facts.deep is not None else {}
+    found = []
+    for row in rows(inventory, facts):
+        cells = {name: _cell(row.read(name, node, _report(reports.get(name)))) for name, node in facts.nodes.items()}
+        if len(set(cells.values()) - {NOT_KNOWN}) > 1:
+            waived = row.code in inventory.waive
+            found.append(Difference(row.title, row.rating, row.reason, row.code, waived, cells))
+    return tuple(found)
+
+
+def rows(inventory: Inventory, facts: ClusterFacts) -> Iterator[Row]:
+    """Everything that is compared, what fails first."""
+    counted = inventory.accelerator.kind == "nvidia"
+    fails, risky, harmless = Rating.FAILS, Rating.RISKY, Rating.HARMLESS
+    yield Row("image", fails, "another image behind the same name (F19)", "image-differs", _image)
+    yield Row("Ray", fails, "Ray refuses a node with another version (F41)", "ray-differs", _said("ray"))
+    yield Row("Python", fails, "Ray refuses another Python, its patch level too (F41)", "ray-differs", _said("python"))
+    yield Row("vLLM", fails, "the ranks exchange pickled objects of vLLM's own (F19)", "vllm-differs", _said("vllm"))
+    yield Row("NCCL", fails, "«receiving 524288 bytes instead of 65536» (F56)", "nccl-differs", _said("nccl"))
+    yield Row("MTU", fails, "small messages pass and large ones hang (F34)", "mtu-differs", _mtu(inventory))
+    if counted and inventory.accelerator.per_node == "auto":
+        yield Row("GPUs", fails, "each node holds stages of the same tensor-parallel size (F3)", "gpus-differ", _gpus)
+    elif counted:
+        yield Row("GPUs", harmless, "accelerator.per_node says how many are used", None, _gpus)
+    for title, name in (("torch", "torch"), ("CUDA of torch", "cuda"), ("transformers", "transformers")):
+        yield Row(title, risky, "ranks may compute differently, or not at all (F19)", "software-differs", _said(name))
+    yield Row(
+        "Python distributions", risky, "another image, or a volume over a part of it (F19)", "software-differs",
+        _distributions(facts),
+    )  # fmt: skip
+    if counted:
+        model, memory, driver = _of_gpus(_model), _of_gpus(_memory), _of_gpus(lambda gpu: gpu.driver_version or None)
+        yield Row("GPU model", risky, "the gang is as fast as its slowest GPU", "gpu-model-differs", model)
+        yield Row("GPU memory", risky, "every rank gets the KV cache of the smallest", "gpu-model-differs", memory)
+        yield Row("NVIDIA driver", risky, "it brings CUDA and the fabric's parts (F11, F12)", "driver-differs", driver)
+        yield Row("CUDA of the driver", harmless, "follows from the driver", None, _said("driver_cuda"))
+    for variable in _variables(facts):
+        yield _variable_row(inventory, facts, variable)
+    yield Row("memlock, bytes", harmless, "in the container; too low is a finding (F22)", None, _said("memlock_bytes"))
+    yield Row(
+        "shared memory, bytes", harmless, "in the container; too little is a finding (F21)", None, _said("shm_bytes")
+    )
+    yield Row("glibc in the image", harmless, "not part of what nodes exchange", None, _said("glibc"))
+    yield Row("kernel", harmless, "nodes exchange nothing of it", None, lambda _, node, __: node.kernel)
+    yield Row("OS", harmless, "nodes exchange nothing of it", None, lambda _, node, __: node.system.os)
+    yield Row("memory, GiB", harmless, "too little of it is a finding (F9)", None, _total_memory)
+
+
+def _report(answer: object) -> ImageReport | None:
+    return answer if isinstance(answer, ImageReport) else None
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Unknown):
+        return NOT_KNOWN
+    return ABSENT if value is None else str(value)
+
+
+def _said(field: str) -> Read:
+    """A field of the image's report."""
+    return lambda _, __, report: Unknown("not asked") if report is None else getattr(report, field)
+
+
+def _image(_: str, node: NodeFacts, __: ImageReport | None) -> object:
+    # Two builds of one Dockerfile have different IDs and equal layers (lab-facts): layers decide. That a node has none
+    # is a finding of its own (image-absent).
+    if not isinstance(node.image, ImageFacts):
+        return Unknown("no image")
+    layers = "\n".join(node.image.layers or (node.image.id,))
+    return f"layers {hashlib.sha256(layers.encode()).hexdigest()[:12]}"
+
+
+def _mtu(inventory: Inventory) -> Read:
+    """Of the interface in the private network."""
+
+    def read(name: str, node: NodeFacts, _: ImageReport | None) -> object:
+        found = private_address(inventory, name, node)
+        interfaces = node.system.interfaces
+        if found is None or isinstance(interfaces, Unknown):
+            return Unknown("no interface")
+        return next((i.mtu for i in interfaces if i.name == found.interface), Unknown("no such interface"))
+
+    return read
+
+
+def _total_memory(_: str, node: NodeFacts, __: ImageReport | None) -> object:
+    # Equal machines differ by what their firmware keeps for itself.
+    total = node.system.memory_total_bytes
+    return round(total / (1 << 30)) if isinstance(total, int) else total
+
+
+def _gpus(_: str, node: NodeFacts, __: ImageReport | None) -> object:
+    return len(node.gpus) if isinstance(node.gpus, tuple) else node.gpus
+
+
+def _of_gpus(value: Callable[[Gpu], str | None]) -> Read:
+    """What the node's GPUs have, each value once."""
+
+    def read(_: str, node: NodeFacts, __: ImageReport | None) -> object:
+        if not isinstance(node.gpus, tuple):
+            return Unknown("no GPUs, or not known")
+        return ", ".join(sorted({said for gpu in node.gpus if (said := value(gpu)) is not None})) or None
+
+    return read
+
+
+def _model(gpu: Gpu) -> str:
+    return gpu.name
+
+
+def _memory(gpu: Gpu) -> str | None:
+    return None if gpu.memory_total_mib is None else f"{gpu.memory_total_mib} MiB"
+
+
+def _distributions(facts: ClusterFacts) -> Read:
+    """Digest of all, and those that differ; nothing where all that differs has a row of its own."""
+    reports = [report for report in _answers(facts) if isinstance(report, ImageReport)]
+    every = sorted({name for report in reports for name in report.distributions} - OWN_ROWS)
+    differ = [name for name in every if len({report.distributions.get(name) for report in reports}) > 1]
+
+    def read(_: str, __: NodeFacts, report: ImageReport | None) -> object:
+        if report is None or not differ:
+            return Unknown("not asked, or all alike")
+        shown = ", ".join(f"{name} {report.distributions.get(name, ABSENT)}" for name in differ[:SHOWN_DISTRIBUTIONS])
+        more = f" and {len(differ) - SHOWN_DISTRIBUTIONS} more" if len(differ) > SHOWN_DISTRIBUTIONS else ""
+        return f"sha256:{report.digest[:12]} ({shown}{more})"
+
+    return read
+
+
+def _answers(facts: ClusterFacts) -> Iterable[object]:
+    return facts.deep.images.values() if facts.deep is not None else ()
+
+
+def _variables(facts: ClusterFacts) -> list[str]:
+    """Names of all settings that any node's container has."""
+    return sorted(
+        {name for report in _answers(facts) if isinstance(report, ImageReport) for name in report.environment}
+    )
+
+
+def _variable_row(inventory: Inventory, facts: ClusterFacts, variable: str) -> Row:
+    def read(_: str, __: NodeFacts, report: ImageReport | None) -> object:
+        return Unknown("not asked") if report is None else report.environment.get(variable)
+
+    if any(variable in node.env for node in inventory.nodes):
+        return Row(variable, Rating.HARMLESS, "nodes[].env in the inventory sets it", None, read)
+    return Row(
+        variable, Rating.RISKY, "a setting of NCCL, Ray or vLLM is to be alike (F48, F56)", "environment-differs", read
+    )
