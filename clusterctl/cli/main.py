@@ -15,7 +15,7 @@ import click
 from clusterctl import __version__
 from clusterctl.down import down as take_down
 from clusterctl.errors import ClusterctlError, ExitCode
-from clusterctl.facts.deep import with_deep
+from clusterctl.facts.deep import Asked, with_deep
 from clusterctl.facts.gather import gather
 from clusterctl.facts.model_bytes import with_digests
 from clusterctl.findings.finding import ChecksFailedError, has_errors
@@ -27,8 +27,10 @@ from clusterctl.inventory.model import Inventory
 from clusterctl.inventory.schema import json_schema
 from clusterctl.lab.cli import lab
 from clusterctl.logs import show_logs
+from clusterctl.planning.environment import network_environments
 from clusterctl.status import exit_code_of, read_status
 from clusterctl.ui import render
+from clusterctl.ui.network import network_json
 from clusterctl.ui.progress import progress_on_stderr
 from clusterctl.up import prepare
 from clusterctl.up import up as bring_up
@@ -103,8 +105,12 @@ def up(options: Options, as_json: bool, keep: bool, checks: str) -> None:
 @json_option
 @click.option("--full", is_flag=True, help="Read all bytes of the model too (minutes), and compare them between nodes.")
 @click.option("--deep", is_flag=True, help="Also import Ray and vLLM, and ask vLLM about the model (up to minutes).")
+@click.option("--bandwidth", is_flag=True, help="Also measure the TCP throughput of every pair of nodes.")
+@click.option(
+    "--nccl", is_flag=True, help="Also run an all-reduce across the nodes, and see whether it goes over RDMA or TCP."
+)
 @click.pass_obj
-def check(options: Options, as_json: bool, full: bool, deep: bool) -> None:
+def check(options: Options, *, as_json: bool, full: bool, deep: bool, bandwidth: bool, nccl: bool) -> None:
     """Find what would fail, on every node, and say how to fix it. Changes nothing.
 
     It also runs the image once on each node, with the flags of the serving container, and removes it again.
@@ -116,13 +122,20 @@ def check(options: Options, as_json: bool, full: bool, deep: bool) -> None:
         if full:
             with progress_on_stderr() as progress:
                 facts = with_digests(hosts, facts, progress)
-        facts = with_deep(hosts, facts, ask_registry=deep)
+        facts = with_deep(hosts, facts, Asked(registry=deep, bandwidth=bandwidth, collective=nccl))
         findings = find_problems(hosts.inventory, facts)
         differing = differences(hosts.inventory, facts)
+        environments = network_environments(hosts.inventory, facts)
     emit(
-        {"findings": [finding.to_json() for finding in findings], "identity": [row.to_json() for row in differing]}
+        {
+            "findings": [finding.to_json() for finding in findings],
+            "identity": [row.to_json() for row in differing],
+            **network_json(environments, facts.deep),
+        }
         if as_json
-        else render.check_result(findings, differing, len(hosts.inventory.nodes))
+        else render.check_result(
+            findings, differing, len(hosts.inventory.nodes), network=render.network(environments, facts.deep)
+        )
     )
     if has_errors(findings):
         sys.exit(ExitCode.FAILED)

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
+    from clusterctl.facts.collective import Collective
     from clusterctl.facts.image_report import ImageReport, RunFailed
     from clusterctl.facts.model_files import ModelFiles
     from clusterctl.facts.nvidia import NvidiaFacts
@@ -165,6 +166,8 @@ class DeepFacts:
     """GPUs that each of these containers asked for."""
     pairs: Pairs | None = None
     """What passes between the nodes; None with fewer than two nodes to ask."""
+    collective: Collective | Unknown | None = None
+    """The all-reduce across the nodes; None: not asked (without --nccl)."""
 
 
 @dataclass(frozen=True)

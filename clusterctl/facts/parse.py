@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
 
-from clusterctl.facts.model import Fact, Gpu, GpuProcess, InterfaceAddress, Listener, ModelFiles, Unknown
+from clusterctl.facts.kernel_net import kernel_addresses, kernel_routes
+from clusterctl.facts.model import Fact, Gpu, GpuProcess, InterfaceAddress, Listener, Unknown
 
 ABSENT = 44
 """Exit code with which a section of the probe says «looked for, not there»."""
@@ -52,23 +51,39 @@ def text(found: Mapping[str, Section], name: str) -> Fact[str]:
 
 def memory_available(found: Mapping[str, Section]) -> Fact[int]:
     """MemAvailable in bytes."""
+    return memory(found, "MemAvailable")
+
+
+def memory(found: Mapping[str, Section], name: str) -> Fact[int]:
+    """One row of /proc/meminfo in bytes."""
     meminfo = text(found, "memory")
     if not isinstance(meminfo, str):
         return meminfo
-    match = re.search(r"^MemAvailable:\s+(\d{1,18}) kB$", meminfo, re.MULTILINE)
-    return int(match[1]) * 1024 if match else Unknown("no MemAvailable in /proc/meminfo")
+    match = re.search(rf"^{name}:\s+(\d{{1,18}}) kB$", meminfo, re.MULTILINE)
+    return int(match[1]) * 1024 if match else Unknown(f"no {name} in /proc/meminfo")
 
 
 def addresses(found: Mapping[str, Section]) -> tuple[InterfaceAddress, ...] | Unknown:
-    """IPv4 addresses with their interfaces, from `ip -o -4 addr show`."""
+    """IPv4 addresses with their interfaces, from `ip -o -4 addr show`, else from the kernel's tables."""
     output = text(found, "addresses")
     if not isinstance(output, str):
-        return output or Unknown("no answer from `ip`")
+        return _addresses_without_ip(found) or output or Unknown("no answer from `ip`")
     rows = re.findall(r"^\d+: (\S+?)(?:@\S+)?\s+inet (\d+\.\d+\.\d+\.\d+)", output, re.MULTILINE)
     try:
         return tuple(InterfaceAddress(interface, IPv4Address(address)) for interface, address in rows)
     except ValueError:
         return Unknown(f"`ip` printed what is no address table: {output[:120]}")
+
+
+def _addresses_without_ip(found: Mapping[str, Section]) -> tuple[InterfaceAddress, ...] | None:
+    """From the kernel's own tables; None where they do not help."""
+    trie, table = text(found, "fib_trie"), text(found, "routes")
+    if not isinstance(trie, str) or not isinstance(table, str):
+        return None
+    try:
+        return kernel_addresses(trie, kernel_routes(table))
+    except ValueError:
+        return None
 
 
 def listeners(found: Mapping[str, Section]) -> tuple[Listener, ...] | Unknown:
@@ -120,9 +135,27 @@ def gpus(found: Mapping[str, Section]) -> Fact[tuple[Gpu, ...]]:
     if not isinstance(output, str):
         return output
     try:
-        return tuple(Gpu(int(r[0]), r[1], r[2], _mib(r[3]), _mib(r[4])) for r in _cells(output))
+        return tuple(_gpu(cells) for cells in _cells(output))
     except (ValueError, IndexError):
         return Unknown(f"nvidia-smi printed what is no GPU table: {output[:120]}")
+
+
+def _gpu(cells: list[str]) -> Gpu:
+    """The columns that probes/gpu.sh asks for; an older nvidia-smi has not the last two."""
+    index, name, uuid, total, used, bus, driver, mode, mig, ecc, *fabric = cells
+    return Gpu(
+        index=int(index),
+        name=name,
+        uuid=uuid,
+        memory_total_mib=_mib(total),
+        memory_used_mib=_mib(used),
+        pci_address=bus,
+        driver_version=driver,
+        compute_mode=mode,
+        mig=mig == "Enabled",
+        ecc_uncorrected=_mib(ecc),
+        fabric=None if not fabric or fabric[0].startswith("[") or fabric[0] == "N/A" else ", ".join(fabric),
+    )
 
 
 def gpu_processes(found: Mapping[str, Section]) -> Fact[tuple[GpuProcess, ...]]:
@@ -141,34 +174,3 @@ def infiniband(found: Mapping[str, Section]) -> Fact[tuple[str, ...]]:
     """Device nodes below /dev/infiniband; None where there is no such directory."""
     output = text(found, "infiniband")
     return tuple(output.split()) if isinstance(output, str) else output
-
-
-def model(found: Mapping[str, Section]) -> Fact[ModelFiles]:
-    """The model's directory; None where the path does not exist."""
-    output = text(found, "model_files")
-    if not isinstance(output, str):
-        return output
-    rows = re.findall(r"^(\d{1,18}) (?:\./)?(.+)$", output, re.MULTILINE)
-    index = _json(found, "model_index")
-    shards: Fact[tuple[str, ...]]
-    if isinstance(index, dict):
-        weight_map = index.get("weight_map")
-        shards = (
-            tuple(sorted({str(name) for name in weight_map.values()}))
-            if isinstance(weight_map, dict)
-            else Unknown("model.safetensors.index.json has no weight_map")
-        )
-    else:
-        shards = index if isinstance(index, Unknown) else None
-    return ModelFiles({name: int(size) for size, name in rows}, _json(found, "model_config"), shards)
-
-
-def _json(found: Mapping[str, Section], name: str) -> Fact[dict[str, Any]]:
-    content = text(found, name)
-    if not isinstance(content, str):
-        return content
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        return Unknown(f"not JSON: {error}")
-    return value if isinstance(value, dict) else Unknown("not a JSON object")

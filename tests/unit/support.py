@@ -18,7 +18,6 @@ from clusterctl.facts.model import (
     ImageFacts,
     InterfaceAddress,
     Listener,
-    ModelFiles,
     NodeFacts,
     Unknown,
     Unreachable,
@@ -26,7 +25,7 @@ from clusterctl.facts.model import (
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning.container import ContainerSpec, container_specs
 from clusterctl.planning.deployment import Deployment, resolve
-from tests.unit import machines
+from tests.unit import machines, model_files
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -46,8 +45,7 @@ BASE: dict[str, Any] = {
     "timeouts": {},
 }
 
-CONFIG = {"model_type": "llama", "num_attention_heads": 32}
-SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+CONFIG, SHARDS = model_files.CONFIG, model_files.SHARDS
 
 
 def merged(base: Any, changes: Any) -> Any:
@@ -74,11 +72,12 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
         "listeners": _listeners(said.pop("listeners", {"22": "sshd (pid 1)"})),
         "gpus": _gpus(said.pop("gpus", 2)),
         "gpu_processes": _gpu_processes(said.pop("gpu_processes", {})),
-        "infiniband": _fact(said.pop("infiniband", None), tuple),
+        "infiniband": fact(said.pop("infiniband", None), tuple),
         "rdma": machines.rdma(said.pop("rdma", None)),
-        "engine": _fact(said.pop("engine", {}), lambda _: EngineFacts("20.10", "systemd", ("runc",), "/docker")),
+        "engine": fact(said.pop("engine", {}), lambda _: EngineFacts("20.10", "systemd", ("runc",), "/docker")),
         "image": _image(said.pop("image", "one")),
         "containers": _containers(said.pop("containers", ())),
+        "leftovers": tuple(said.pop("leftovers", ())),
         "model": _model(said.pop("model", {})),
     }
     assert not said, f"no such facts: {said}"
@@ -135,7 +134,7 @@ def with_containers(
     return ClusterFacts(nodes, facts.unreachable)
 
 
-def _fact(value: Any, read: Any) -> Any:
+def fact(value: Any, read: Any) -> Any:
     """null is absent, {unknown: reason} is Unknown, anything else is read."""
     if isinstance(value, Mapping) and set(value) == {"unknown"}:
         return Unknown(value["unknown"])
@@ -143,38 +142,36 @@ def _fact(value: Any, read: Any) -> Any:
 
 
 def _addresses(value: Any) -> Any:
-    return _fact(value, lambda v: tuple(InterfaceAddress(i, IPv4Address(a)) for a, i in v.items()))
+    return fact(value, lambda v: tuple(InterfaceAddress(i, IPv4Address(a)) for a, i in v.items()))
 
 
 def _listeners(value: Any) -> Any:
-    return _fact(value, lambda v: tuple(Listener("0.0.0.0", int(port), process) for port, process in v.items()))
+    return fact(value, lambda v: tuple(Listener("0.0.0.0", int(port), process) for port, process in v.items()))
 
 
 def _gpus(value: Any) -> Any:
     """A number of GPUs, or `unified` for one without memory of its own."""
     if value == "unified":
         return (Gpu(0, "NVIDIA GB10", "GPU-0", None, None),)
-    return _fact(value, lambda count: tuple(Gpu(i, "NVIDIA H200", f"GPU-{i}", 143771, 4) for i in range(count)))
+    return fact(value, lambda count: tuple(Gpu(i, "NVIDIA H200", f"GPU-{i}", 143771, 4) for i in range(count)))
 
 
 def _gpu_processes(value: Any) -> Any:
-    return _fact(value, lambda v: tuple(GpuProcess("GPU-0", int(pid), name, 100) for pid, name in v.items()))
+    return fact(value, lambda v: tuple(GpuProcess("GPU-0", int(pid), name, 100) for pid, name in v.items()))
 
 
 def _image(value: Any) -> Any:
     """An image by the name of its content; `one@2` is the content `one` under another ID."""
-    return _fact(value, lambda v: ImageFacts(f"sha256:{v}", (f"layer-of-{v.split('@')[0]}",)))
+    return fact(value, lambda v: ImageFacts(f"sha256:{v}", (f"layer-of-{v.split('@')[0]}",)))
 
 
 def _containers(value: Any) -> Any:
-    return _fact(value, lambda v: tuple(container(name=name) for name in v))
+    return fact(value, lambda v: tuple(container(name=name) for name in v))
 
 
 def _model(value: Any) -> Any:
-    def read(said: Mapping[str, Any]) -> ModelFiles:
-        sizes = {"config.json": 700, **dict.fromkeys(SHARDS, 1000), **said.get("sizes", {})}
-        present = {name: size for name, size in sizes.items() if size is not None}
-        config = _fact(said.get("config", {}), lambda changes: merged(CONFIG, changes))
-        return ModelFiles(present, config, _fact(said.get("index", SHARDS), tuple))
+    def read(said: Mapping[str, Any]) -> Any:
+        config = fact(said.get("config", {}), lambda changes: merged(CONFIG, changes))
+        return model_files.model_files(said, config, fact(said.get("index", SHARDS), tuple))
 
-    return _fact(value, read)
+    return fact(value, read)

@@ -13,19 +13,22 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterctl.facts import gather, parse
-from clusterctl.facts.model import Gpu, GpuProcess, InterfaceAddress, Listener, ModelFiles, Unknown
+from clusterctl.facts import gather, model_files, parse
+from clusterctl.facts.model import Gpu, GpuProcess, InterfaceAddress, Listener, Unknown
+from clusterctl.facts.model_files import ModelFiles
 from tests.unit.support import FIXTURES
 
 CASES: list[dict[str, Any]] = yaml.safe_load((FIXTURES / "facts.yaml").read_text(encoding="utf-8"))
 FACTS: Mapping[str, Callable[[Mapping[str, parse.Section]], Any]] = {
     name: getattr(parse, name)
-    for name in ("memory_available", "addresses", "listeners", "gpus", "gpu_processes", "infiniband", "model")
-}
+    for name in ("memory_available", "addresses", "listeners", "gpus", "gpu_processes", "infiniband")
+} | {"model": model_files.model}
 SECTIONS = (
     *("hostname", "kernel", "memory", "addresses", "tcp", "tcp6", "sockets", "gpus", "gpu_processes", "infiniband"),
     "rdma",
     *("engine_socket", "model_files", "model_config", "model_index"),
+    *(f"model_{name}" for name in ("directory", "links", "dangling", "pointers", "unfinished", "digests", "headers")),
+    *("model_snapshots", "model_tools"),
 )
 
 
@@ -94,7 +97,7 @@ def test_the_head_of_a_cluster_that_starts() -> None:
     assert named["10.77.1.1", 10001] == "python3 (pid 1398)"  # from ::ffff:10.77.1.1 in tcp6
     assert named["::", 6379] == "gcs_server (pid 1364)"
     assert not any(port == 0xE9A4 for _, port in named), "a peer's port of an open connection is no listener"
-    model = parse.model(found)
+    model = model_files.model(found)
     assert isinstance(model, ModelFiles)
     assert model.sizes["model-00002-of-00003.safetensors"] == 592776
     assert model.index_shards == tuple(f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3))
@@ -149,7 +152,8 @@ ROWS = {
     "gpu_processes": "GPU-a, {}, {}, {}",
     "model_files": "{} ./a{}{}",
     "model_config": '{{"a": {}{}{}}}',
-    "model_index": '{{"weight_map": {{"a": {}}}{}{}}}',
+    "model_index": "{}}}\n{}{}",
+    "model_headers": "{} {} {}\ta.safetensors",
 }
 
 
@@ -169,7 +173,7 @@ def test_deeply_nested_json_is_unknown_not_a_crash() -> None:
         "model_config": {"text": "[" * 200_000},
         "model_index": {"text": "", "code": 44},
     }
-    model = parse.model(parse.sections("".join(framed(name, said) for name, said in body.items())))
+    model = model_files.model(parse.sections("".join(framed(name, said) for name, said in body.items())))
     assert isinstance(model, ModelFiles)
     assert isinstance(model.config, Unknown)
 
@@ -196,7 +200,7 @@ def test_the_probe_of_this_machine(tmp_path: Path) -> None:
     (model / "gone.safetensors").symlink_to("nowhere")
     found = probe(model)
     assert set(found) == set(SECTIONS)
-    files = parse.model(found)
+    files = model_files.model(found)
     assert isinstance(files, ModelFiles)
     assert {k: v for k, v in files.sizes.items() if "safetensors" in k} == {
         "model.safetensors": 4,
@@ -210,10 +214,10 @@ def test_the_probe_of_this_machine(tmp_path: Path) -> None:
 
 
 def test_the_probe_tells_an_absent_model_from_one_it_may_not_enter(tmp_path: Path) -> None:
-    assert parse.model(probe(tmp_path / "nowhere")) is None
+    assert model_files.model(probe(tmp_path / "nowhere")) is None
     file = tmp_path / "file"
     file.touch()
-    assert isinstance(parse.model(probe(file)), Unknown)
+    assert isinstance(model_files.model(probe(file)), Unknown)
 
 
 @pytest.mark.parametrize(

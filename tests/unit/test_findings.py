@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,27 @@ import pytest
 import yaml
 
 from clusterctl.findings import rules
+from clusterctl.findings.codes import CODES
 from clusterctl.findings.finding import ChecksFailedError, Finding, Severity
-from tests.unit.support import FIXTURES, cluster_facts, inventory
+from tests.unit.reports import deep_facts
+from tests.unit.support import FIXTURES, cluster_facts, fact, inventory
 
-CASES: list[dict[str, Any]] = yaml.safe_load((FIXTURES / "findings.yaml").read_text(encoding="utf-8"))
+CASES: list[dict[str, Any]] = [
+    case
+    for file in sorted(FIXTURES.glob("findings*.yaml"))
+    for case in yaml.safe_load(file.read_text(encoding="utf-8"))
+]
+
+
+FINDERS = ("Finding", "unknown", "differs")
+"""What makes a finding of a code, its first argument."""
 
 
 def found(case: dict[str, Any]) -> tuple[Finding, ...]:
-    return rules.check(inventory(case.get("inventory")), cluster_facts(case.get("facts"), case.get("unreachable")))
+    facts = cluster_facts(case.get("facts"), case.get("unreachable"))
+    digests = {name: fact(said, dict) for name, said in case["digests"].items()} if "digests" in case else None
+    deep = deep_facts(case["images"], gpus_wanted=case.get("gpus_wanted", 2)) if "images" in case else None
+    return rules.check(inventory(case.get("inventory")), replace(facts, digests=digests, deep=deep))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
@@ -46,10 +60,11 @@ def test_every_code_has_a_case() -> None:
         call.args[0].value
         for source in sources
         for call in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("Finding", "unknown")
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in FINDERS
         and isinstance(call.args[0], ast.Constant)
     }  # fmt: skip
     assert codes == {expected["code"] for case in CASES for expected in case["expect"]}
+    assert codes == CODES, "clusterctl/findings/codes.py lists every code"
 
 
 def test_a_refusal_to_start_holds_every_finding_and_counts_the_errors() -> None:
