@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,13 @@ PRINTS = ("ui/", "cli/", "lab/__main__.py", "lab/cli.py", "agent/", "watch.py")
 """Who may write to the terminal; agent/ runs in containers, where its output is its result."""
 
 
-def imports(file: str) -> Iterator[str]:
+@cache
+def imports(file: str) -> tuple[str, ...]:
     """Every module that a file imports, in functions too; not those from which it takes VALUES alone."""
+    return tuple(_imports(file))
+
+
+def _imports(file: str) -> Iterator[str]:
     for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -59,6 +65,7 @@ def imports(file: str) -> Iterator[str]:
                 yield node.module or ""
 
 
+@cache
 def tree(file: str) -> ast.Module:
     return ast.parse((PACKAGE / file).read_text(encoding="utf-8"), file)
 
