@@ -25,6 +25,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -43,6 +44,10 @@ WORKER_ACTOR_PREFIX = "vllm_Worker_"
 """vLLM names its Ray actors vllm_Worker_<id>_TP{t}_PP{p} (0.32, v1/executor/ray_utils.py)."""
 PROBE_POLL_S = 0.2
 """Seconds between looks at Ray's control store: two small reads on loopback."""
+GO = b"go\n"
+"""What the server's process waits for on its stdin."""
+SERVER_MODULES = ("vllm.entrypoints.cli.serve", "vllm.entrypoints.openai.api_server")
+"""What `vllm serve` imports before it does anything (vLLM 0.32, entrypoints/cli/main.py)."""
 RAY_STOP_S = 5
 """Seconds for Ray to end by itself. With the server gone it holds nothing that is worth more."""
 LAST_WORDS_S = 0.5
@@ -107,13 +112,20 @@ class Child:
         # stderr is the agent's own channel for events, so a child that is not captured writes both to stdout.
         process = await asyncio.create_subprocess_exec(
             *argv,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=pipe or asyncio.subprocess.DEVNULL,
             stdout=pipe if capture else 1,
             stderr=asyncio.subprocess.STDOUT if capture else 1,
             start_new_session=True,
         )
         OWN_CHILDREN.add(process.pid)
         return cls(name, process)
+
+    def say(self, line: bytes) -> None:
+        """Write one line to a captured child, the only one it will get."""
+        if self.process.stdin is not None:
+            with contextlib.suppress(ConnectionError):  # it has ended, and that is seen elsewhere
+                self.process.stdin.write(line)
+                self.process.stdin.close()
 
     async def wait(self) -> int:
         """Its exit code, once it has ended.
@@ -224,11 +236,19 @@ class Agent:
         await self._record_ray(probe)
 
     async def _gate_and_serve(self, probe: Child) -> None:
-        await self._gate(probe)
-        self.journal.phase("loading")
-        self.server = await Child.start("server", self.config["server_argv"], capture=True)
-        self.forwarding = asyncio.create_task(self._forward(self.server))
-        await first_failure(self._exited(self.server, self.forwarding), self._answering(), self._record_ray(probe))
+        # The server's modules load while Ray forms (10 s on an idle machine with vLLM 0.32); it does nothing with them,
+        # and knows nothing of Ray, before it is told to go on.
+        argv = [sys.executable, __file__, "server", *self.config["server_argv"]]
+        self.server = server = await Child.start("server", argv, capture=True)
+        self.forwarding = asyncio.create_task(self._forward(server))
+
+        async def serve() -> None:
+            await self._gate(probe)
+            self.journal.phase("loading")
+            server.say(GO)
+            await first_failure(self._answering(), self._record_ray(probe))
+
+        await first_failure(self._exited(server, self.forwarding), serve())
 
     async def _gate(self, probe: Child) -> None:
         """Wait until exactly the declared nodes, each with exactly its GPUs, are alive in Ray."""
@@ -293,7 +313,10 @@ class Agent:
         await asyncio.wait({forwarding}, timeout=LAST_WORDS_S)
         # Also exit code 0: vLLM's server ends with 0 after its engine died (vllm-ray-facts, surprise 3).
         raise GiveUpError(
-            "server-exited", f"`vllm serve` ended with exit code {code}", exit_code=code, tail=list(self.tail)
+            "server-exited",
+            f"`{' '.join(self.config['server_argv'][:2])}` ended with exit code {code}",
+            exit_code=code,
+            tail=list(self.tail),
         )
 
     async def _answering(self) -> None:
@@ -448,6 +471,24 @@ def run_ray(address: str, port: int, is_head: bool, argv: list[str]) -> None:
     sys.exit(command())
 
 
+def run_server(argv: list[str]) -> None:
+    """The server's command in this process: its modules are loaded at once, it runs when the gate has opened."""
+    entries = list(importlib.metadata.entry_points(group="console_scripts", name=argv[0]))
+    if not entries and shutil.which(argv[0]) is None:
+        sys.exit(f"clusterctl: the image has no `{argv[0]}` (F20)")
+    command = entries[0].load() if entries else None
+    for module in SERVER_MODULES if command else ():
+        with contextlib.suppress(ImportError):  # other versions of vLLM; the command itself will say what it lacks
+            importlib.import_module(module)
+    if sys.stdin.buffer.readline() != GO:
+        sys.exit("clusterctl: the agent is gone")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if command is None:
+        os.execvp(argv[0], argv)  # noqa: S606 (no shell: argv as configured)
+    sys.argv = argv
+    sys.exit(command())
+
+
 def probe_ray(address: str, port: int) -> None:
     """Print Ray's live nodes with their GPUs, and vLLM's workers with their nodes, whenever they change.
 
@@ -478,11 +519,13 @@ def probe_ray(address: str, port: int) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """`agent.py` is the agent; `agent.py ray …` and `agent.py probe …` are its children."""
+    """`agent.py` is the agent; `agent.py ray …`, `agent.py probe …` and `agent.py server …` are its children."""
     if argv[:1] == ["ray"]:
         run_ray(argv[1], int(argv[2]), argv[3] == "1", argv[4:])
     if argv[:1] == ["probe"]:
         probe_ray(argv[1], int(argv[2]))
+    if argv[:1] == ["server"]:
+        run_server(argv[1:])
     config = json.loads(Path(CONFIG_PATH).read_text())
     return asyncio.run(Agent(config).run())
 
