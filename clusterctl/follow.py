@@ -86,6 +86,7 @@ def follow(hosts: Hosts, containers: Mapping[str, str], head: str, timeouts: Tim
                 head, "the agent said nothing until the deadline", phase=start.phase, lines=list(start.tails[head])
             ) from None
         if chunk is None:
+            start.tails[name].extend(lines[name].end())
             raise _died(hosts.connected[name], containers[name], start)
         for line in lines[name].feed(chunk):
             event = parse_event(line) if chunk.stream == "stderr" else None

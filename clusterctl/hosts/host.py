@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -17,6 +17,9 @@ from clusterctl.hosts.ssh import ConnectError, HostError, SshConnection
 from clusterctl.inventory.model import Inventory, Node
 
 T = TypeVar("T")
+
+TURN_S = 0.5
+"""Seconds after which a waiting main thread looks whether it was interrupted."""
 
 MAX_PARALLEL = 64
 """Nodes worked on at once. Threads mostly wait; 64 is far above any gang that one vLLM endpoint spans today."""
@@ -105,10 +108,21 @@ def each(hosts: Mapping[str, Host], work: Callable[[Host], T]) -> Outcomes[T]:
         futures = {name: pool.submit(work, host) for name, host in hosts.items()}
         for name, future in futures.items():
             try:
-                values[name] = future.result()
+                values[name] = _result(future)
             except ClusterctlError as error:
                 errors[name] = error if isinstance(error, HostError) else HostError(name, error.message)
     finally:
         # Not waited for: every result is in by now, or Ctrl-C came and a hung node must not hold it up.
         pool.shutdown(wait=False, cancel_futures=True)
     return Outcomes(values, errors)
+
+
+def _result(future: Future[T]) -> T:
+    """Its result, waited for in short turns: Python delivers Ctrl-C to a thread that waits for a lock only between
+    them (seen with 3.11)."""
+    while True:
+        try:
+            return future.result(timeout=TURN_S)
+        except TimeoutError:
+            if future.done():  # the work itself timed out
+                raise

@@ -120,10 +120,12 @@ class SshConnection:
             "auth_timeout": timeouts.connect_s,
             **({"key_filename": str(key), "look_for_keys": False} if key else {}),
         }
+        # Fabric truncates to whole seconds, and 0 would mean «no time-out».
+        connect_timeout_s = max(1, round(timeouts.connect_s))
         jump = node.jump or ssh.jump
         gateway = (
             fabric.Connection(
-                jump, config=config, connect_kwargs=dict(connect_kwargs), connect_timeout=timeouts.connect_s
+                jump, config=config, connect_kwargs=dict(connect_kwargs), connect_timeout=connect_timeout_s
             )
             if jump
             else None
@@ -135,8 +137,7 @@ class SshConnection:
             config=config,
             gateway=gateway,
             connect_kwargs=connect_kwargs,
-            # Fabric truncates to whole seconds, and 0 would mean «no time-out».
-            connect_timeout=max(1, round(timeouts.connect_s)),
+            connect_timeout=connect_timeout_s,
         )
 
     @property
@@ -158,7 +159,7 @@ class SshConnection:
         except _UnknownHostKeyError as error:
             raise HostKeyError(
                 self.node,
-                f"{self.target}: its host key is not in {self._known_hosts} "
+                f"{self._shown(error.hostname)}: its host key is not in {self._known_hosts} "
                 f"(it showed {error.key.get_name()} {fingerprint(error.key)})",
                 hint="compare that fingerprint with the machine's own (on its console: "
                 "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then run once with --accept-new-host-keys",
@@ -166,7 +167,7 @@ class SshConnection:
         except paramiko.BadHostKeyException as error:
             raise HostKeyError(
                 self.node,
-                f"{self.target}: its host key is NOT the one in {self._known_hosts}: expected "
+                f"{self._shown(error.hostname)}: its host key is NOT the one in {self._known_hosts}: expected "
                 f"{fingerprint(error.expected_key)}, it showed {fingerprint(error.key)}",
                 hint="either the machine was reinstalled or something answers in its place; when you know it was "
                 f"reinstalled: ssh-keygen -R '{error.hostname}' -f {self._known_hosts}, then --accept-new-host-keys",
@@ -207,6 +208,12 @@ class SshConnection:
                 self.node, f"{self.target}: SSH failed ({error or type(error).__name__})", hint=f"ssh -v {self.target}"
             ) from error
         self._transport.set_keepalive(KEEPALIVE_S)
+
+    def _shown(self, hostname: str) -> str:
+        """Whose key it was: the node's, or that of a jump host on the way (known_hosts notation: [host]:port)."""
+        node = self._connection
+        own = hostname in (node.host, f"[{node.host}]:{node.port}")
+        return self.target if own else f"jump host {hostname}"
 
     def close(self) -> None:
         """Close the connection and its jump hosts'; harmless when it is not open."""

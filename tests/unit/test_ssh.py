@@ -377,7 +377,6 @@ def test_a_jump_host_is_as_strict_as_the_node_behind_it(site: Site, unknown: str
     assert fingerprint_of(stranger.host_key) in error.message
 
 
-@pytest.mark.xfail(strict=True, reason="the message names the node also when it is the jump host's key (hosts/ssh.py)")
 def test_an_unknown_key_of_a_jump_host_is_said_to_be_the_jump_hosts(site: Site) -> None:
     via = f"{getpass.getuser()}@127.0.0.1:{site.jump.port}"
     assert f":{site.jump.port}" in refused(site.connection(known=site.node.known, jump=via)).message
