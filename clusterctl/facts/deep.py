@@ -6,12 +6,14 @@ Not part of the one probe pass (gather.py): it starts containers and takes secon
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from clusterctl.agent import REPORT_SOURCE
 from clusterctl.apply import remove_probes
+from clusterctl.facts.collective import gather_collective
 from clusterctl.facts.image_report import ImageReport, RunFailed, read_output
 from clusterctl.facts.model import ClusterFacts, DeepFacts, ImageFacts, Unknown
+from clusterctl.facts.peering import gather_pairs
 from clusterctl.hosts.engine import EngineError, FileInContainer
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.planning.image_probe import (
@@ -30,16 +32,34 @@ MARGIN_S = 15
 """Seconds beyond the report's own deadline, for the engine to start and remove the container."""
 
 
-def with_deep(hosts: Hosts, facts: ClusterFacts, *, ask_registry: bool = False) -> ClusterFacts:
+@dataclass(frozen=True)
+class Asked:
+    """What is asked beyond what every `check` asks."""
+
+    registry: bool = False
+    """vLLM's ModelRegistry about the model: minutes of two cores."""
+    bandwidth: bool = False
+    """TCP throughput of every pair: 4 s more for each further node."""
+    collective: bool = False
+    """An all-reduce across the nodes: 10 s, and the accelerators."""
+
+
+NOTHING_MORE = Asked()
+
+
+def with_deep(hosts: Hosts, facts: ClusterFacts, asked: Asked = NOTHING_MORE) -> ClusterFacts:
     """The facts, and what running something on the nodes adds to them."""
     remove_probes(hosts, facts)
-    return replace(facts, deep=gather_deep(hosts, facts, ask_registry=ask_registry))
+    return replace(facts, deep=gather_deep(hosts, facts, asked))
 
 
-def gather_deep(hosts: Hosts, facts: ClusterFacts, *, ask_registry: bool = False) -> DeepFacts:
+def gather_deep(hosts: Hosts, facts: ClusterFacts, asked: Asked = NOTHING_MORE) -> DeepFacts:
     """Everything that is asked by running something. Each part is one call here and one field of DeepFacts."""
     return DeepFacts(
-        images=gather_images(hosts, facts, ask_registry=ask_registry), gpus_wanted=gpus_wanted(hosts.inventory, facts)
+        images=gather_images(hosts, facts, ask_registry=asked.registry),
+        gpus_wanted=gpus_wanted(hosts.inventory, facts),
+        pairs=gather_pairs(hosts, facts, bandwidth=asked.bandwidth),
+        collective=gather_collective(hosts, facts) if asked.collective else None,
     )
 
 

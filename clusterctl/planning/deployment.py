@@ -10,6 +10,7 @@ from typing import Literal
 from clusterctl.facts.model import ClusterFacts, ImageFacts, InterfaceAddress, NodeFacts, Unknown
 from clusterctl.inventory.layout import Layout, resolve_layout
 from clusterctl.inventory.model import Inventory
+from clusterctl.planning.rdma import chosen_ports, devices_passed
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Place:
     interface: str
     image_id: str
     infiniband: bool
+    """Whether RDMA devices are passed to the container."""
+    hcas: tuple[str, ...] = ()
+    """RDMA ports that NCCL shall use, as mlx5_0:1; empty without RDMA."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,6 @@ def _place(inventory: Inventory, name: str, facts: NodeFacts) -> Place:
         address=found.address,
         interface=found.interface,
         image_id=facts.image.id,
-        # An empty /dev/infiniband is none: the engine refuses to pass a directory without devices.
-        infiniband=isinstance(facts.infiniband, tuple) and bool(facts.infiniband),
+        infiniband=devices_passed(inventory.rdma, facts),
+        hcas=tuple(port.name for port in chosen_ports(facts, found.interface)) if inventory.rdma != "off" else (),
     )

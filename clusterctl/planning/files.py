@@ -9,6 +9,7 @@ from clusterctl.agent import AGENT_SOURCE
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning import paths
 from clusterctl.planning.deployment import Deployment, Place
+from clusterctl.planning.environment import network_environment
 from clusterctl.rendering import render
 
 CANARY_INTERVAL_S = 30
@@ -110,10 +111,7 @@ def environment(inventory: Inventory, deployment: Deployment, place: Place) -> M
         "VLLM_NO_USAGE_STATS": "1",
         **inventory.container.env,
         **node.env,
-        "VLLM_HOST_IP": str(place.address),
-        # Gloo takes a plain name; NCCL takes a PREFIX unless it starts with `=` (eth1 would match eth10).
-        "GLOO_SOCKET_IFNAME": place.interface,
-        "NCCL_SOCKET_IFNAME": f"={place.interface}",
+        **network_environment(inventory, place.name, place.address, place.interface, place.hcas),
         "RAY_ADDRESS": f"{deployment.head.address}:{inventory.ray.ports.gcs}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": paths.RAY_TOKEN_PATH,

@@ -12,10 +12,11 @@ from rich.table import Table
 
 from clusterctl import vllm_log
 from clusterctl.down import DownResult
-from clusterctl.facts.model import Unknown
+from clusterctl.facts.model import DeepFacts, Unknown
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.identity import Difference
 from clusterctl.status import ClusterStatus, GpuStatus, NodeStatus, ServerAnswers
+from clusterctl.ui.network import Environments, bandwidth_table, network_lines
 from clusterctl.up import UpSummary
 
 
@@ -74,10 +75,21 @@ def findings(found: Sequence[Finding], nodes: int) -> str:
     return "\n".join([*lines, f"{nodes} nodes checked: {counted}"])
 
 
-def check_result(found: Sequence[Finding], differing: Sequence[Difference], nodes: int) -> str:
-    """What `check` found, and what differs between the nodes."""
+def check_result(
+    found: Sequence[Finding], differing: Sequence[Difference], nodes: int, network: Sequence[str] = ()
+) -> str:
+    """What `check` found, the network between the nodes, and what differs between them."""
     table = ["the nodes differ in:", identity(differing), ""] if differing else []
-    return "\n".join([*table, findings(found, nodes)])
+    between = [*network, ""] if network else []
+    return "\n".join([*between, *table, findings(found, nodes)])
+
+
+def network(environments: Environments, deep: DeepFacts | None) -> list[str]:
+    """What each node is told about its place in the network, and what was measured between them."""
+    lines = list(network_lines(environments, deep))
+    if deep is not None and deep.pairs is not None and deep.pairs.gbit_per_s:
+        lines.append(_text(bandwidth_table(deep.pairs)))
+    return lines
 
 
 def identity(differing: Sequence[Difference]) -> str:

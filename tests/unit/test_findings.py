@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from clusterctl.facts.model import DeepFacts
 from clusterctl.findings import rules
 from clusterctl.findings.codes import CODES
 from clusterctl.findings.finding import ChecksFailedError, Finding, Severity
+from tests.unit import networks
 from tests.unit.reports import deep_facts
 from tests.unit.support import FIXTURES, cluster_facts, fact, inventory
 
@@ -32,7 +34,15 @@ def found(case: dict[str, Any]) -> tuple[Finding, ...]:
     facts = cluster_facts(case.get("facts"), case.get("unreachable"))
     digests = {name: fact(said, dict) for name, said in case["digests"].items()} if "digests" in case else None
     deep = deep_facts(case["images"], gpus_wanted=case.get("gpus_wanted", 2)) if "images" in case else None
-    return rules.check(inventory(case.get("inventory")), replace(facts, digests=digests, deep=deep))
+    asked = inventory(case.get("inventory"))
+    if "pairs" in case or "collective" in case:
+        deep = replace(
+            deep or DeepFacts(images={}, gpus_wanted=0),
+            pairs=networks.pairs(asked, case["pairs"]) if "pairs" in case else None,
+            collective=networks.collective(case["collective"]) if "collective" in case else None,
+        )
+    findings = rules.check(asked, replace(facts, digests=digests, deep=deep))
+    return tuple(finding for finding in findings if finding.code in case.get("only", CODES))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
