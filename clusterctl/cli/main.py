@@ -17,6 +17,7 @@ from clusterctl.down import down as take_down
 from clusterctl.errors import ClusterctlError, ExitCode
 from clusterctl.facts.deep import Asked, with_deep
 from clusterctl.facts.gather import gather
+from clusterctl.facts.model import Unknown
 from clusterctl.facts.model_bytes import with_digests
 from clusterctl.findings.finding import ChecksFailedError, has_errors
 from clusterctl.findings.identity import differences
@@ -26,9 +27,11 @@ from clusterctl.inventory.load import load_inventory
 from clusterctl.inventory.model import Inventory
 from clusterctl.inventory.schema import json_schema
 from clusterctl.lab.cli import lab
+from clusterctl.layout.report import report as layout_report
 from clusterctl.logs import show_logs
 from clusterctl.planning.environment import network_environments
 from clusterctl.status import exit_code_of, read_status
+from clusterctl.ui import layout as layout_text
 from clusterctl.ui import render
 from clusterctl.ui.network import network_json
 from clusterctl.ui.progress import progress_on_stderr
@@ -138,6 +141,20 @@ def check(options: Options, *, as_json: bool, full: bool, deep: bool, bandwidth:
         )
     )
     if has_errors(findings):
+        sys.exit(ExitCode.FAILED)
+
+
+@cli.command()
+@json_option
+@click.pass_obj
+def layout(options: Options, as_json: bool) -> None:
+    """Show how the model lies on the nodes, what fits, and which other layouts would do. Changes nothing."""
+    with options.hosts() as hosts:
+        found = layout_report(hosts.inventory, gather(hosts))
+    if isinstance(found, Unknown):
+        raise ClusterctlError(f"no layout can be computed: {found.reason}", hint="clusterctl check says what is wrong")
+    emit(layout_text.to_json(found) if as_json else layout_text.text(found))
+    if not found.chosen.possible:
         sys.exit(ExitCode.FAILED)
 
 

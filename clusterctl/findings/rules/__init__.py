@@ -6,7 +6,23 @@ from dataclasses import replace
 
 from clusterctl.facts.model import ClusterFacts
 from clusterctl.findings.finding import Finding
-from clusterctl.findings.rules import accelerators, identity, image, image_report, model, model_drift, network, nodes
+from clusterctl.findings.rules import (
+    accelerators,
+    collective,
+    gpu,
+    identity,
+    image,
+    image_report,
+    layout,
+    model,
+    model_drift,
+    network,
+    nodes,
+    pairs,
+    rdma,
+    rdma_devices,
+    system,
+)
 from clusterctl.inventory.model import Inventory
 
 RULES = (
@@ -34,8 +50,32 @@ RULES = (
     model.unverified,
     model_drift.drift,
     model_drift.bytes_differ,
+    gpu.driver_mismatch,
     accelerators.accelerators,
+    layout.divisible,
+    layout.memory,
+    gpu.runtime,
+    gpu.fabric,
+    gpu.divided,
+    gpu.held,
+    gpu.memory_errors,
+    gpu.lost_on_reload,
+    gpu.isolation,
+    gpu.unread,
+    rdma.rdma,
+    rdma_devices.ports_down,
+    rdma_devices.alike,
+    rdma_devices.gpudirect,
+    rdma_devices.roce_gids,
+    system.memlock,
+    system.disks,
+    system.memory,
+    system.clocks,
+    system.own_name,
+    system.unread,
     network.ports,
+    pairs.pairs,
+    collective.collective,
 )
 """Every rule, in the order in which findings are shown."""
 
