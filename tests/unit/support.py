@@ -26,6 +26,7 @@ from clusterctl.inventory.model import Inventory
 from clusterctl.planning.container import ContainerSpec, container_specs
 from clusterctl.planning.deployment import Deployment, resolve
 from tests.unit import machines, model_files
+from tests.unit.machines import fact
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -66,15 +67,17 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
     said = dict(changes or {})
     fields: dict[str, Any] = {
         "hostname": f"gpu{number}",
-        "kernel": "6.1.0",
-        "memory_available_bytes": 1 << 40,
+        "kernel": fact(said.pop("kernel", "6.1.0"), str),
+        "memory_available_bytes": fact(said.pop("memory_available_bytes", 1 << 40), int),
         "addresses": _addresses(said.pop("addresses", {f"10.77.0.1{number}": "eth1"})),
         "listeners": _listeners(said.pop("listeners", {"22": "sshd (pid 1)"})),
         "gpus": _gpus(said.pop("gpus", 2)),
         "gpu_processes": _gpu_processes(said.pop("gpu_processes", {})),
         "infiniband": fact(said.pop("infiniband", None), tuple),
         "rdma": machines.rdma(said.pop("rdma", None)),
-        "engine": fact(said.pop("engine", {}), lambda _: EngineFacts("20.10", "systemd", ("runc",), "/docker")),
+        "system": machines.system(said.pop("system", {}), number),
+        "nvidia": machines.nvidia(said.pop("nvidia", {})),
+        "engine": fact(said.pop("engine", {}), _engine),
         "image": _image(said.pop("image", "one")),
         "containers": _containers(said.pop("containers", ())),
         "leftovers": tuple(said.pop("leftovers", ())),
@@ -134,13 +137,6 @@ def with_containers(
     return ClusterFacts(nodes, facts.unreachable)
 
 
-def fact(value: Any, read: Any) -> Any:
-    """null is absent, {unknown: reason} is Unknown, anything else is read."""
-    if isinstance(value, Mapping) and set(value) == {"unknown"}:
-        return Unknown(value["unknown"])
-    return None if value is None else read(value)
-
-
 def _addresses(value: Any) -> Any:
     return fact(value, lambda v: tuple(InterfaceAddress(i, IPv4Address(a)) for a, i in v.items()))
 
@@ -150,10 +146,15 @@ def _listeners(value: Any) -> Any:
 
 
 def _gpus(value: Any) -> Any:
-    """A number of GPUs, or `unified` for one without memory of its own."""
+    """A number of GPUs, or what differs of each, or `unified` for one without memory of its own."""
     if value == "unified":
         return (Gpu(0, "NVIDIA GB10", "GPU-0", None, None),)
-    return fact(value, lambda count: tuple(Gpu(i, "NVIDIA H200", f"GPU-{i}", 143771, 4) for i in range(count)))
+    return fact(value, lambda v: tuple(machines.gpu(i, s) for i, s in enumerate([{}] * v if isinstance(v, int) else v)))
+
+
+def _engine(said: Mapping[str, Any]) -> EngineFacts:
+    good = {"version": "20.10", "cgroup_driver": "systemd", "runtimes": ("runc",), "data_root": "/docker"}
+    return EngineFacts(**{**good, **said})
 
 
 def _gpu_processes(value: Any) -> Any:

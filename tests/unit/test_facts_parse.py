@@ -25,7 +25,18 @@ FACTS: Mapping[str, Callable[[Mapping[str, parse.Section]], Any]] = {
 } | {"model": model_files.model}
 SECTIONS = (
     *("hostname", "kernel", "memory", "addresses", "tcp", "tcp6", "sockets", "gpus", "gpu_processes", "infiniband"),
-    "rdma",
+    *("rdma", "clock_begin", "clock_end", "fib_trie", "machine", "os_release", "limits", "engine_process"),
+    *(
+        "filesystems",
+        "interfaces",
+        "routes",
+        "hostname_addresses",
+        "gpu_topology",
+        "nvidia_module",
+        "nvidia_state",
+        "acs",
+        "rocm",
+    ),
     *("engine_socket", "model_files", "model_config", "model_index"),
     *(f"model_{name}" for name in ("directory", "links", "dangling", "pointers", "unfinished", "digests", "headers")),
     *("model_snapshots", "model_tools"),
@@ -110,9 +121,9 @@ def test_two_gpus_one_of_them_held() -> None:
     found = captured("ubuntu24-two-h200")
     first, second = "GPU-00000000-1111-2222-3333-444444444444", "GPU-55555555-6666-7777-8888-999999999999"
     assert shown(parse.gpus(found)) == f"0 NVIDIA H200 {first} 4/143771, 1 NVIDIA H200 {second} 1551/143771"
-    assert shown(parse.gpu_processes(found)) == f"{second} 548 python3 1542"
+    assert shown(parse.gpu_processes(found)) == f"{second} 875 python3 1542"
     assert parse.infiniband(found) == ("rdma_cm",)
-    assert isinstance(parse.addresses(found), Unknown)  # no iproute2
+    assert shown(parse.addresses(found)) == "lo 127.0.0.1, eth0 192.0.2.2"  # no iproute2: from the kernel's tables
     assert shown(parse.listeners(found)) == "0.0.0.0:22"  # ss is not needed to see ports
     assert found["engine_socket"].exit_code == parse.COMMAND_NOT_FOUND
 
@@ -148,7 +159,7 @@ ROWS = {
     "tcp": "head\n {}: {}:{} 0:0 0A",
     "tcp6": "head\n {}: 0000000000000000FFFF0000{}:{} 0:0 0A",
     "sockets": 'LISTEN 0 5 0.0.0.0:{} 0.0.0.0:* users:(("a{}",pid={},fd=1))',
-    "gpus": "{}, name, GPU-a, {}, {}",
+    "gpus": "{}, name, GPU-a, {}, {}, 0000:01:00.0, 580.95.05, Default, Disabled, 0",
     "gpu_processes": "GPU-a, {}, {}, {}",
     "model_files": "{} ./a{}{}",
     "model_config": '{{"a": {}{}{}}}',

@@ -16,8 +16,9 @@ from clusterctl.findings import rules
 from clusterctl.findings.codes import CODES
 from clusterctl.findings.finding import ChecksFailedError, Finding, Severity
 from tests.unit import networks
+from tests.unit.machines import fact
 from tests.unit.reports import deep_facts
-from tests.unit.support import FIXTURES, cluster_facts, fact, inventory
+from tests.unit.support import FIXTURES, cluster_facts, inventory
 
 CASES: list[dict[str, Any]] = [
     case

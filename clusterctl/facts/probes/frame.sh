@@ -15,3 +15,16 @@ section() {
     "$@" 2>&1
     printf '\n@@end %s %s\n' "$name" "$?"
 }
+
+# A command that may hang, ended after so many seconds (exit code 124) where there is `timeout`.
+limited() {
+    if command -v timeout >/dev/null; then
+        timeout "$@"
+    else
+        shift
+        "$@"
+    fi
+}
+
+# The clock is read at the beginning and at the end (end.sh): what lies between is no part of the round trip.
+section clock_begin date +%s.%N

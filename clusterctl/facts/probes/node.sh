@@ -1,5 +1,17 @@
 # The machine itself: name, kernel, memory, addresses, listeners, engine.
 
+addresses() {
+    ip -o -4 addr show
+    ip_code=$?
+    return "$ip_code"
+}
+
+# Only where there is no `ip` (slim images of Ubuntu and Debian), or one that does not know -o (busybox).
+fib_trie() {
+    [ "$ip_code" = 0 ] && return 44
+    cat "$root/proc/net/fib_trie"
+}
+
 engine_socket() {
     command -v docker || return 127
     [ -S /var/run/docker.sock ] || return 44
@@ -9,7 +21,8 @@ engine_socket() {
 section hostname cat /proc/sys/kernel/hostname
 section kernel cat /proc/sys/kernel/osrelease
 section memory cat /proc/meminfo
-section addresses ip -o -4 addr show
+section addresses addresses
+section fib_trie fib_trie
 section tcp cat /proc/net/tcp
 section tcp6 cat /proc/net/tcp6
 section sockets ss -Hltnp

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clusterctl.facts.model import ClusterFacts, Unknown
+from clusterctl.facts.nvidia import NvidiaFacts
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.findings.rules.common import unknown
 from clusterctl.inventory.layout import resolve_layout
@@ -30,7 +31,8 @@ def accelerators(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]
             # Declared slots; ROCm's tool is read by `check` (not yet by this pass).
             counts[name] = int(wanted)
         elif isinstance(node.gpus, Unknown):
-            yield unknown("gpus-unknown", name, node.gpus)
+            if not isinstance(node.nvidia, NvidiaFacts) or node.nvidia.version_mismatch is None:
+                yield unknown("gpus-unknown", name, node.gpus)  # a mismatch of versions has its own finding
         elif node.gpus is None:
             yield Finding(
                 "gpus-missing",

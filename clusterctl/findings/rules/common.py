@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clusterctl.facts.model import Unknown
+from clusterctl.facts.model import ContainerFacts, NodeFacts, Unknown
 from clusterctl.findings.finding import Finding, Severity
+from clusterctl.inventory.model import Inventory
+from clusterctl.planning.paths import container_name
 
 
 def unknown(code: str, node: str, unknown: Unknown) -> Finding:
@@ -19,6 +21,12 @@ def unknown(code: str, node: str, unknown: Unknown) -> Finding:
         "what could not be read cannot be trusted to be right",
         "run it by hand on the node, then try again",
     )
+
+
+def runs_ours(node: NodeFacts, inventory: Inventory) -> bool:
+    """Whether this cluster's container runs on the node: then ports, memory and GPUs may be its own."""
+    containers: tuple[ContainerFacts, ...] = () if isinstance(node.containers, Unknown) else node.containers
+    return any(container.running and container.name == container_name(inventory.cluster) for container in containers)
 
 
 def minority(groups: Mapping[Any, list[str]]) -> tuple[str, ...]:

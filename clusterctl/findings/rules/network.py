@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from clusterctl.facts.model import ClusterFacts, ContainerFacts, NodeFacts, Unknown
+from clusterctl.facts.model import ClusterFacts, Unknown
 from clusterctl.findings.finding import Finding, Severity
-from clusterctl.findings.rules.common import unknown
+from clusterctl.findings.rules.common import runs_ours, unknown
 from clusterctl.inventory.model import Inventory
-from clusterctl.planning.paths import container_name
 
 
 def addresses(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
@@ -66,7 +65,7 @@ def ports(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
         if isinstance(node.listeners, Unknown):
             yield unknown("ports-unknown", name, node.listeners)
             continue
-        if _runs_ours(node, inventory):
+        if runs_ours(node, inventory):
             continue  # its own listeners hold them
         wanted = ports_of(inventory, name)
         for port in sorted({listener.port for listener in node.listeners} & set(wanted)):
@@ -90,8 +89,3 @@ def ports_of(inventory: Inventory, node: str) -> dict[int, str]:
     else:
         wanted.pop(inventory.ray.ports.gcs)
     return wanted
-
-
-def _runs_ours(node: NodeFacts, inventory: Inventory) -> bool:
-    containers: tuple[ContainerFacts, ...] = () if isinstance(node.containers, Unknown) else node.containers
-    return any(c.running and c.name == container_name(inventory.cluster) for c in containers)
