@@ -27,7 +27,7 @@ from typing import Any
 
 CAP_IPC_LOCK = 14
 """Bit in CapEff (linux/capability.h)."""
-SHOWN_ENVIRONMENT = re.compile(r"^(NCCL|VLLM|RAY|CUDA|NVIDIA|TORCH|PYTORCH|GLOO|UCX|OMP|HF|ROCR|HIP|LD)_")
+SHOWN_ENVIRONMENT = re.compile(r"^(NCCL|VLLM|RAY|CUDA|TORCH|PYTORCH|GLOO|UCX|OMP|HF|ROCR|HIP|LD)_")
 SECRET = re.compile(r"(TOKEN|SECRET|KEY|PASSW)")
 NAME_SEPARATORS = re.compile(r"[-_.]+")
 """Runs that count as one dash in a distribution's name (PEP 503)."""

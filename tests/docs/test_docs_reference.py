@@ -108,7 +108,7 @@ def test_a_finding_has_a_runbook_that_shows_its_message(code: str) -> None:
     assert runbook.parent.name == "runbooks"
     text = sections(runbook, 2)[code]
     assert all(f"**{part}" in text for part in ("Symptom", "Confirm", "Fix", "Verify"))
-    assert f"error [{code}]" in text
+    assert re.search(rf"(error|warning) \[{code}\]", text)
 
 
 def test_every_reason_of_a_failed_start_has_its_runbook() -> None:

@@ -26,8 +26,9 @@ SHM_SMALL_BYTES = 1 << 30
 """NVIDIA's own containers ask for 1 GiB at least (NCCL's troubleshooting guide, «Shared memory»)."""
 OLDEST_NCCL_WITH_DMABUF_SYMBOL = (2, 27)
 """First NCCL that looks for mlx5dv_reg_dmabuf_mr."""
+CUDA_ERROR_NO_DEVICE = 100
+"""cuInit's answer where it sees no GPU: none was passed, or CUDA_VISIBLE_DEVICES is empty."""
 CUDA_ERRORS = {
-    100: "no device was found",
     802: "system not yet initialized: the fabric manager is not there, or of another version than the driver (F12)",
     803: "the driver and its library are of different versions: it was upgraded without a reboot (F10)",
     804: "the compatibility library in the image does not work on this GPU (F11)",
@@ -127,8 +128,8 @@ def gpus_inside(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     for name, _, report in reports(facts):
         if not wanted or report.gpu_error is not None:
             continue
-        if report.cuda_error is not None:
-            known = CUDA_ERRORS.get(report.cuda_error, "see the CUDA driver API's list of error codes")
+        if report.cuda_error not in (None, CUDA_ERROR_NO_DEVICE):
+            known = CUDA_ERRORS.get(report.cuda_error or 0, "see the CUDA driver API's list of error codes")
             yield Finding(
                 "cuda-init-fails",
                 Severity.ERROR,
@@ -139,7 +140,8 @@ def gpus_inside(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             )
         elif (report.gpus or 0) < wanted:
             visible = report.environment.get("CUDA_VISIBLE_DEVICES")
-            because = "without the driver's library" if report.gpus is None else f"CUDA_VISIBLE_DEVICES: {visible}"
+            no_driver = report.driver_cuda is None
+            because = "without the driver's library" if no_driver else f"CUDA_VISIBLE_DEVICES: {visible}"
             yield Finding(
                 "gpus-in-container",
                 Severity.ERROR,

@@ -1,0 +1,105 @@
+"""The image's report: what a real one says, what is made of broken ones, and what is started to get it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterctl.agent import REPORT_SOURCE
+from clusterctl.facts.image_report import ImageReport, RunFailed, parse_report, read_output
+from clusterctl.facts.model import Unknown
+from clusterctl.hosts.engine import Output
+from clusterctl.planning.container import container_specs
+from clusterctl.planning.image_probe import image_probe
+from tests.unit.support import FIXTURES, cluster_facts, deployment, inventory
+
+
+def reported(*arguments: str) -> dict[str, Any]:
+    """What report.py says of the Python that runs the tests."""
+    argv = [sys.executable, str(REPORT_SOURCE), *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True, env={"NCCL_DEBUG": "INFO"})
+    return dict(json.loads(done.stdout))
+
+
+def test_the_report_of_this_python_is_read() -> None:
+    found = parse_report("a line of the image's own\n" + json.dumps(reported("50", "/nonexistent")))
+    assert isinstance(found, ImageReport)
+    assert found.python == ".".join(str(part) for part in sys.version_info[:3])
+    assert found.distributions["pydantic"]
+    assert len(found.digest) == 64
+    assert found.environment == {"NCCL_DEBUG": "INFO"}
+
+
+def test_the_report_ends_at_its_deadline(tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("import time\ntime.sleep(60)\n")
+    argv = [sys.executable, str(REPORT_SOURCE), "0.5", "/nonexistent", "deep"]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=30, check=False, env={"PYTHONPATH": str(tmp_path)}
+    )
+    assert done.returncode != 0
+    assert "ray.py" in done.stderr, "it says where it hung"
+
+
+def test_a_module_that_does_not_import_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("raise SystemExit('no libgomp')\n")
+    argv = [sys.executable, str(REPORT_SOURCE), "50", "/nonexistent", "deep"]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=60, check=True, env={"PYTHONPATH": str(tmp_path)}
+    )
+    assert json.loads(done.stdout)["broken_imports"]["ray"] == "SystemExit: no libgomp"
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted((FIXTURES / "image_report").glob("*.json"))])
+def test_captured_reports_are_read(name: str) -> None:
+    found = parse_report((FIXTURES / "image_report" / name).read_text())
+    assert isinstance(found, ImageReport)
+    assert (found.cuda, found.driver_cuda, found.nccl, found.gpus) == ("13.0", "13.0", "2.28.9", 2)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "hello", "[]", "{}", '{"python": "3.12"}', "null"])
+def test_what_is_no_report_is_unknown(text: str) -> None:
+    assert isinstance(parse_report(text), Unknown)
+
+
+def test_a_script_that_ended_early_says_its_last_words() -> None:
+    found = read_output(Output(b"", b"Traceback\nModuleNotFoundError: No module named 'importlib.metadata'\n"))
+    assert found == RunFailed(
+        "python3 in the image made no report: ModuleNotFoundError: No module named 'importlib.metadata'"
+    )
+
+
+def test_the_probe_has_the_serving_containers_flags() -> None:
+    changes = {"container": {"volumes": ["/scratch:/cache:ro"], "env": {"NCCL_DEBUG": "WARN"}}}
+    nodes = {"gpu2": {"infiniband": ["uverbs0"]}}
+    probe = image_probe(inventory(changes), cluster_facts(nodes), "gpu2")
+    serving = dict(container_specs(deployment(changes, nodes))["gpu2"].host_config)
+    probed = dict(probe.host_config)
+    mounts = [(m["Source"], m["Target"], bool(m.get("ReadOnly"))) for m in probed.pop("mounts")]
+    assert mounts == [("/models/llama", "/models/llama", True), ("/scratch", "/cache", True)]
+    assert serving.pop("binds") == ["/models/llama:/models/llama:ro", "/scratch:/cache:ro"]
+    assert probed == serving
+    assert probe.gpus == 2
+    assert probe.config["environment"] == {"NCCL_DEBUG": "WARN"}
+    assert probe.config["labels"]["clusterctl.role"] == "probe"
+
+
+def test_a_model_that_is_not_there_is_not_made_by_looking() -> None:
+    probe = image_probe(inventory(), cluster_facts({"gpu2": {"model": None}}), "gpu2")
+    assert probe.host_config["mounts"] == []
+
+
+def test_what_the_engine_refuses_can_be_left_out() -> None:
+    probe = image_probe(inventory({"container": {"volumes": ["/scratch:/cache"]}}), cluster_facts(), "gpu1")
+    assert [mount["Target"] for mount in probe.without_volumes.host_config["mounts"]] == ["/models/llama"]
+    assert "device_requests" not in probe.without_gpus.host_config
+    assert probe.without_gpus.gpus == 0
+
+
+def test_without_nvidia_no_gpus_are_asked_for() -> None:
+    probe = image_probe(inventory({"accelerator": {"kind": "cpu", "per_node": 1}}), cluster_facts(), "gpu1")
+    assert (probe.gpus, "device_requests" in probe.host_config) == (0, False)
