@@ -147,12 +147,9 @@ def shards(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """Every shard that the index, or another node, names is there (F37)."""
     path = inventory.model.path
     models = files_by_node(facts)
-    elsewhere = {file for files in models.values() for file in files.shards}
     for name, files in models.items():
-        indexed = set(files.index_shards) if isinstance(files.index_shards, tuple) else set()
-        wanted = elsewhere | indexed
-        absent = sorted(file for file in wanted if file not in files.sizes and file not in files.dangling)
-        if absent:
+        wanted = _wanted(models, files)
+        if absent := _absent(models, files):
             left = f"; an unfinished download is there: {listed(files.unfinished)}" if files.unfinished else ""
             yield Finding(
                 "model-shard-missing",
@@ -173,13 +170,25 @@ def shards(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             )
 
 
+def _wanted(models: Mapping[str, ModelFiles], files: ModelFiles) -> set[str]:
+    """Shards that a node must have: those that any node has, and those that its own index names."""
+    indexed = files.index_shards if isinstance(files.index_shards, tuple) else ()
+    return {file for other in models.values() for file in other.shards} | set(indexed)
+
+
+def _absent(models: Mapping[str, ModelFiles], files: ModelFiles) -> list[str]:
+    """Shards that it lacks. A link to nowhere has a finding of its own."""
+    return sorted(_wanted(models, files) - files.sizes.keys() - set(files.dangling))
+
+
 def _needs_weights(inventory: Inventory) -> bool:
     return inventory.serve.options.get("load-format") not in WITHOUT_WEIGHTS
 
 
 def unfinished(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """What a download left that was cut off, or that still runs."""
-    found = {name: list(files.unfinished) for name, files in files_by_node(facts).items() if files.unfinished}
+    models = files_by_node(facts)
+    found = {n: list(f.unfinished) for n, f in models.items() if f.unfinished and not _absent(models, f)}
     if found:
         yield Finding(
             "model-download-unfinished",
