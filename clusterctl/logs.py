@@ -9,20 +9,25 @@ from collections.abc import Callable, Iterator, Sequence
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError, UsageError
 from clusterctl.events import Lines
 from clusterctl.hosts.host import Host, Hosts
+from clusterctl.inventory.model import Inventory
 from clusterctl.planning.paths import container_name
 
 
-def show_logs(
-    hosts: Hosts, nodes: Sequence[str], *, follow: bool, tail: int | None, write: Callable[[str], None]
-) -> None:
-    """Write the log lines of the chosen nodes (all, when none is named); with `follow`, until the containers end.
-
-    Raises UsageError for an unknown node, NodesError when a node was not reached or has no container.
-    """
-    known = [node.name for node in hosts.inventory.nodes]
+def chosen_nodes(inventory: Inventory, nodes: Sequence[str]) -> Sequence[str]:
+    """The named nodes in inventory order, all when none is named. Raises UsageError for an unknown name."""
+    known = [node.name for node in inventory.nodes]
     if unknown := [name for name in nodes if name not in known]:
         raise UsageError(f"no node {unknown[0]} in the inventory", hint=f"nodes: {', '.join(known)}")
-    chosen = [name for name in known if not nodes or name in nodes]
+    return [name for name in known if not nodes or name in nodes]
+
+
+def show_logs(
+    hosts: Hosts, chosen: Sequence[str], *, follow: bool, tail: int | None, write: Callable[[str], None]
+) -> None:
+    """Write the log lines of the chosen nodes; with `follow`, until the containers end.
+
+    Raises NodesError when a node was not reached or has no container.
+    """
     failures = [NodeFailure(n, e.message, e.hint) for n, e in hosts.unreachable.items() if n in chosen]
     reached = [name for name in chosen if name in hosts.connected]
     width = max((len(name) for name in chosen), default=0)

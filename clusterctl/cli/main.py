@@ -14,13 +14,16 @@ import click
 
 from clusterctl import __version__
 from clusterctl.down import down as take_down
-from clusterctl.errors import ClusterctlError, ExitCode
+from clusterctl.errors import ClusterctlError, ExitCode, UsageError
 from clusterctl.facts.deep import Asked, with_deep
 from clusterctl.facts.gather import gather
 from clusterctl.facts.model import Unknown
 from clusterctl.facts.model_bytes import with_digests
+from clusterctl.findings.codes import CODES
+from clusterctl.findings.explain import explain
 from clusterctl.findings.finding import ChecksFailedError, has_errors
 from clusterctl.findings.identity import differences
+from clusterctl.findings.junit import junit_xml
 from clusterctl.findings.rules import check as find_problems
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.load import load_inventory
@@ -28,7 +31,7 @@ from clusterctl.inventory.model import Inventory
 from clusterctl.inventory.schema import json_schema
 from clusterctl.lab.cli import lab
 from clusterctl.layout.report import report as layout_report
-from clusterctl.logs import show_logs
+from clusterctl.logs import chosen_nodes, show_logs
 from clusterctl.planning.environment import network_environments
 from clusterctl.status import exit_code_of, read_status
 from clusterctl.ui import layout as layout_text
@@ -112,21 +115,43 @@ def up(options: Options, as_json: bool, keep: bool, checks: str) -> None:
 @click.option(
     "--nccl", is_flag=True, help="Also run an all-reduce across the nodes, and see whether it goes over RDMA or TCP."
 )
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Also write JUnit XML to this file.")
+@click.option("--explain", "explained", is_flag=True, help="Print what the CODEs mean; no node is asked.")
+@click.argument("codes", metavar="[CODE]...", nargs=-1)
 @click.pass_obj
-def check(options: Options, *, as_json: bool, full: bool, deep: bool, bandwidth: bool, nccl: bool) -> None:
+def check(
+    options: Options,
+    *,
+    codes: tuple[str, ...],
+    explained: bool,
+    as_json: bool,
+    full: bool,
+    deep: bool,
+    bandwidth: bool,
+    nccl: bool,
+    junit: Path | None,
+) -> None:
     """Find what would fail, on every node, and say how to fix it. Changes nothing.
+
+    With CODEs only findings with these codes are reported (docs/reference/findings.md lists them).
 
     It also runs the image once on each node, with the flags of the serving container, and removes it again.
 
     With --full each node keeps what it read in its login's ~/.cache/clusterctl, so that a second run takes seconds.
     """
+    texts = [explain(code) for code in codes]  # also refuses a code that does not exist
+    if explained:
+        if not codes:
+            raise UsageError("--explain needs a CODE", hint="clusterctl check image-absent --explain")
+        emit("\n\n".join(texts))
+        return
     with options.hosts() as hosts:
         facts = gather(hosts)
         if full:
             with progress_on_stderr() as progress:
                 facts = with_digests(hosts, facts, progress)
         facts = with_deep(hosts, facts, Asked(registry=deep, bandwidth=bandwidth, collective=nccl))
-        findings = find_problems(hosts.inventory, facts)
+        findings = [f for f in find_problems(hosts.inventory, facts) if not codes or f.code in codes]
         differing = differences(hosts.inventory, facts)
         environments = network_environments(hosts.inventory, facts)
     emit(
@@ -140,6 +165,8 @@ def check(options: Options, *, as_json: bool, full: bool, deep: bool, bandwidth:
             findings, differing, len(hosts.inventory.nodes), network=render.network(environments, facts.deep)
         )
     )
+    if junit is not None:
+        write_file(junit, junit_xml(codes or sorted(CODES), findings))
     if has_errors(findings):
         sys.exit(ExitCode.FAILED)
 
@@ -213,8 +240,9 @@ def down(options: Options, as_json: bool) -> None:
 @click.pass_obj
 def logs(options: Options, nodes: tuple[str, ...], follow: bool, tail: int | None) -> None:
     """Print the containers' logs, each line with its node's name."""
+    chosen = chosen_nodes(options.inventory(), nodes)
     with options.hosts() as hosts:
-        show_logs(hosts, nodes, follow=follow, tail=tail, write=click.echo)
+        show_logs(hosts, chosen, follow=follow, tail=tail, write=echo)
 
 
 @cli.command()
@@ -225,7 +253,24 @@ def schema() -> None:
 
 def emit(result: object) -> None:
     """A result to stdout: text as it is, anything else as JSON."""
-    click.echo(result if isinstance(result, str) else json.dumps(result, indent=2, default=str))
+    echo(result if isinstance(result, str) else json.dumps(result, indent=2, default=str))
+
+
+def echo(line: str) -> None:
+    """A line to stdout. A reader that went away (`clusterctl logs | head`) ends the command, and is no error."""
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.OK)
+
+
+def write_file(path: Path, text: str) -> None:
+    """A result to a file. Raises ClusterctlError when it cannot be written."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ClusterctlError(f"cannot write {path}: {error.strerror}") from error
 
 
 def main() -> NoReturn:
@@ -249,10 +294,6 @@ def main() -> NoReturn:
         if error.hint:
             click.echo(f"fix: {error.hint}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of stdout went away (`clusterctl logs | head`): not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.OK)
     except Exception as error:
         if os.environ.get("CLUSTERCTL_DEBUG"):
             raise

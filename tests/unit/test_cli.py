@@ -135,7 +135,6 @@ def test_an_unknown_node_is_2_and_the_known_ones_are_named(
     assert "gpu1, gpu2" in err
 
 
-@pytest.mark.xfail(strict=True, reason="show_logs looks at the names only after the connections are open (cli/main.py)")
 def test_an_unknown_node_is_found_before_any_node_is_asked(door: Doorbell, monkeypatch: pytest.MonkeyPatch) -> None:
     write({}, door)
     run(monkeypatch, "logs", "--node", "gpu9")
@@ -244,7 +243,6 @@ def test_an_interrupt_is_130_at_once_also_while_nodes_are_waited_for(number: int
     assert "Traceback" not in err
 
 
-@pytest.mark.xfail(strict=True, reason="click ends with 1 by itself when its reader is gone (cli/main.py)")
 def test_a_reader_that_goes_away_is_no_error() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "clusterctl", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
