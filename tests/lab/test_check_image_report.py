@@ -1,0 +1,95 @@
+"""`check` asks the image what it is, compares nodes, and leaves nothing of its own behind."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import yaml
+
+from .conftest import Clusterctl, Rehearsal
+
+pytestmark = pytest.mark.lab
+
+
+def findings(clusterctl: Clusterctl, *words: str) -> dict[str, Any]:
+    """Code → finding, of `check --json`."""
+    return {finding["code"]: finding for finding in clusterctl("check", "--json", *words).json()["findings"]}
+
+
+def image_of(rehearsal: Rehearsal) -> str:
+    return str(yaml.safe_load(rehearsal.clusterctl.inventory.read_text())["container"]["image"])
+
+
+def test_a_good_lab_has_no_findings_and_keeps_no_container(clean: Rehearsal) -> None:
+    ran = clean.clusterctl("check", "--json")
+    assert (ran.code, ran.json()["findings"], ran.json()["identity"]) == (0, [], [])
+    assert [clean.containers(name) for name in clean.names()] == [[], []]
+
+
+def test_another_ray_behind_the_same_tag_is_found_on_its_node(clean: Rehearsal) -> None:
+    image, node = image_of(clean), clean.names()[1]
+    metadata = "/opt/venv/lib/python3*/site-packages/ray-*.dist-info/METADATA"
+    change = f"sed -i 's/^Version: .*/Version: 2.51.0/' {metadata}"
+    clean.lab.exec(node, ["docker", "tag", image, "kept:good"])
+    try:
+        clean.lab.exec(node, ["docker", "run", "--name", "change", "--entrypoint", "sh", image, "-c", change])
+        clean.lab.exec(node, ["docker", "commit", "change", image])
+        clean.lab.exec(node, ["docker", "rm", "change"])
+        ran = clean.clusterctl("check", "--json")
+        found = {finding["code"]: finding for finding in ran.json()["findings"]}
+        assert {"image-differs", "ray-differs", "ray-without-tokens"} <= set(found)
+        assert all(found[code]["nodes"] == [node] for code in ("image-differs", "ray-differs", "ray-without-tokens"))
+        assert "2.51.0" in found["ray-differs"]["seen"]
+        rows = {row["title"]: row for row in ran.json()["identity"]}
+        assert rows["Ray"]["cells"][node] == "2.51.0"
+        assert rows["Ray"]["rating"] == "fails"
+        assert ran.code == 1
+        waived = clean.clusterctl.with_changes("waived", {"waive": sorted(found)})("check")
+        assert waived.code == 0
+        assert f"waived error [ray-differs] {node}" in waived.out
+    finally:
+        clean.lab.exec(node, ["docker", "tag", "kept:good", image])
+        clean.lab.exec(node, ["docker", "rmi", "kept:good"])
+
+
+def test_limits_and_flags_that_the_node_cannot_give_are_found(clean: Rehearsal) -> None:
+    small = clean.clusterctl.with_changes("small", {"container.ipc": "private", "container.shm_bytes": 67108864})
+    assert findings(small)["shm-too-small"]["severity"] == "error"
+    missing = clean.clusterctl.with_changes("device", {"container.devices": ["/dev/no-such-device"]})
+    assert "no-such-device" in findings(missing)["container-start-fails"]["seen"]
+    gpus = clean.clusterctl.with_changes("gpus", {"accelerator.kind": "nvidia"})
+    assert "gpu" in findings(gpus)["gpu-container-fails"]["seen"]
+
+
+def test_a_volume_that_is_not_there_is_not_made_by_looking(clean: Rehearsal) -> None:
+    volumes = clean.clusterctl.with_changes("volume", {"container.volumes": ["/srv/not-there:/cache"]})
+    assert findings(volumes) == {}
+    for node in clean.names():
+        assert "not-there" not in clean.lab.exec(node, ["ls", "/srv"]).split()
+
+
+def test_a_probe_that_was_left_is_no_part_of_the_cluster_and_is_removed(clean: Rehearsal) -> None:
+    node = clean.names()[0]
+    cluster = yaml.safe_load(clean.clusterctl.inventory.read_text())["cluster"]
+    labels = ["--label", f"clusterctl.cluster={cluster}", "--label", "clusterctl.role=probe"]
+    clean.lab.exec(node, ["docker", "create", "--name", f"{cluster}-probe-old", *labels, image_of(clean)])
+    assert clean.clusterctl("status").code == 4
+    planned = clean.clusterctl("plan", "--json").json()["nodes"]
+    assert [row["action"] for row in planned] == ["create", "create"]
+    assert clean.containers(node) == [f"{cluster}-probe-old"]
+    assert clean.clusterctl("check").code == 0
+    assert clean.containers(node) == []
+
+
+def test_a_check_that_is_killed_leaves_nothing_that_stays(clean: Rehearsal) -> None:
+    process = clean.clusterctl.started("check")
+    time.sleep(1.5)
+    process.kill()
+    process.communicate()
+    assert findings(clean.clusterctl) == {}
+    deadline = time.monotonic() + 30
+    while any(clean.containers(name) for name in clean.names()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert [clean.containers(name) for name in clean.names()] == [[], []]
