@@ -15,9 +15,9 @@ from clusterctl.planning.probe import probe_labels
 
 COLLECTIVE_PATH = "/opt/clusterctl/collective.py"
 COLLECTIVE_CONFIG_PATH = "/etc/clusterctl/collective.json"
-JOIN_S = 90
+JOIN_S = 60
 """For all ranks to import torch and meet: 5 s in the lab, more on cold images."""
-DEADLINE_S = 150
+DEADLINE_S = 120
 """For everything. NCCL's own first connections of 64 ranks take seconds."""
 NCCL_BYTES, NCCL_ITERATIONS = 256 * 1024 * 1024, 10
 """Large enough that bandwidth decides, not latency; vLLM reserves more than that for activations anyway."""

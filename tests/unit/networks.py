@@ -72,5 +72,5 @@ def collective(said: Mapping[str, Any]) -> Collective | Unknown:
 
 def lines(run: Mapping[str, Any]) -> list[str]:
     if "log" in run:
-        return (FIXTURES / "nccl" / run["log"]).read_text(encoding="utf-8").splitlines()
-    return [*run["lines"]]
+        return (FIXTURES / "nccl" / str(run["log"])).read_text(encoding="utf-8").splitlines()
+    return [str(line) for line in run["lines"]]
