@@ -9,7 +9,7 @@ from clusterctl.layout.architecture import Architecture
 OVERHEAD_BYTES = 3 * 512 * 1024 * 1024
 """Taken off a GPU's share for what is neither weights nor KV cache: activations, CUDA graphs, NCCL, and what the driver
 keeps for itself of the memory that nvidia-smi shows. Measured once: 1.34 GiB (lab-facts: Llama 8B, TP 2 x PP 2, H200,
-vLLM 0.26). It grows with max-num-batched-tokens and the vocabulary, so estimates are good to a few percent."""
+vLLM 0.26). It grows with max-num-batched-tokens and the vocabulary; how much was not measured."""
 
 BLOCK_TOKENS = {"gpu": 16, "cpu": 128}
 """Tokens of one KV-cache block, vLLM 0.32's defaults (platforms/cpu.py; config/cache.py)."""

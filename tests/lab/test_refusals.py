@@ -47,7 +47,7 @@ def test_a_truncated_shard(clean: Rehearsal) -> None:
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
     try:
-        refused(clean, clean.clusterctl("up"), "model-shard-differs", "node2", shard.name)
+        refused(clean, clean.clusterctl("up"), "model-file-damaged", "node2", shard.name)
     finally:
         shard.write_bytes(whole)
 
