@@ -55,7 +55,7 @@ def clocks(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
         "clock-skew",
         Severity.WARNING,
         odd,
-        f"clocks are {apart:.1f} s apart: {shown} (against the slowest)",
+        f"clocks are at least {apart:.1f} s apart: {shown} (against the slowest)",
         "time-outs of PyTorch and Ray compare times of different nodes, and logs cannot be put in order (F7)",
         "on each node: timedatectl set-ntp true; then chronyc tracking (or timedatectl timesync-status)",
     )
@@ -78,12 +78,15 @@ def _full(node: str, disk: Filesystem, use: str, error_bytes: int, warning_bytes
     no_inodes = disk.total_inodes > 0 and disk.free_inodes < FEW_INODES
     if disk.free_bytes >= warning_bytes and not no_inodes:
         return
-    left = f"{disk.free_inodes} free inodes" if disk.free_bytes >= warning_bytes else _size(disk.free_bytes) + " free"
+    if disk.free_bytes < warning_bytes:
+        left = f"{_size(disk.free_bytes)} of {_size(disk.total_bytes)} free"
+    else:
+        left = f"{disk.free_inodes} of {disk.total_inodes} inodes free"
     yield Finding(
         "disk-full",
         Severity.ERROR if disk.free_bytes < error_bytes else Severity.WARNING,
         (node,),
-        f"{disk.path} ({use}) has {left} of {_size(disk.total_bytes)} ({disk.type})",
+        f"{disk.path} ({use}) has {left} ({disk.type})",
         "the container's log, Ray's session files and compile caches are written there (F8)",
         f"on the node: df -h {disk.path}; docker system df; docker image prune (removes images that nothing uses)",
     )
@@ -163,7 +166,7 @@ def memlock(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             "and may not raise it (no CAP_SYS_RESOURCE)",
             "the engine refuses to start the container: error setting rlimit type 8; RDMA needs locked memory (F22)",
             "on the node: systemctl edit docker, then [Service] LimitMEMLOCK=infinity, and restart it; or, "
-            "without RDMA, leave  memlock out of container.ulimits",
+            "without RDMA, leave memlock out of container.ulimits",
         )
 
 
