@@ -66,8 +66,8 @@ def gather_deep(hosts: Hosts, facts: ClusterFacts, asked: Asked = NOTHING_MORE) 
 def gather_images(hosts: Hosts, facts: ClusterFacts, *, ask_registry: bool = False) -> Mapping[str, Answer]:
     """The image's report from every node that has the image, all at once.
 
-    With `ask_registry` one of them also imports Ray and vLLM and asks ModelRegistry: 15 to 40 s of two cores, and what one
-    node answers all do whose distributions are the same.
+    With `ask_registry` one of them also imports Ray and vLLM and asks ModelRegistry: 15 to 40 s of two cores, and what
+    one node answers all do whose distributions are the same.
     """
     nodes = [
         name for name in hosts.connected if name in facts.nodes and isinstance(facts.nodes[name].image, ImageFacts)
