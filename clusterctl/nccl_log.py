@@ -99,7 +99,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
             "container.env NCCL_CROSS_NIC: \"0\" when rails are separate; unset NCCL_IB_GID_INDEX; ping each rail",
         ),
         (
-            r"ibv_modify_qp failed|[Gg]ot completion (?:with error|from peer).*(?:error |status=)12\b",
+            r"ibv_modify_qp failed|[Gg]ot completion (?:with|from peer).*(?:error |status=)12\b",
             "F32",
             "the HCAs answer no longer or never did: a wrong RoCE GID, or the fabric drops packets",
             "unset NCCL_IB_GID_INDEX (NCCL 2.21 and newer choose well); show_gids; open UDP 4791 on the switches",

@@ -41,7 +41,7 @@ FLOAT_FORM = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-
 NULL_FORM = re.compile(r"~|null|Null|NULL|")
 OLD_BOOL_FORM = re.compile(r"(yes|no|on|off)", re.IGNORECASE)
 """Truth values in YAML 1.1, text in YAML 1.2."""
-SWITCHES: Mapping[KeyPath, str] = {("rdma",): "off"}
+SWITCHES: frozenset[KeyPath] = frozenset({("rdma",)})
 """Fields in which such a word is itself a value: `rdma: off` means the same to a reader of either version."""
 FORBIDDEN_CHARACTER = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
@@ -282,7 +282,7 @@ def scalar(node: ScalarNode, path: KeyPath) -> str | int | float | bool | None:
     """The scalar's value; raises _Unusable."""
     text: str = node.value
     if node.tag == STR:
-        if is_old_bool(node) and SWITCHES.get(path) != text:
+        if is_old_bool(node) and path not in SWITCHES:
             meant = "true" if text.lower() in ("yes", "on") else "false"
             message = f"{shown(text, path)} is a truth value in some versions of YAML and text in others"
             raise _Unusable(path, message, f"put it in quotes if it is text, else write {meant}")

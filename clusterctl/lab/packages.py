@@ -27,6 +27,7 @@ NEEDED = {
     "pivot_root": ("util-linux", "util-linux-extra"),
     "mount": ("mount",),
     "tar": ("tar",),
+    "nft": ("nftables",),  # a firewall between the nodes, for drills and tests
 }
 """Commands that the lab runs, and the Debian packages that have them (the first one that exists is taken)."""
 ENGINE_ONLY = ("dockerd", "docker", "debootstrap", "tar")
