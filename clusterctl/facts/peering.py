@@ -83,7 +83,7 @@ class PeerProbe:
 
     def _read(self) -> None:
         rest, errors = b"", b""
-        with suppress(ClusterctlError):
+        with suppress(ClusterctlError, ValueError):  # ValueError: a line that is not the probe's own ends it, too
             for chunk in self._host.engine.logs(self._container, follow=True):
                 if chunk.stream == "stderr":
                     errors = (errors + chunk.data)[-2000:]
