@@ -275,9 +275,7 @@ def test_a_node_without_sha256sum_is_unknown_not_equal(nodes: tuple[Path, ...], 
     tools.mkdir()
     for tool in ("sh", "cat", "find", "stat", "tr", "sort", "grep", "od", "head", "tail", "ls", "sed", "awk"):
         (tools / tool).symlink_to(str(shutil.which(tool)))
-    part = b"\n".join(
-        (Path(gather.__file__).with_name("probes") / f"{p}.sh").read_bytes() for p in ("frame", "model")
-    )
+    part = b"\n".join((Path(gather.__file__).with_name("probes") / f"{p}.sh").read_bytes() for p in ("frame", "model"))
     script = part.replace(b'PATH="$PATH:', b'OTHER="')
     found = model_files.model(parse.sections(shell(script, str(nodes[0]), PATH=str(tools)).decode()))
     assert isinstance(found, ModelFiles)
