@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterctl.errors import ClusterctlError
-from clusterctl.facts import model_files, model_headers, nvidia, parse, rdma, system
+from clusterctl.facts import amd, model_files, model_headers, nvidia, parse, rdma, system
 from clusterctl.facts.model import (
     ClusterFacts,
     ContainerFacts,
@@ -65,6 +65,7 @@ def gather_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> N
         rdma=rdma.rdma(found),
         system=system.system(found, asked_at_s=asked_at_s, answered_at_s=answered_at_s),
         nvidia=nvidia.nvidia(found),
+        amd_gpus=amd.amd_gpus(found),
         model=model_files.model(found),
         engine=engine,
         image=_image(host, inventory.container.image) if usable else not_asked,

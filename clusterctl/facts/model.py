@@ -139,6 +139,8 @@ class NodeFacts:
     system: SystemFacts
     nvidia: Fact[NvidiaFacts]
     """The NVIDIA driver and what belongs to it; None where it is not loaded."""
+    amd_gpus: Fact[int]
+    """AMD GPUs by rocm-smi; None where it is not installed."""
     model: Fact[ModelFiles]
     engine: Fact[EngineFacts]
     image: Fact[ImageFacts]

@@ -77,6 +77,7 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
         "rdma": machines.rdma(said.pop("rdma", None)),
         "system": machines.system(said.pop("system", {}), number),
         "nvidia": machines.nvidia(said.pop("nvidia", {})),
+        "amd_gpus": fact(said.pop("amd_gpus", None), int),
         "engine": fact(said.pop("engine", {}), _engine),
         "image": _image(said.pop("image", "one")),
         "containers": _containers(said.pop("containers", ())),

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterctl.facts import gather, parse
+from clusterctl.facts.amd import amd_gpus
 from clusterctl.facts.kernel_net import Route, kernel_addresses, kernel_routes
 from clusterctl.facts.model import InterfaceAddress, Unknown
 from clusterctl.facts.nvidia import KernelModule, NvidiaFacts, Topology, nvidia, topology
@@ -115,6 +116,24 @@ def test_garbage_never_raises(said: dict[str, tuple[str, int]]) -> None:
     nvidia(found)
     rdma(found)
     parse.addresses(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "expected"),
+    [
+        ('{"card0": {"Device ID": "0x74a1"}, "card1": {"Device ID": "0x74a1"}, "system": {}}', 0, 2),
+        ('WARNING: AMD GPU device(s) is/are in a low-power state\n{"card0": {}}', 0, 1),
+        ("", 44, None),
+    ],
+)
+def test_amd_gpus_are_counted(text: str, code: int, expected: int | None) -> None:
+    """By ROCm SMI's documentation; none could be captured."""
+    assert amd_gpus({"rocm": parse.Section(text, code)}) == expected
+
+
+@pytest.mark.parametrize("text", ["ERROR: no driver", "[]", "{"])
+def test_what_is_no_list_of_amd_gpus_is_unknown(text: str) -> None:
+    assert isinstance(amd_gpus({"rocm": parse.Section(text, 0)}), Unknown)
 
 
 def test_no_driver() -> None:

@@ -87,7 +87,7 @@ acs() {
 # AMD.
 rocm() {
     command -v rocm-smi >/dev/null || return 44
-    limited 20 rocm-smi --showid --showproductname --showmeminfo vram --json
+    limited 20 rocm-smi --showid --json
 }
 
 section gpus gpus

@@ -28,8 +28,26 @@ def accelerators(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]
         return
     for name, node in facts.nodes.items():
         if inventory.accelerator.kind != "nvidia":
-            # Declared slots; ROCm's tool is read by `check` (not yet by this pass).
+            # Declared slots. Without rocm-smi on the node AMD's are taken as declared, too: the image brings its own.
             counts[name] = int(wanted)
+            if inventory.accelerator.kind == "amd" and isinstance(node.amd_gpus, int) and node.amd_gpus < int(wanted):
+                yield Finding(
+                    "gpus-missing",
+                    Severity.ERROR,
+                    (name,),
+                    f"{node.amd_gpus} GPUs by rocm-smi, accelerator.per_node says {wanted}",
+                    "tensor parallelism would spill over nodes or wait for ever (F3, F45)",
+                    "rocm-smi -i on the node; correct accelerator.per_node or repair the GPU",
+                )
+            elif inventory.accelerator.kind == "amd" and isinstance(node.amd_gpus, Unknown):
+                yield Finding(
+                    "gpu-state-unknown",
+                    Severity.WARNING,
+                    (name,),
+                    f"could not be checked: {node.amd_gpus.reason}",
+                    "what could not be read is not known to be right",
+                    "run it by hand on the node, then try again",
+                )
         elif isinstance(node.gpus, Unknown):
             if not isinstance(node.nvidia, NvidiaFacts) or node.nvidia.version_mismatch is None:
                 yield unknown("gpus-unknown", name, node.gpus)  # a mismatch of versions has its own finding
