@@ -103,7 +103,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
     """Two nodes with two slots each. Whatever an earlier, killed run left is removed first."""
     if os.geteuid() != 0:
         pytest.fail("the lab's tests need root (run the others with: pytest -m 'not lab')")
-    name = "pytest"
+    name = os.environ.get("CLUSTERCTL_TEST_LAB", "pytest")
     labs.down(name, say=print)
     directory = tmp_path_factory.mktemp("lab")
     lab = labs.up(name, LabOptions(nodes=2, gpus=2, directory=directory), say=print)
