@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,31 +54,41 @@ class Prepared:
     plan: Plan
 
 
-def prepare(hosts: Hosts, *, full_check: bool = False) -> Prepared:
-    """Read, check and plan; changes nothing. Raises ChecksFailedError when starting would surely fail.
-
-    With `full_check` the nodes are also asked what only running something on them shows: seconds that `check` spends
-    once, and that a start which follows it need not spend again.
-    """
+def prepare(hosts: Hosts) -> Prepared:
+    """Read, check and plan; changes nothing. Raises ChecksFailedError when starting would surely fail."""
     facts = gather(hosts)
-    if full_check:
-        facts = with_deep(hosts, facts)
-    findings = check(hosts.inventory, facts)
-    if has_errors(findings):
-        raise ChecksFailedError(findings)
+    findings = passed(check(hosts.inventory, facts))
     deployment = resolve(hosts.inventory, facts)
     return Prepared(facts, findings, deployment, make_plan(deployment, facts))
 
 
-def up(hosts: Hosts, progress: Progress, *, keep: bool, full_check: bool = False) -> UpSummary:
+def examine(hosts: Hosts, prepared: Prepared) -> Prepared:
+    """Ask also what only running something on the nodes shows (the image's report, the network between the nodes), and
+    check again with it. Raises ChecksFailedError."""
+    facts = with_deep(hosts, prepared.facts)
+    return replace(prepared, facts=facts, findings=passed(check(hosts.inventory, facts)))
+
+
+def passed(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """The findings, if none of them says that starting would surely fail. Raises ChecksFailedError."""
+    if has_errors(findings):
+        raise ChecksFailedError(findings)
+    return findings
+
+
+def up(hosts: Hosts, progress: Progress, *, keep: bool, full_check: bool) -> UpSummary:
     """Make the cluster what the inventory declares and prove it with a completion.
 
-    With `keep`, what was started stays when the start fails; otherwise it is removed after its logs were saved.
+    With `full_check`, what will be started is first tried in small: seconds, before minutes of loading. With `keep`,
+    what was started stays when the start fails; otherwise it is removed after its logs were saved.
     Raises ChecksFailedError, NodesError, StartFailedError.
     """
     began = time.monotonic()
     progress.phase("checking the nodes")
-    prepared = prepare(hosts, full_check=full_check)
+    prepared = prepare(hosts)
+    if full_check and not prepared.plan.empty:
+        progress.detail("running the image on every node, and trying the network between them")
+        prepared = examine(hosts, prepared)
     remove_probes(hosts, prepared.facts)
     checks_s = time.monotonic() - began
     progress.phase("starting containers" if not prepared.plan.empty else "looking at what runs")

@@ -95,9 +95,9 @@ cli.add_command(lab)
     "--check",
     "checks",
     type=click.Choice(["quick", "full"]),
-    default="quick",
+    default="full",
     show_default=True,
-    help="quick: what one look at the nodes shows, in a second. full: also what `check` finds by running the image.",
+    help="full: everything that `check` looks at, when there is something to start. quick: only what one look shows.",
 )
 @click.pass_obj
 def up(options: Options, as_json: bool, keep: bool, checks: str) -> None:

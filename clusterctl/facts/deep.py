@@ -1,4 +1,4 @@
-"""What only work on the nodes shows: the image run once on each. `check` asks it; `up` only with `--check full`.
+"""What only work on the nodes shows: the image run once on each. `check` asks it; and `up`, unless `--check quick`.
 
 Not part of the one probe pass (gather.py): it starts containers and takes seconds. Nothing it starts stays.
 """

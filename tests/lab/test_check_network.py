@@ -78,7 +78,7 @@ def test_nothing_of_the_probes_stays(clean: Rehearsal) -> None:
 def test_one_port_blocked_one_way_is_found_with_its_direction_and_up_refuses(clean: Rehearsal) -> None:
     with firewall(clean, "node2", f"in ip saddr {clean.lab.address('node1')} tcp dport 6380 drop"):
         found = findings(clean)
-        refused = clean.clusterctl("up", "--check", "full")
+        refused = clean.clusterctl("up")
     assert [(f["code"], f["nodes"]) for f in found] == [("ports-blocked", ["node1", "node2"])]
     assert "node1 -> node2: TCP 6380 of" in found[0]["seen"]
     assert "dropped" in found[0]["seen"]
@@ -111,7 +111,7 @@ def test_nodes_that_do_not_reach_each_other_are_found_fast(clean: Rehearsal) -> 
 def test_an_mtu_lowered_on_one_node_is_found_and_up_refuses(clean: Rehearsal) -> None:
     with mtu(clean, "node2", 1400):
         found = findings(clean)
-        refused = clean.clusterctl("up", "--check", "full")
+        refused = clean.clusterctl("up")
     assert [(f["code"], f["nodes"]) for f in found if f["code"].startswith("mtu")] == [("mtu-differs", ["node2"])]
     assert "node2: 1400 B" in next(f for f in found if f["code"] == "mtu-differs")["seen"]
     assert refused.code == 1

@@ -1,6 +1,6 @@
 """What the image says when it runs on a node (facts/deep.py). Pure; one small function a rule.
 
-Nothing is said when the image was not asked (`up` without `--check full`).
+Nothing is said when the image was not asked (`up --check quick`, `plan`, `status`).
 """
 
 from __future__ import annotations
