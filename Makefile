@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(BIN)/clusterctl -i .lab/demo/inventory.yaml
 
-.PHONY: demo test lint types docs unit lab-test bench clean help
+.PHONY: demo test lint types docs setup unit lab-test bench clean help
 
 help: ## Show these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,7 +21,7 @@ demo: $(VENV)/.demo ## Set up everything, bring a two-node lab up, serve a model
 	@echo "The cluster goes on serving. To end it:"
 	@echo "  $(DEMO) down && $(BIN)/clusterctl lab down --name demo"
 
-test: lint types docs unit lab-test ## Set up everything and pass all checks and tests, the lab's included
+test: lint types docs setup unit lab-test ## Set up everything and pass all checks and tests, the lab's included
 
 lint: $(VENV)/.dev ## Style
 	$(BIN)/ruff check .
@@ -33,16 +33,18 @@ types: $(VENV)/.dev ## Types
 docs: $(VENV)/.dev ## Build the documentation, strictly
 	$(BIN)/mkdocs build --strict --quiet
 
+setup: $(VENV)/.dev ## Install the Debian packages that the lab, and the tests of SSH, need (root)
+	$(BIN)/clusterctl lab setup
+
 unit: $(VENV)/.dev ## Tests that need neither root nor a lab
 	$(BIN)/pytest -m "not lab"
 
-lab-test: $(VENV)/.dev ## Tests on real nodes in the lab (root)
-	$(BIN)/clusterctl lab setup
+lab-test: setup ## Tests on real nodes in the lab (root)
 	$(BIN)/pytest -m lab
 
-bench: $(VENV)/.dev ## Compare `clusterctl up` with a hand-written script, side by side (root)
-	$(BIN)/clusterctl lab setup
+bench: setup ## Measure `up` against a hand-written script, and `check` against pssh and ansible, side by side (root)
 	$(BIN)/python benchmarks/up_vs_script.py
+	$(BIN)/python benchmarks/check_vs_pssh.py
 
 clean: ## Remove what these commands made in this directory (labs: clusterctl lab down)
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
