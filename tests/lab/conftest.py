@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,21 @@ class Rehearsal:
         """TCP ports that are listened on in a node."""
         rows = self.lab.exec(node, ["ss", "-Hltn"]).splitlines()
         return {int(row.split()[3].rsplit(":", 1)[1]) for row in rows}
+
+    @contextmanager
+    def stranger(self, node: str, port: int) -> Iterator[int]:
+        """A process on a node that listens on a port and has nothing to do with us. Yields its pid there."""
+        script = f"import os, signal, socket; s = socket.create_server(('0.0.0.0', {port}))\n"
+        script += "print(os.getpid(), flush=True); signal.pause()"
+        process = subprocess.Popen([*self.lab.enter(node), "python3", "-c", script], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        try:
+            yield pid
+        finally:
+            # `process` is nsenter, which its child outlives.
+            self.lab.exec(node, ["kill", "-KILL", str(pid)])
+            process.wait()
 
     def names(self) -> list[str]:
         return [node.name for node in self.lab.spec.members]

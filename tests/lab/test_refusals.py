@@ -101,15 +101,8 @@ def test_an_unknown_host_key(clean: Rehearsal) -> None:
 
 
 def test_the_api_port_taken_by_a_stranger(clean: Rehearsal) -> None:
-    script = "import socket; s = socket.create_server(('0.0.0.0', 8000)); print('ready', flush=True); s.accept()"
-    stranger = subprocess.Popen([*clean.lab.enter("node1"), "python3", "-c", script], stdout=subprocess.PIPE, text=True)
-    try:
-        assert stranger.stdout is not None
-        assert stranger.stdout.readline() == "ready\n"
+    with clean.stranger("node1", 8000):
         refused(clean, clean.clusterctl("up"), "port-taken", "node1", "port 8000", "serve.port", "python3")
-    finally:
-        stranger.kill()
-        stranger.wait()
 
 
 def test_no_address_in_the_network(clean: Rehearsal) -> None:

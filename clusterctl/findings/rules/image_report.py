@@ -192,10 +192,12 @@ def shared_memory(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding
 def locked_memory(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """RDMA may lock the memory that it registers (F22)."""
     for name, node, report in reports(facts):
-        if has_verbs(node.infiniband) and report.memlock_bytes != MEMLOCK_UNLIMITED and not report.ipc_lock:
+        required = inventory.rdma == "required"
+        wanted = required or has_verbs(node.infiniband)
+        if wanted and report.memlock_bytes != MEMLOCK_UNLIMITED and not report.ipc_lock:
             yield Finding(
                 "memlock-in-container",
-                Severity.WARNING,
+                Severity.ERROR if required else Severity.WARNING,
                 (name,),
                 f"the container may lock {report.memlock_bytes >> 10} KiB of memory, and has no IPC_LOCK",
                 "RDMA registers gigabytes: «ibv_reg_mr failed», «Cannot allocate memory» (F22)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from clusterctl.facts.model import ClusterFacts, Unknown
+from clusterctl.facts.model import ClusterFacts, NodeFacts, Unknown
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.findings.rules.common import runs_ours, unknown
 from clusterctl.inventory.model import Inventory
@@ -47,7 +47,9 @@ def addresses(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             )
         else:
             owners[inside[0].address].append(declared.name)
-    for address, names in owners.items():
+    for address, own in owners.items():
+        # Also a node that has another node's address beside its own: packets for that node may end at this one.
+        names = [name for name, node in facts.nodes.items() if name in own or _has(node, address)]
         if len(names) > 1:
             yield Finding(
                 "address-duplicate",
@@ -57,6 +59,10 @@ def addresses(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
                 "every rank needs an address of its own (F1); perhaps two entries are the same machine",
                 "give each node its own address; check that the entries are different machines",
             )
+
+
+def _has(node: NodeFacts, address: object) -> bool:
+    return not isinstance(node.addresses, Unknown) and any(item.address == address for item in node.addresses)
 
 
 def ports(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
