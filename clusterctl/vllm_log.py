@@ -90,7 +90,8 @@ class Cause:
     fix: str
 
 
-# Patterns from failure-modes.md («Symptom» and «During»); seen in vLLM 0.26–0.33, Ray 2.56–2.60, NCCL 2.27.
+# Patterns from failure-modes.md («Symptom» and «During»): vLLM 0.26–0.33, Ray 2.56–2.60, NCCL 2.27. Not all were seen
+# here: tests/unit/fixtures/causes.yaml says which lines were written after an issue's or a source's fixed words.
 _CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
     (re.compile(pattern), number, meaning, fix)
     for pattern, number, meaning, fix in (

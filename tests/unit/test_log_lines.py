@@ -107,6 +107,12 @@ def test_a_healthy_log_accuses_nobody_for_sure() -> None:
     assert all("healthy start" in cause.meaning for cause in vllm_log.causes(HEALTHY))
 
 
+def test_a_line_that_is_benign_under_ray_accuses_nobody() -> None:
+    # F50: vLLM counts this node's GPUs only; Ray has the others.
+    line = "WARNING 11-21 12:10:40 [parallel.py:1] Tensor parallel size (16) exceeds available GPUs (8)."
+    assert vllm_log.causes([line]) == ()
+
+
 def test_without_an_exception_the_last_lines_are_shown() -> None:
     assert vllm_log.cause_lines(["one", "", "two", "three"], 2) == ["two", "three"]
     assert vllm_log.cause_lines([], 5) == []
