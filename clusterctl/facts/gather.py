@@ -77,11 +77,11 @@ def gather_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> N
 def _engine(host: Host, socket: parse.Section | None, *, sudo: bool) -> Fact[EngineFacts]:
     if socket is not None and socket.exit_code == parse.COMMAND_NOT_FOUND:
         return None
+    if socket is not None and socket.exit_code == parse.ABSENT and not sudo:
+        return Unknown("the docker command is there, but no engine runs: /var/run/docker.sock does not exist")
     try:
         info = host.engine.info()
     except EngineError as error:
-        if socket is not None and socket.exit_code == parse.ABSENT:
-            return Unknown("the docker command is there, but no engine runs: /var/run/docker.sock does not exist")
         if socket is not None and socket.exit_code == parse.NOT_PERMITTED and not sudo:
             return Unknown("this login may not use the engine: /var/run/docker.sock is not writable for it")
         return Unknown(error.message)

@@ -14,7 +14,13 @@ fib_trie() {
 
 engine_socket() {
     command -v docker || return 127
-    [ -S /var/run/docker.sock ] || return 44
+    if [ ! -S /var/run/docker.sock ]; then
+        # The command may be told of another engine (rootless, a context): then only asking it tells.
+        [ -n "${DOCKER_HOST-}" ] && return 0
+        [ -S "${XDG_RUNTIME_DIR:-/run}/docker.sock" ] && return 0
+        grep -qs currentContext "${HOME:-/root}/.docker/config.json" && return 0
+        return 44
+    fi
     [ -w /var/run/docker.sock ] || return 13
 }
 
