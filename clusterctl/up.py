@@ -23,7 +23,7 @@ from clusterctl.planning.paths import STATE_PATH, container_name
 from clusterctl.planning.plan import Plan, make_plan
 from clusterctl.server import Completion, complete
 from clusterctl.stages import Stage, stages
-from clusterctl.ui.progress import Progress
+from clusterctl.ui.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Prepared:
     plan: Plan
 
 
-def prepare(hosts: Hosts) -> Prepared:
+def prepare(hosts: Hosts, progress: Progress = SILENT) -> Prepared:
     """Read, check and plan; changes nothing. Raises ChecksFailedError when starting would surely fail."""
-    facts = gather(hosts)
+    facts = gather(hosts, progress)
     findings = passed(check(hosts.inventory, facts))
     deployment = resolve(hosts.inventory, facts)
     return Prepared(facts, findings, deployment, make_plan(deployment, facts))
@@ -85,7 +85,7 @@ def up(hosts: Hosts, progress: Progress, *, keep: bool, full_check: bool) -> UpS
     """
     began = time.monotonic()
     progress.phase("checking the nodes")
-    prepared = prepare(hosts)
+    prepared = prepare(hosts, progress)
     if full_check and not prepared.plan.empty:
         progress.detail("running the image on every node, and trying the network between them")
         prepared = examine(hosts, prepared)

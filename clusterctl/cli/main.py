@@ -145,11 +145,12 @@ def check(
             raise UsageError("--explain needs a CODE", hint="clusterctl check image-absent --explain")
         emit("\n\n".join(texts))
         return
-    with options.hosts() as hosts:
-        facts = gather(hosts)
+    with options.hosts() as hosts, progress_on_stderr() as progress:
+        progress.phase("reading the nodes")
+        facts = gather(hosts, progress)
         if full:
-            with progress_on_stderr() as progress:
-                facts = with_digests(hosts, facts, progress)
+            facts = with_digests(hosts, facts, progress)
+        progress.phase("running the image on every node, and trying the network between them")
         facts = with_deep(hosts, facts, Asked(registry=deep, bandwidth=bandwidth, collective=nccl))
         findings = [f for f in find_problems(hosts.inventory, facts) if not codes or f.code in codes]
         differing = differences(hosts.inventory, facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,31 @@ from clusterctl.inventory.model import Inventory
 from clusterctl.planning.container import LABEL_ROLE
 from clusterctl.planning.paths import SPEC_PATH, STATE_PATH
 from clusterctl.planning.probe import ROLE_PROBE
+from clusterctl.ui.progress import SILENT, Progress
 
+PROBE_TIMEOUT_S = 20
+"""A healthy node answers the probe well within a second; a hung one (a dead mount, say) holds up the report on the
+others no longer than this."""
+SHOWN_STRAGGLERS = 3
+"""Nodes that are still waited for are named from here on down: the last ones are those that matter."""
 PARTS = ("frame", "node", "system", "gpu", "rdma", "model", "end")
 """Parts of the probe (probes/*.sh), in the order in which they are joined to one script."""
 PROBE = b"\n".join(Path(__file__).with_name("probes").joinpath(f"{part}.sh").read_bytes() for part in PARTS)
 
 
-def gather(hosts: Hosts, now: Callable[[], float] = time.time) -> ClusterFacts:
+def gather(hosts: Hosts, progress: Progress = SILENT, now: Callable[[], float] = time.time) -> ClusterFacts:
     """Facts of all nodes. A node that fails in the middle is reported as unreachable with the reason.
 
     `now` is our own clock (Unix time in seconds), which the nodes' are compared with.
     """
-    outcomes = hosts.each(lambda host: gather_node(host, hosts.inventory, now))
+    count = len(hosts.connected)
+
+    def waiting_for(names: Sequence[str]) -> None:
+        if len(names) <= SHOWN_STRAGGLERS:
+            rest = f", waiting for {', '.join(names)}" if names else ""
+            progress.detail(f"{count - len(names)}/{count} nodes read{rest}")
+
+    outcomes = hosts.each(lambda host: gather_node(host, hosts.inventory, now), waiting_for=waiting_for)
     unreachable = {name: Unreachable(error.message, error.hint) for name, error in hosts.unreachable.items()}
     unreachable |= {name: Unreachable(error.message, error.hint) for name, error in outcomes.errors.items()}
     return ClusterFacts(model_headers.with_headers(hosts, outcomes.values), unreachable)
@@ -46,7 +59,8 @@ def gather(hosts: Hosts, now: Callable[[], float] = time.time) -> ClusterFacts:
 def gather_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> NodeFacts:
     """Facts of one node. Raises HostError when SSH itself fails; everything else becomes Unknown."""
     asked_at_s = now()
-    done = host.ssh.run(["sh", "-s", "--", inventory.model.path], stdin=PROBE)
+    timeout_s = min(PROBE_TIMEOUT_S, inventory.timeouts.command_s)
+    done = host.ssh.run(["sh", "-s", "--", inventory.model.path], stdin=PROBE, timeout_s=timeout_s)
     answered_at_s = now()
     found = parse.sections(done.stdout.decode(errors="replace"))
     engine = _engine(host, found.get("engine_socket"), sudo=inventory.container.sudo)

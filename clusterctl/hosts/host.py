@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -91,13 +91,24 @@ class Hosts:
             raise self.unreachable[name]
         return self.connected[name]
 
-    def each(self, work: Callable[[Host], T], names: Iterable[str] | None = None) -> Outcomes[T]:
-        """Do one thing on every connected node (or the named ones) at once; finish on all before returning."""
+    def each(
+        self,
+        work: Callable[[Host], T],
+        names: Iterable[str] | None = None,
+        *,
+        waiting_for: Callable[[Sequence[str]], None] | None = None,
+    ) -> Outcomes[T]:
+        """Do one thing on every connected node (or the named ones) at once; finish on all before returning.
+
+        `waiting_for` is told, whenever a node is done, which ones are not (from the node's own thread).
+        """
         wanted = self.connected if names is None else {name: self.connected[name] for name in names}
-        return each(wanted, work)
+        return each(wanted, work, waiting_for)
 
 
-def each(hosts: Mapping[str, Host], work: Callable[[Host], T]) -> Outcomes[T]:
+def each(
+    hosts: Mapping[str, Host], work: Callable[[Host], T], waiting_for: Callable[[Sequence[str]], None] | None = None
+) -> Outcomes[T]:
     """Run `work` for every host at once. ClusterctlErrors become outcomes; anything else is a bug and is raised."""
     if not hosts:
         return Outcomes({}, {})
@@ -106,6 +117,9 @@ def each(hosts: Mapping[str, Host], work: Callable[[Host], T]) -> Outcomes[T]:
     pool = ThreadPoolExecutor(max_workers=min(len(hosts), MAX_PARALLEL), thread_name_prefix="node")
     try:
         futures = {name: pool.submit(work, host) for name, host in hosts.items()}
+        if (tell := waiting_for) is not None:
+            for future in futures.values():
+                future.add_done_callback(lambda _: tell([n for n, other in futures.items() if not other.done()]))
         for name, future in futures.items():
             try:
                 values[name] = _result(future)

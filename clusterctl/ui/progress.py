@@ -31,6 +31,9 @@ class Silent:
         """Ignore."""
 
 
+SILENT = Silent()
+
+
 class PlainProgress:
     """One line an event, with seconds since the start: for logs, pipes and runbooks."""
 

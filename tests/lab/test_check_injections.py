@@ -197,3 +197,18 @@ def test_little_locked_memory_where_rdma_is_required(clean: Rehearsal) -> None:
 def test_a_context_longer_than_the_kv_cache(clean: Rehearsal) -> None:
     other = clean.clusterctl.with_changes("long", {"serve.options.max-model-len": 100_000_000})
     assert "100,000,000" in found_and_refused(clean, other, "kv-cache-small")
+
+
+def test_a_hung_node_holds_up_no_report_on_the_others(clean: Rehearsal) -> None:
+    """A node that answers SSH and nothing else (a dead mount, say): it is named, and so is what is wrong elsewhere."""
+    clean.lab.exec("node2", ["sh", "-c", "printf '#!/bin/sh\\nexec sleep 300\\n' >/root/hang; chmod +x /root/hang"])
+    clean.lab.exec("node2", ["mount", "--bind", "/root/hang", "/usr/bin/cat"])
+    try:
+        ran = clean.clusterctl.with_changes("hung", {"model.path": "/models/nothing"})("check")
+    finally:
+        clean.lab.exec("node2", ["umount", "/usr/bin/cat"])
+    assert ran.code == 1
+    assert "error [node-unreachable] node2: `sh` did not end within 20 s" in ran.out
+    assert "error [model-missing] node1" in ran.out
+    assert "1/2 nodes read, waiting for node2" in ran.err
+    assert ran.seconds < 40
