@@ -36,6 +36,8 @@ STEP_S = 30.0
 """For one node to try all others: connections take at most 2 s, and 512 are tried at once."""
 IDLE_S = 60
 """After this time without a step the probe ends by itself: the operator's side is gone."""
+READER_END_S = 5.0
+"""For the last words of a removed container to be read."""
 SEND_S = 1.5
 """Seconds of throughput measurement of one ordered pair."""
 
@@ -46,6 +48,7 @@ class PeerProbe:
     def __init__(self, host: Host, cluster: str, image_id: str, config: Mapping[str, Any]) -> None:
         self._host = host
         self._answers: queue.Queue[Mapping[str, Any]] = queue.Queue()
+        self._reader: threading.Thread | None = None
         name = probe_name(cluster, "peers")
         host.engine.remove(name)  # of a run that was cut off
         body, host_config = peers_container(cluster, host.name, image_id)
@@ -59,7 +62,8 @@ class PeerProbe:
         except ClusterctlError:
             self.close()
             raise
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def answer(self, timeout_s: float) -> Mapping[str, Any]:
         """The next answer. Raises HostError at the deadline, or with what the probe said when it ended."""
@@ -78,8 +82,10 @@ class PeerProbe:
         return self.answer(timeout_s)
 
     def close(self) -> None:
-        """Remove the container."""
+        """Remove the container, and with it end the reading of what it says."""
         self._host.engine.remove(self._container)
+        if self._reader is not None:
+            self._reader.join(READER_END_S)
 
     def _read(self) -> None:
         rest, errors = b"", b""

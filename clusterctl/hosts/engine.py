@@ -314,12 +314,16 @@ class Engine:
                 self._api._url("/containers/{0}/logs", container), params=params, stream=True, timeout=None
             )
             self._api._raise_for_status(response)
-            if follow:
-                # A quiet server is not a dead one: the stream ends with the container, or with the connection
-                # (keepalives), or because the reader closes it.
-                response.raw._fp.fp.channel.settimeout(None)
             try:
+                if follow:
+                    # A quiet server is not a dead one: the stream ends with the container, or with the connection
+                    # (keepalives), or because the reader closes it.
+                    response.raw._fp.fp.channel.settimeout(None)
                 yield from _frames(response.raw)
+            except (ValueError, AttributeError):
+                # A stream that is closed while another thread reads it leaves http.client without its file, and that
+                # is an AttributeError or a ValueError wherever the reader happens to be.
+                return
             finally:
                 response.close()
 
