@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from clusterctl.vllm_log import ANSI, Cause
+from clusterctl.vllm_log import ANSI, Cause, explained
 
 # Seen in NCCL 2.12 to 2.28: «Channel 00/0 : 1[1] -> 0[0] [send] via NET/IB/0/GDRDMA», «… NET/IBext_v8/5(2)/GDRDMA»,
 # «… NET/Socket/0»; «Channel 00 : 1[c7000] -> …» before 2.19. The documented «NET/IB/GDRDMA» is never printed.
@@ -176,13 +176,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
 
 def causes(lines: Iterable[str]) -> tuple[Cause, ...]:
     """The failure modes that the lines tell of, the most specific first (the order of the table above)."""
-    clean = [ANSI.sub("", line) for line in lines]
-    found = []
-    for pattern, number, meaning, fix in _CAUSES:
-        hit = next((line for line in clean if pattern.search(line)), None)
-        if hit is not None:
-            found.append(Cause(number, hit.strip(), meaning, fix))
-    return tuple(found)
+    return explained(_CAUSES, lines)
 
 
 def said(lines: Iterable[str], limit: int) -> tuple[str, ...]:

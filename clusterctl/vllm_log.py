@@ -413,9 +413,14 @@ def cause_lines(lines: Iterable[str], limit: int) -> list[str]:
 
 def causes(lines: Iterable[str]) -> tuple[Cause, ...]:
     """The failure modes that the lines tell of, the most specific first (the order of the table above)."""
+    return explained(_CAUSES, lines)
+
+
+def explained(table: Iterable[tuple[re.Pattern[str], str, str, str]], lines: Iterable[str]) -> tuple[Cause, ...]:
+    """Rows of a table of causes (pattern, failure mode, meaning, fix) that the lines match, in the table's order."""
     clean = [ANSI.sub("", line) for line in lines]
     found = []
-    for pattern, number, meaning, fix in _CAUSES:
+    for pattern, number, meaning, fix in table:
         hit = next((line for line in clean if pattern.search(line)), None)
         if hit is not None:
             found.append(Cause(number, hit.strip(), meaning, fix))
