@@ -4,36 +4,51 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clusterctl.errors import ClusterctlError, UsageError
-from clusterctl.facts.model import ClusterFacts
+from clusterctl.facts.model import ClusterFacts, ContainerFacts
 from clusterctl.hosts.engine import FileInContainer
-from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.host import Host, Hosts, Outcomes
 from clusterctl.inventory.model import Inventory
+from clusterctl.planning.container import LABEL_ROLE, LIVE_FILES, ContainerSpec
 from clusterctl.planning.deployment import Deployment
-from clusterctl.planning.paths import RAY_TOKEN_PATH, SPEC_PATH
+from clusterctl.planning.paths import ADOPTED_PATH, RAY_TOKEN_PATH, SPEC_PATH
 from clusterctl.planning.plan import NodePlan, Plan
+from clusterctl.shutdown import Member, ask_agent, shut_down
+from clusterctl.ui.progress import Progress
 
 PRIVATE_MODE = 0o600
 TOKEN_BYTES = 32
 
 
-def apply(hosts: Hosts, deployment: Deployment, plan: Plan) -> Mapping[str, str]:
+def apply(
+    hosts: Hosts, deployment: Deployment, plan: Plan, progress: Progress, *, by: str, drain_s: float
+) -> Mapping[str, str]:
     """Carry out the plan on all nodes at once. Returns node name → ID of its new container; nodes kept are not in it.
 
-    Each stage ends on every node before the next begins, so that no node runs what another could not create.
+    Each stage ends on every node before the next begins, so that no node runs what another could not create. What is
+    replaced is stopped in order, after `drain_s` seconds for running requests. `by` is who asks, for the record.
     Raises NodesError, which lists every node that failed.
     """
-    todo = {node.node: node for node in plan.nodes if node.action != "keep"}
-    token = ray_token(deployment.inventory)
-    hosts.each(lambda host: _remove_all(host, todo[host.name].existing), todo).or_raise("removing old containers")
+    if not plan.new_gang:
+        update(hosts, plan, by=by)
+        return {}
+    todo = {node.node: node for node in plan.nodes if node.new_container}
+    secret_files = _secrets(deployment.inventory)
+    gang = {name: tuple(_member(container) for container in node.existing) for name, node in todo.items()}
+    if any(member.running for members in gang.values() for member in members):
+        failures = shut_down(hosts, gang, progress, by=by, drain_s=drain_s)
+        Outcomes[None]({}, failures).or_raise("stopping old containers")
+    old = {name: tuple(container.id for container in node.existing) for name, node in todo.items()}
+    hosts.each(lambda host: _remove_all(host, old[host.name]), todo).or_raise("removing old containers")
+    progress.phase("starting containers")
     created: dict[str, str] = {}
 
     def create(host: Host) -> None:
         # Recorded as it happens, so that what was created can be removed even when this stage fails elsewhere.
-        created[host.name] = _create(host, deployment, todo[host.name], token)
+        created[host.name] = _create(host, deployment, todo[host.name], secret_files)
 
     try:
         hosts.each(create, todo).or_raise("creating containers")
@@ -42,6 +57,63 @@ def apply(hosts: Hosts, deployment: Deployment, plan: Plan) -> Mapping[str, str]
         note_leftovers(error, remove(hosts, created))
         raise
     return created
+
+
+def update(hosts: Hosts, plan: Plan, *, by: str) -> None:
+    """Replace files in containers that go on; ask the head's agent for a new server where that takes one.
+
+    Raises NodesError.
+    """
+    todo = {node.node: node for node in plan.nodes if node.action in ("update", "restart-server")}
+
+    def replace(host: Host) -> None:
+        node = todo[host.name]
+        files = [FileInContainer(path, text.encode()) for path, text in node.spec.live_files.items()]
+        host.engine.put_files(node.existing[0].id, [*files, _record(node.spec)])
+
+    hosts.each(replace, todo).or_raise("replacing files")
+    restarts = {name: node.existing[0].id for name, node in todo.items() if node.action == "restart-server"}
+    restart_servers(hosts, restarts, by=by)
+
+
+def restart_servers(hosts: Hosts, containers: Mapping[str, str], *, by: str) -> None:
+    """Ask the agents in these containers (node name → ID) for a new server. Raises NodesError."""
+    done = hosts.each(lambda host: ask_agent(host, containers[host.name], "restart", by=by), containers)
+    done.or_raise("restarting the server")
+
+
+def put_back(hosts: Hosts, plan: Plan, *, by: str) -> None:
+    """Undo `update`: the files as they were, and a new server that reads them. Raises NodesError."""
+    todo = {
+        node.node: node.existing[0]
+        for node in plan.nodes
+        if node.action in ("update", "restart-server") and isinstance(node.existing[0].spec, Mapping)
+    }
+
+    def replace(host: Host) -> None:
+        spec = todo[host.name].spec
+        contents = spec["file_contents"] if isinstance(spec, Mapping) else {}
+        files = [FileInContainer(path, str(contents[path]).encode()) for path in LIVE_FILES if path in contents]
+        record = FileInContainer(SPEC_PATH, json.dumps(spec, sort_keys=True).encode())
+        host.engine.put_files(todo[host.name].id, [*files, record])
+
+    hosts.each(replace, todo).or_raise("putting the files back")
+    restarts = {node.node: node.existing[0].id for node in plan.nodes if node.action == "restart-server"}
+    restart_servers(hosts, restarts, by=by)
+
+
+def adopt(hosts: Hosts, containers: Mapping[str, str], policy: str) -> None:
+    """The cluster has been seen to serve: from now on its agents heal, and the engines start what ends.
+
+    `containers`: node name → ID, of all nodes. Raises NodesError. Doing it again is harmless; cut off between two
+    nodes, the next `up` does it again (plan.py compares the policies).
+    """
+
+    def on_node(host: Host) -> None:
+        host.engine.put_files(containers[host.name], [FileInContainer(ADOPTED_PATH, b"")])
+        host.engine.set_restart_policy(containers[host.name], policy)
+
+    hosts.each(on_node, containers).or_raise("turning supervision on")
 
 
 def remove(hosts: Hosts, containers: Mapping[str, str]) -> Mapping[str, ClusterctlError]:
@@ -88,28 +160,33 @@ def read_secret(path: Path, field: str) -> bytes:
     return content
 
 
+def _member(container: ContainerFacts) -> Member:
+    return Member(container.id, container.labels.get(LABEL_ROLE, ""), container.running)
+
+
 def _remove_all(host: Host, containers: tuple[str, ...]) -> None:
     for container in containers:
         host.engine.remove(container)
 
 
-def _create(host: Host, deployment: Deployment, node: NodePlan, token: bytes) -> str:
+def _create(host: Host, deployment: Deployment, node: NodePlan, secret_files: Sequence[FileInContainer]) -> str:
     spec = node.spec
     labels = spec.labels(deployment.inventory.cluster, deployment.places[host.name])
     container = host.engine.create(spec.name, {**spec.config, "labels": labels}, spec.host_config)
     try:
-        host.engine.put_files(container, _files(node, token))
+        # Files go into the container's own layer: they live and die with it, and nothing is left on the node.
+        plain = [FileInContainer(path, text.encode()) for path, text in spec.files.items()]
+        host.engine.put_files(container, [*plain, _record(spec), *secret_files])
     except BaseException:
         host.engine.remove(container)
         raise
     return container
 
 
-def _files(node: NodePlan, token: bytes) -> list[FileInContainer]:
-    """Files go into the container's own layer: they live and die with it, and nothing is left on the node."""
-    plain = [FileInContainer(path, text.encode()) for path, text in node.spec.files.items()]
-    return [
-        *plain,
-        FileInContainer(SPEC_PATH, json.dumps(node.spec.values(), sort_keys=True).encode()),
-        FileInContainer(RAY_TOKEN_PATH, token, PRIVATE_MODE),
-    ]
+def _record(spec: ContainerSpec) -> FileInContainer:
+    """What the next plan compares with."""
+    return FileInContainer(SPEC_PATH, json.dumps(spec.values(), sort_keys=True).encode())
+
+
+def _secrets(inventory: Inventory) -> Sequence[FileInContainer]:
+    return [FileInContainer(RAY_TOKEN_PATH, ray_token(inventory), PRIVATE_MODE)]

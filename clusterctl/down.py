@@ -9,20 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
-from clusterctl.facts.gather import gather, json_in
+from clusterctl.facts.gather import gather
 from clusterctl.facts.model import ClusterFacts, NodeFacts, Unknown
 from clusterctl.findings.rules.network import ports_of
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning.container import LABEL_ROLE
-from clusterctl.planning.paths import STATE_PATH
+from clusterctl.shutdown import Member, shut_down
 from clusterctl.ui.progress import Progress
 
 SETTLE_S = 15
 """Seconds that the kernel and the driver get to close ports and free GPU memory after the last process has ended."""
 RECHECK_S = 0.2
-SERVER_PHASES = ("ray", "gate", "loading", "serving")
-"""Phases of a head's agent in which its server runs or is still going to be started."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,10 @@ class DownResult:
 Containers = Mapping[str, tuple[dict[str, Any], ...]]
 
 
-def down(hosts: Hosts, progress: Progress) -> DownResult:
+def down(hosts: Hosts, progress: Progress, *, by: str, drain_s: float | None = None) -> DownResult:
     """Remove everything with the cluster's label on every node that can be reached, and verify it.
+
+    `by` is who asks, for the record; `drain_s` seconds are given to running requests (default: timeouts.drain_s).
 
     Raises NodesError that names each node that was not reached, could not be cleaned, or still holds something:
     what could be removed elsewhere is removed all the same.
@@ -50,13 +50,9 @@ def down(hosts: Hosts, progress: Progress) -> DownResult:
     before = gather(hosts)
     owned = {name: host_pids(hosts.connected[name], containers) for name, containers in found.values.items()}
 
-    heads, workers = _with_role(found.values, "head"), _with_role(found.values, "worker")
-    progress.phase("stopping the server")
-    failures |= hosts.each(lambda host: _drain(host, heads[host.name], hosts.inventory.timeouts.stop_s), heads).errors
-    progress.phase("stopping Ray")
-    # The workers while their head is still there: a raylet that has lost its head takes 30 s to end (Ray 2.60).
-    failures |= _stop(hosts, workers)
-    failures |= _stop(hosts, heads)
+    gang = {name: tuple(_member(c) for c in containers) for name, containers in found.values.items()}
+    drain_s = hosts.inventory.timeouts.drain_s if drain_s is None else drain_s
+    failures |= shut_down(hosts, gang, progress, by=by, drain_s=drain_s)
     progress.phase("removing containers")
     failures |= hosts.each(lambda host: _remove(host, found.values[host.name]), found.values).errors
     progress.phase("verifying that everything is gone")
@@ -74,39 +70,9 @@ def _in_order(inventory: Inventory, failures: Mapping[str, ClusterctlError]) -> 
     return [(node.name, failures[node.name]) for node in inventory.nodes if node.name in failures]
 
 
-def _with_role(containers: Containers, role: str) -> Containers:
-    """Only the containers of that role. The role is read from the container: the inventory may have changed since."""
-    chosen = {
-        name: tuple(c for c in rows if (c["Config"].get("Labels") or {}).get(LABEL_ROLE) == role)
-        for name, rows in containers.items()
-    }
-    return {name: rows for name, rows in chosen.items() if rows}
-
-
-def _drain(host: Host, containers: tuple[dict[str, Any], ...], stop_s: float) -> None:
-    """Let the head's agent end the server, and wait until it has; the container's own stop is what insists."""
-    deadline = time.monotonic() + stop_s
-    for container in containers:
-        host.engine.signal(container["Id"], "SIGUSR1")
-        while time.monotonic() < deadline:
-            now = host.engine.container(container["Id"])
-            if now is None or not now["State"]["Running"]:
-                return
-            state = json_in(host, container["Id"], STATE_PATH)
-            if isinstance(state, Mapping) and state.get("phase") not in SERVER_PHASES:
-                return
-            time.sleep(RECHECK_S)
-
-
-def _stop(hosts: Hosts, containers: Containers) -> Mapping[str, ClusterctlError]:
-    """Stop gracefully, all nodes at once. The agent drains the server and then ends Ray, each within stop_s."""
-    timeout_s = 2 * hosts.inventory.timeouts.stop_s + 5
-
-    def stop(host: Host) -> None:
-        for container in containers[host.name]:
-            host.engine.stop(container["Id"], timeout_s=timeout_s)
-
-    return hosts.each(stop, containers).errors
+def _member(inspected: Mapping[str, Any]) -> Member:
+    role = str((inspected["Config"].get("Labels") or {}).get(LABEL_ROLE, ""))
+    return Member(str(inspected["Id"]), role, bool(inspected["State"]["Running"]))
 
 
 def _remove(host: Host, containers: tuple[dict[str, Any], ...]) -> None:

@@ -16,6 +16,8 @@ class Event:
 
     name: str
     t: float
+    server: int
+    """Number of the server's start that it belongs to; 0 on a worker."""
     fields: Mapping[str, Any]
 
 
@@ -25,7 +27,7 @@ def parse_event(line: str) -> Event | None:
         return None
     try:
         record = json.loads(line)
-        return Event(str(record.pop("event")), float(record.pop("t")), record)
+        return Event(str(record.pop("event")), float(record.pop("t")), int(record.pop("server", 0)), record)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
@@ -55,9 +57,21 @@ FAILURES: Mapping[str, str] = {
     "ray-nodes-wrong": "Ray holds other nodes or GPUs than the inventory declares (F3)",
     "ray-nodes-missing": "not every node joined Ray in time (F44)",
     "probe-died": "Ray could not be asked which nodes it has",
+    "head-lost": "the head's Ray is gone, and with it the cluster that this node was in (F62)",
+    "node-lost": "a node has left Ray, and the server has lost its ranks (F60)",
+    "worker-lost": "a rank of the server has died (F60)",
+    "workers-left": "Ray did not end what an earlier server had started (F63)",
     "server-exited": "the vLLM server ended (its exit code is 0 also when its engine died: F60)",
     "no-completion": "the server answers, but generation does not work (F60, F61)",
+    "server-hangs": "the server takes requests and its engine does nothing (F61)",
     "load-timeout": "the server did not complete a token in time (timeouts.load_s)",
     "agent-bug": "a defect of clusterctl's agent: please report it with this output",
 }
 """What an agent's reasons for giving up mean (agent.py, GiveUpError)."""
+
+RETURNS: Mapping[str, str] = {
+    "requested": "an operator asked for it",
+    "started-again": "the container was stopped and started again: by a person, the engine or the machine",
+    "container-ended": "the container ended without a word: killed, out of memory, or the machine lost its power",
+}
+"""What an agent's other reasons for a start mean (agent.py, Journal.restart)."""

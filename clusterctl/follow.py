@@ -20,6 +20,8 @@ from clusterctl.ui.progress import Progress
 TAIL_LINES = 2000
 GRACE_S = 30
 """Seconds beyond the agents' own deadlines before an agent that says nothing at all is given up."""
+COMES_BACK_POLL_S = 0.5
+"""Seconds between looks at a container that the engine is about to start again (it says so in no stream)."""
 SHOWN_LINES = 8
 SHOWN_WIDTH = 300
 
@@ -64,49 +66,86 @@ class Start:
         self.phase, self.entered = phase, now
 
 
+@dataclass(frozen=True)
+class Followed:
+    """A container whose log is read, from `since` on (Unix time on the node's own clock; 0 is its beginning)."""
+
+    id: str
+    since: float = 0
+
+
 Item = tuple[str, LogChunk | None]
 
 
-def follow(hosts: Hosts, containers: Mapping[str, str], head: str, timeouts: Timeouts, progress: Progress) -> Start:
+def follow(
+    hosts: Hosts,
+    containers: Mapping[str, Followed],
+    head: str,
+    timeouts: Timeouts,
+    progress: Progress,
+    *,
+    after: int = -1,
+    patient: bool = False,
+) -> Start:
     """Wait until the head's agent has seen a real completion. Raises StartFailedError as soon as failing is certain.
 
+    Only servers with a higher number than `after` count: the one before may still be ending. With `patient` a cluster
+    that heals by itself is waited for: it may fail and start again, its containers too, until the deadline.
     The waiting is for log frames that the engine pushes: nothing is polled. A container that ends closes its stream.
     """
     items: queue.Queue[Item] = queue.Queue()
     for name, container in containers.items():
-        threading.Thread(target=_read, args=(hosts.connected[name], container, items), daemon=True).start()
+        arguments = (hosts.connected[name], container, items, patient)
+        threading.Thread(target=_read, args=arguments, daemon=True).start()
     start = Start(tails={name: deque(maxlen=TAIL_LINES) for name in containers})
     lines = {name: Lines() for name in containers}
-    deadline = time.monotonic() + timeouts.ray_s + timeouts.load_s + GRACE_S
+    deadline = time.monotonic() + timeouts.ray_s + timeouts.load_s + timeouts.drain_s + timeouts.stop_s + GRACE_S
     while True:
         try:
             name, chunk = items.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
-            raise StartFailedError(
-                head, "the agent said nothing until the deadline", phase=start.phase, lines=list(start.tails[head])
-            ) from None
+            what = "no completion until the deadline" if patient else "the agent said nothing until the deadline"
+            raise StartFailedError(head, what, phase=start.phase, lines=list(start.tails[head])) from None
         if chunk is None:
             start.tails[name].extend(lines[name].end())
-            raise _died(hosts.connected[name], containers[name], start)
+            raise _died(hosts.connected[name], containers[name].id, start)
         for line in lines[name].feed(chunk):
             event = parse_event(line) if chunk.stream == "stderr" else None
             if event is None:
                 start.tails[name].append(line)
                 if name == head:
                     _server_line(line, start, progress)
-            elif _agent_event(name, event, start, progress, is_head=name == head):
+            elif name == head and event.server <= after:
+                _show(event, progress)
+            elif _agent_event(name, event, start, progress, is_head=name == head, patient=patient):
                 start.enter("serving")
                 return start
 
 
-def _read(host: Host, container: str, into: queue.Queue[Item]) -> None:
+def _read(host: Host, container: Followed, into: queue.Queue[Item], patient: bool) -> None:
+    since = container.since
     try:
-        for chunk in host.engine.logs(container, follow=True):
-            into.put((host.name, chunk))
+        while True:
+            for chunk in host.engine.logs(container.id, follow=True, since=since):
+                into.put((host.name, chunk))
+            if not patient or not _comes_back(host, container.id):
+                return
+            since = host.engine.started_at(container.id)
     except ClusterctlError as error:
         into.put((host.name, LogChunk("stdout", f"clusterctl: {error.message}\n".encode())))
     finally:
         into.put((host.name, None))
+
+
+def _comes_back(host: Host, container: str) -> bool:
+    """Wait while the engine is about to start the container again; whether it has."""
+    while (inspected := host.engine.container(container)) is not None:
+        if inspected["State"]["Running"] and not inspected["State"]["Restarting"]:
+            return True
+        if not inspected["State"]["Restarting"]:
+            return False
+        time.sleep(COMES_BACK_POLL_S)
+    return False
 
 
 def _server_line(line: str, start: Start, progress: Progress) -> None:
@@ -116,14 +155,25 @@ def _server_line(line: str, start: Start, progress: Progress) -> None:
         start.kept.append(line)
 
 
-def _agent_event(name: str, event: Event, start: Start, progress: Progress, *, is_head: bool) -> bool:
+def _show(event: Event, progress: Progress) -> None:
+    """What the server before does on its way out."""
+    if event.name == "phase" and event.fields.get("phase") == "draining":
+        progress.phase("stopping the server")
+
+
+def _agent_event(name: str, event: Event, start: Start, progress: Progress, *, is_head: bool, patient: bool) -> bool:
     """Take one event into account. True when the cluster serves."""
     phase = event.fields.get("phase")
-    if event.name == "phase" and phase == "failed":
+    failed_for_good = event.name == "phase" and phase == "failed"
+    # A new server that has failed: the agent will try again, but what was asked for has not come true.
+    failed_once = event.name == "restart" and event.fields.get("reason") != "requested"
+    if failed_for_good or (failed_once and not patient):
         reason = str(event.fields.get("reason"))
         lines = list(start.tails[name]) or [str(line) for line in event.fields.get("tail", ())]
         what = f"{event.fields.get('detail')}: {FAILURES.get(reason, reason)}"
         raise StartFailedError(name, what, phase=start.phase, lines=lines)
+    if failed_once:
+        progress.detail(f"{name} starts again: {event.fields.get('detail')}")
     if not is_head:
         return False
     if event.name == "nodes":

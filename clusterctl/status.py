@@ -24,7 +24,10 @@ from clusterctl.stages import stages
 RATE_WINDOW_S = 1.0
 """Seconds between the two looks at the token counter that `tokens_per_s` is taken from."""
 
-State = Literal["healthy", "starting", "degraded", "down", "unknown"]
+RECOVERING = ("ray", "gate", "loading", "restarting", "draining")
+"""Phases of a head's agent from which it comes to serve by itself."""
+
+State = Literal["healthy", "starting", "recovering", "degraded", "down", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ class ContainerStatus:
     exit_code: int
     phase: str | None
     reason: str | None
+    restart_policy: str
+    """`unless-stopped` once the cluster has served and `supervise` is on; else `no`."""
+    restarts_total: int
+    """How often something in it was started again since it was created, asked for or not."""
+    restarts: tuple[Mapping[str, Any], ...]
+    """The latest of them: `t` (Unix time in seconds), `scope`, `reason`, `detail`."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,8 @@ class ClusterStatus:
     cluster: str
     state: State
     ready: bool
+    waiting_for: str | None
+    """What the start, or the recovery, waits for."""
     endpoint: str | None
     model: str
     tensor_parallel: int | None
@@ -102,6 +113,7 @@ class ClusterStatus:
 _EXIT_CODES: Mapping[State, ExitCode] = {
     "healthy": ExitCode.OK,
     "starting": ExitCode.DEGRADED,
+    "recovering": ExitCode.DEGRADED,
     "degraded": ExitCode.DEGRADED,
     "down": ExitCode.DOWN,
     "unknown": ExitCode.UNKNOWN,
@@ -109,7 +121,7 @@ _EXIT_CODES: Mapping[State, ExitCode] = {
 
 
 def exit_code_of(status: ClusterStatus) -> ExitCode:
-    """0 healthy and as declared; 3 starting, degraded or drifted; 4 down; 5 a node could not be asked.
+    """0 healthy and as declared; 3 starting, recovering, degraded or drifted; 4 down; 5 a node could not be asked.
 
     With a finding of severity error no plan can be made, so nobody knows whether it is as declared.
     """
@@ -175,6 +187,7 @@ def cluster_status(
     return ClusterStatus(
         cluster=inventory.cluster,
         state=state,
+        waiting_for=head_state.get("waiting_for"),
         ready=server is not None and isinstance(server.completion, Completion),
         endpoint=endpoint,
         model=inventory.served_name,
@@ -209,7 +222,12 @@ def _state(inventory: Inventory, facts: ClusterFacts, server: ServerAnswers | No
     if all_run and server is not None and isinstance(server.completion, Completion):
         return "healthy"
     phase = _head_state(inventory, facts).get("phase")
-    return "starting" if all_run and phase in ("ray", "gate", "loading") else "degraded"
+    every = [container for node in nodes for container in containers_of(node)]
+    if phase not in RECOVERING or any(container.ended for container in every):
+        return "degraded"
+    if all(container.restart_policy != "no" for container in every):
+        return "recovering"
+    return "starting" if all_run else "degraded"
 
 
 def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_state: Mapping[str, Any]) -> NodeStatus:
@@ -244,5 +262,12 @@ def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_stat
 def _container_status(container: ContainerFacts) -> ContainerStatus:
     state: Mapping[str, Any] = container.state if isinstance(container.state, Mapping) else {}
     return ContainerStatus(
-        container.name, container.status, container.exit_code, state.get("phase"), state.get("detail")
+        name=container.name,
+        status=container.status,
+        exit_code=container.exit_code,
+        phase=state.get("phase"),
+        reason=state.get("detail"),
+        restart_policy=container.restart_policy,
+        restarts_total=int(state.get("restarts_total", 0)),
+        restarts=tuple(each for each in state.get("restarts", ()) if isinstance(each, Mapping)),
     )

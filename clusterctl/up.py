@@ -9,15 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clusterctl import vllm_log
-from clusterctl.apply import apply, note_leftovers, remove, remove_probes
+from clusterctl.apply import adopt, apply, note_leftovers, put_back, remove, remove_probes
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.deep import with_deep
 from clusterctl.facts.gather import gather, json_in
 from clusterctl.facts.model import ClusterFacts, ContainerFacts, Unknown
 from clusterctl.findings.finding import ChecksFailedError, Finding, has_errors
 from clusterctl.findings.rules import check
-from clusterctl.follow import Start, StartFailedError, follow
+from clusterctl.follow import Followed, Start, StartFailedError, follow
 from clusterctl.hosts.host import Host, Hosts
+from clusterctl.planning.container import restart_policy
 from clusterctl.planning.deployment import Deployment, resolve
 from clusterctl.planning.paths import STATE_PATH, container_name
 from clusterctl.planning.plan import Plan, make_plan
@@ -54,12 +55,15 @@ class Prepared:
     plan: Plan
 
 
-def prepare(hosts: Hosts, progress: Progress = SILENT) -> Prepared:
-    """Read, check and plan; changes nothing. Raises ChecksFailedError when starting would surely fail."""
+def prepare(hosts: Hosts, progress: Progress = SILENT, *, anew: bool = False) -> Prepared:
+    """Read, check and plan; changes nothing. Raises ChecksFailedError when starting would surely fail.
+
+    With `anew` the plan replaces what runs, whether it differs or not.
+    """
     facts = gather(hosts, progress)
     findings = passed(check(hosts.inventory, facts))
     deployment = resolve(hosts.inventory, facts)
-    return Prepared(facts, findings, deployment, make_plan(deployment, facts))
+    return Prepared(facts, findings, deployment, make_plan(deployment, facts, anew=anew))
 
 
 def examine(hosts: Hosts, prepared: Prepared) -> Prepared:
@@ -76,54 +80,97 @@ def passed(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     return findings
 
 
-def up(hosts: Hosts, progress: Progress, *, keep: bool, full_check: bool) -> UpSummary:
-    """Make the cluster what the inventory declares and prove it with a completion.
+@dataclass(frozen=True)
+class UpOptions:
+    """How an operator wants it done."""
 
-    With `full_check`, what will be started is first tried in small: seconds, before minutes of loading. With `keep`,
-    what was started stays when the start fails; otherwise it is removed after its logs were saved.
-    Raises ChecksFailedError, NodesError, StartFailedError.
+    by: str
+    """Who asks, for the record: user@host."""
+    keep: bool = False
+    """Leave what was started when the start fails; otherwise it is removed after its logs were saved."""
+    full_check: bool = True
+    """Try in small what will be started: seconds, before minutes of loading."""
+    anew: bool = False
+    """Replace what runs, whether it differs from the inventory or not."""
+    drain_s: float | None = None
+    """For running requests of what is replaced; None: timeouts.drain_s."""
+
+
+def up(hosts: Hosts, progress: Progress, asked: UpOptions) -> UpSummary:
+    """Make the cluster what the inventory declares, prove it with a completion, and have it heal from then on.
+
+    What this run started is removed again when it fails, and a server that was only given other options gets its old
+    ones back: what ran before is not lost. Raises ChecksFailedError, NodesError, StartFailedError.
     """
     began = time.monotonic()
     progress.phase("checking the nodes")
-    prepared = prepare(hosts, progress)
-    if full_check and not prepared.plan.empty:
+    prepared = prepare(hosts, progress, anew=asked.anew)
+    if asked.full_check and prepared.plan.new_gang:
         progress.detail("running the image on every node, and trying the network between them")
         prepared = examine(hosts, prepared)
     remove_probes(hosts, prepared.facts)
     checks_s = time.monotonic() - began
-    progress.phase("starting containers" if not prepared.plan.empty else "looking at what runs")
     applying = time.monotonic()
-    started = apply(hosts, prepared.deployment, prepared.plan)
+    drain_s = hosts.inventory.timeouts.drain_s if asked.drain_s is None else asked.drain_s
+    started = apply(hosts, prepared.deployment, prepared.plan, progress, by=asked.by, drain_s=drain_s)
     containers_s = time.monotonic() - applying
     try:
-        start = _until_serving(hosts, prepared, started, progress)
-        completion = _first_completion(hosts, prepared.deployment, start)
+        start = wait_until_serving(hosts, prepared, started, progress)
+        completion = first_completion(hosts, prepared.deployment, start)
     except ClusterctlError as error:
-        if started and not keep:
+        if started and not asked.keep:
             _give_up(hosts, started, error)
+        elif restarts_server(prepared.plan):
+            _put_back(hosts, prepared, error, progress, by=asked.by)
         raise
+    _adopt(hosts, prepared, started)
     waited = {**start.timings, "containers": containers_s + start.timings.get("containers", 0.0)}
     timings = {"checks": checks_s, **waited, "total": time.monotonic() - began}
-    return _summary(hosts, prepared, start, completion, timings)
+    return summary_of(hosts, prepared, start, completion, timings, changed=not prepared.plan.empty)
 
 
-def _until_serving(hosts: Hosts, prepared: Prepared, started: Mapping[str, str], progress: Progress) -> Start:
-    running = {
-        name: container.id
-        for name, facts in prepared.facts.nodes.items()
-        if not isinstance(facts.containers, Unknown)
-        for container in facts.containers
-    }
-    head = hosts.inventory.head_name
-    if not started and _serves(prepared.facts, head):
+def wait_until_serving(hosts: Hosts, prepared: Prepared, started: Mapping[str, str], progress: Progress) -> Start:
+    """Follow what starts, or what is on its way: the start of another `up`, or a cluster that heals.
+
+    Raises StartFailedError.
+    """
+    head, limits = hosts.inventory.head_name, hosts.inventory.timeouts
+    if started:
+        new = {name: Followed(container) for name, container in started.items()}
+        return follow(hosts, new, head, limits, progress)
+    container, restarts = head_container(prepared.facts, head), restarts_server(prepared.plan)
+    phase, number = _agent_says(container)
+    if phase == "serving" and not restarts:
         return Start(phase="serving")
-    return follow(hosts, {**running, **started}, head, hosts.inventory.timeouts, progress)
+    progress.phase("waiting for the new server" if restarts else "waiting for what is on its way")
+    heals = container is not None and container.restart_policy != "no"
+    after = number if restarts else number - 1
+    running = from_now_on(prepared.facts)
+    return follow(hosts, running, head, limits, progress, after=after, patient=heals and not restarts)
 
 
-def _serves(facts: ClusterFacts, head: str) -> bool:
-    container = head_container(facts, head)
-    state = container.state if container is not None else None
-    return isinstance(state, Mapping) and state.get("phase") == "serving"
+def from_now_on(facts: ClusterFacts) -> Mapping[str, Followed]:
+    """Node name → its container, to be followed from the phase on in which it is."""
+    return {
+        name: Followed(container.id, _since(container))
+        for name, node in facts.nodes.items()
+        for container in (() if isinstance(node.containers, Unknown) else node.containers)
+    }
+
+
+def restarts_server(plan: Plan) -> bool:
+    """Whether the plan is to give the server other options and leave the gang as it is."""
+    return any(node.action == "restart-server" for node in plan.nodes)
+
+
+def _agent_says(container: ContainerFacts | None) -> tuple[str | None, int]:
+    """The agent's phase, and the number of its latest server."""
+    state = container.state if container is not None and isinstance(container.state, Mapping) else {}
+    return state.get("phase"), int(state.get("server", 0))
+
+
+def _since(container: ContainerFacts) -> float:
+    return float(container.state.get("since", 0)) if isinstance(container.state, Mapping) else 0.0
 
 
 def head_container(facts: ClusterFacts, head: str) -> ContainerFacts | None:
@@ -134,7 +181,45 @@ def head_container(facts: ClusterFacts, head: str) -> ContainerFacts | None:
     return node.containers[0]
 
 
-def _first_completion(hosts: Hosts, deployment: Deployment, start: Start) -> Completion:
+def _adopt(hosts: Hosts, prepared: Prepared, started: Mapping[str, str]) -> None:
+    """Turn supervision on, or off, where it is not yet as declared."""
+    policy = restart_policy(hosts.inventory)
+    existing = {
+        node.node: node.existing[0].id
+        for node in prepared.plan.nodes
+        if not node.new_container and node.existing[0].restart_policy != policy
+    }
+    try:
+        adopt(hosts, {**existing, **started}, policy)
+    except ClusterctlError as error:
+        error.hint = "the cluster serves, but does not heal everywhere yet; clusterctl up"
+        raise
+
+
+def _put_back(hosts: Hosts, prepared: Prepared, error: ClusterctlError, progress: Progress, *, by: str) -> None:
+    """Give the server its old options again, and say in the error whether it serves with them."""
+    progress.phase("giving the server its old options back")
+    try:
+        head = hosts.head.engine.container(container_name(hosts.inventory.cluster))
+        number = server_number(hosts)
+        put_back(hosts, prepared.plan, by=by)
+        found = {hosts.head.name: Followed(head["Id"], hosts.head.engine.started_at(head["Id"]))} if head else {}
+        follow(hosts, found, hosts.head.name, hosts.inventory.timeouts, progress, after=number, patient=True)
+        said = "the server has its old options again, and serves"
+    except ClusterctlError as second:
+        said = (
+            f"the server's old options could not be brought back: {second.message.splitlines()[0]}; clusterctl status"
+        )
+    error.hint = f"{error.hint}\n     {said}" if error.hint else said
+
+
+def server_number(hosts: Hosts) -> int:
+    """Number of the latest server that the head's agent has started; 0 where it cannot be asked."""
+    said = json_in(hosts.head, container_name(hosts.inventory.cluster), STATE_PATH)
+    return int(said.get("server", 0)) if isinstance(said, Mapping) else 0
+
+
+def first_completion(hosts: Hosts, deployment: Deployment, start: Start) -> Completion:
     """A completion that came back to the operator's side, not only to the agent's."""
     with hosts.head.http(deployment.endpoint, timeout_s=hosts.inventory.timeouts.command_s) as client:
         answer = complete(client, deployment.inventory.served_name)
@@ -173,16 +258,23 @@ def save_logs(hosts: Hosts, containers: Mapping[str, str]) -> str:
     return f"all nodes' logs: {folder}/" + (f" (not of {', '.join(missed)})" if missed else "")
 
 
-def _summary(
-    hosts: Hosts, prepared: Prepared, start: Start, completion: Completion, timings: Mapping[str, float]
+def summary_of(
+    hosts: Hosts,
+    prepared: Prepared,
+    start: Start,
+    completion: Completion,
+    timings: Mapping[str, float],
+    *,
+    changed: bool,
 ) -> UpSummary:
+    """What is there now, for the operator."""
     deployment, inventory = prepared.deployment, hosts.inventory
     said = json_in(hosts.head, container_name(inventory.cluster), STATE_PATH)
     state = said if isinstance(said, Mapping) else {}
     names = {str(place.address): name for name, place in deployment.places.items()}
     return UpSummary(
         cluster=inventory.cluster,
-        changed=not prepared.plan.empty,
+        changed=changed,
         endpoint=deployment.endpoint,
         model=inventory.served_name,
         tensor_parallel=deployment.layout.tensor_parallel,

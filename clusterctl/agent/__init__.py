@@ -3,7 +3,10 @@
 from pathlib import Path
 
 AGENT_SOURCE = Path(__file__).with_name("agent.py")
-"""The one file that runs in the container: standard library only, run by the image's own python3 (3.11 or newer)."""
+"""A container's first process: standard library only, run by the image's own python3 (3.11 or newer)."""
+
+CHILDREN_SOURCE = Path(__file__).with_name("children.py")
+"""What it starts, beside it in the container: Ray, the server, the probe of Ray's control store."""
 
 PEERS_SOURCE = Path(__file__).with_name("peers.py")
 """The probe of the network between the nodes, of the same kind."""

@@ -1,17 +1,25 @@
-"""First process of a clusterctl container. One file, standard library only, run by the image's own python3.
+"""First process of a clusterctl container. Standard library only, run by the image's own python3.
 
 On every node it runs `ray start --block` as its child. On the head it is also the gate: it starts the server only
 when exactly the declared nodes with exactly their GPUs are in Ray, watches it, and calls it ready only when a
 completion with at least one token came back from the served model (`/health` stays 200 while generation is dead:
 lab-facts, `--enforce-eager`).
 
+Healing: until `up` has seen a completion and adopted the cluster (the file `adopted`), every failure is final, said
+and ends the container, so that `up` fails at once. From then on, with supervision on, a failure is recorded and
+mended: the server is started again, and when that does not help the agent ends, the engine's restart policy starts
+the container anew, and the workers, who see their head's control store refuse connections, do the same. There is a
+back-off and a limit; a node that is missing is waited for as long as it takes.
+
 What it writes:
 - events, one JSON object a line, on stderr (`docker logs` keeps the two streams apart, also after the container's
   death): {"event": …, "t": Unix seconds, …}. clusterctl/events.py is the reader;
 - the server's and Ray's output, untouched, on stdout;
-- /run/clusterctl/state.json, replaced atomically, the answer to «what are you doing» for `status`.
+- state.json, replaced atomically, the answer to «what are you doing» for `status`; it outlives the container's
+  restarts, and with it the record of them.
 
-Configuration: /etc/clusterctl/agent.json, rendered by clusterctl (planning/files.py).
+What it reads (rendered by clusterctl, planning/files.py): agent.json once; server.json at each start of the server;
+settings.json whenever a value is needed, so that these can be changed while it runs; request.json on SIGUSR1.
 """
 
 from __future__ import annotations
@@ -20,51 +28,66 @@ import asyncio
 import collections
 import contextlib
 import http.client
-import importlib
-import importlib.metadata
 import json
 import os
 import re
-import shutil
 import signal
-import socket
+import ssl
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-CONFIG_PATH = "/etc/clusterctl/agent.json"
-STATE_PATH = Path("/run/clusterctl/state.json")
+CONFIG_DIR = Path("/etc/clusterctl")
+STATE_DIR = Path("/run/clusterctl")
+CHILDREN = Path(__file__).with_name("children.py")
+GO = b"go\n"
+"""What the server's process waits for on its stdin (children.py)."""
 TAIL_LINES = 60
 """Last lines of the server's output kept to say why it died."""
 KEPT_LINES = 200
 """Lines that match the configuration's `keep_lines` kept in the state (the KV cache's size; a line a rank)."""
-WORKER_ACTOR_PREFIX = "vllm_Worker_"
-"""vLLM names its Ray actors vllm_Worker_<id>_TP{t}_PP{p} (0.32, v1/executor/ray_utils.py)."""
-PROBE_POLL_S = 0.2
-"""Seconds between looks at Ray's control store: two small reads on loopback."""
-GO = b"go\n"
-"""What the server's process waits for on its stdin."""
-SERVER_MODULES = ("vllm.entrypoints.cli.serve", "vllm.entrypoints.openai.api_server")
-"""What `vllm serve` imports before it does anything (vLLM 0.32, entrypoints/cli/main.py)."""
+KEPT_RESTARTS = 50
+"""Restarts kept in the state with their reasons; `restarts_total` counts on."""
 RAY_STOP_S = 5
 """Seconds for Ray to end by itself. With the server gone it holds nothing that is worth more."""
 LAST_WORDS_S = 0.5
 """Seconds for output that is on its way when a process has ended."""
 POLL_S = 0.1
 """Seconds between looks at a port that is about to open; a refused connect costs microseconds."""
+HEAD_POLL_S = 1.0
+"""Seconds between a worker's looks at its head. Ray's head needs several to start again, so none is missed."""
 CANARY_TIMEOUT_S = 300
 """A first completion may compile kernels; vLLM itself gives up on a step after 300 s
 (VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS, vLLM 0.32)."""
+METRICS_TIMEOUT_S = 5
+STABLE_S = 60
+"""Seconds of service after which a failure counts as the first again."""
+ACTORS_GONE_S = 30
+"""Seconds for Ray to end the workers of a server that has died (3 s in the lab)."""
+PROBE_TRIES = 3
+"""Deaths of the probe in a row, without an answer between them, before Ray counts as broken."""
 
+SERVER_REASONS = frozenset(
+    {"server-exited", "no-completion", "load-timeout", "server-hangs", "node-lost", "worker-lost"}
+)
+"""What a new server may mend; anything else needs a new Ray cluster."""
+WAITED_FOR = frozenset({"ray-nodes-missing", "head-lost"})
+"""Not this node's failure: another one is away, for however long. They do not count towards the limit."""
+PROGRESS = re.compile(
+    r"^vllm:(?:iteration_tokens_total_count|generation_tokens_total|prompt_tokens_total)(?:\{.*\})? (\S+)$",
+    re.MULTILINE,
+)
+"""Counters that only a working engine moves (/metrics, vLLM 0.32). Counters of requests also move when clients give
+up on a dead one."""
 
 OWN_CHILDREN: set[int] = set()
 """Process ids of children that asyncio will collect; any other zombie was adopted."""
 
 
 class GiveUpError(Exception):
-    """The node cannot do its job; `reason` is one of the codes that clusterctl/events.py explains."""
+    """The node cannot go on as it is; `reason` is one of the codes that clusterctl/events.py explains."""
 
     def __init__(self, reason: str, detail: str, **fields: object) -> None:
         super().__init__(detail)
@@ -74,28 +97,45 @@ class GiveUpError(Exception):
 
 
 class Journal:
-    """Writes events and the state file."""
+    """Writes events and the state file. The record of restarts is carried over from the container's earlier life."""
 
     def __init__(self, node: str, role: str) -> None:
-        self.state: dict[str, object] = {"node": node, "role": role, "ready": False}
+        self.path = STATE_DIR / "state.json"
+        self.before = read_json(self.path)
+        self.state: dict[str, Any] = {
+            "node": node,
+            "role": role,
+            "ready": False,
+            "server": self.before.get("server", 0),
+            "failures": self.before.get("failures", 0),
+            "restarts": self.before.get("restarts", []),
+            "restarts_total": self.before.get("restarts_total", 0),
+        }
 
     def phase(self, phase: str, **fields: object) -> None:
-        """Enter a phase: an event, and the state file says so from now on."""
+        """Enter a phase: an event, and the state says so from now on."""
         self.state.update(phase=phase, since=time.time(), **fields)
         self.event("phase", phase=phase, **fields)
 
     def event(self, event: str, **fields: object) -> None:
-        """Write one event and the state as it is after it."""
-        line = json.dumps({"event": event, "t": round(time.time(), 3), **fields})
-        os.write(2, line.encode() + b"\n")
+        """Write one event, with the number of the server's start that it belongs to, and the state after it."""
+        line = {"event": event, "t": round(time.time(), 3), "server": self.state["server"], **fields}
+        os.write(2, json.dumps(line).encode() + b"\n")
         self.save()
+
+    def restart(self, scope: str, reason: str, detail: str) -> None:
+        """Record that something is started again, and why."""
+        record = {"t": round(time.time(), 3), "scope": scope, "reason": reason, "detail": detail}
+        self.state["restarts"] = [*self.state["restarts"], record][-KEPT_RESTARTS:]
+        self.state["restarts_total"] += 1
+        self.event("restart", scope=scope, reason=reason, detail=detail)
 
     def save(self) -> None:
         """Replace the state file in one step, so that a reader never sees half of it."""
-        STATE_PATH.parent.mkdir(parents=True, exist_ok=True)
-        partial = STATE_PATH.with_suffix(".new")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".new")
         partial.write_text(json.dumps(self.state))
-        partial.replace(STATE_PATH)
+        partial.replace(self.path)
 
 
 class Child:
@@ -106,15 +146,16 @@ class Child:
         self.process = process
 
     @classmethod
-    async def start(cls, name: str, argv: list[str], *, capture: bool = False) -> Child:
-        """Start it; with `capture`, stdout and stderr come back as one stream."""
+    async def start(cls, name: str, *argv: str, capture: bool = False, env: Mapping[str, str] | None = None) -> Child:
+        """Start `children.py NAME ARGV…`; with `capture`, stdout and stderr come back as one stream."""
         pipe = asyncio.subprocess.PIPE if capture else None
         # stderr is the agent's own channel for events, so a child that is not captured writes both to stdout.
         process = await asyncio.create_subprocess_exec(
-            *argv,
+            *(sys.executable, str(CHILDREN), name, *argv),
             stdin=pipe or asyncio.subprocess.DEVNULL,
             stdout=pipe if capture else 1,
             stderr=asyncio.subprocess.STDOUT if capture else 1,
+            env={**os.environ, **(env or {})},
             start_new_session=True,
         )
         OWN_CHILDREN.add(process.pid)
@@ -140,7 +181,7 @@ class Child:
 
     async def end(self, timeout_s: float) -> bool:
         """SIGTERM, then SIGKILL to its whole group at the deadline. True when it went by itself."""
-        if self.process.returncode is None:
+        if self.process.returncode is None and timeout_s:
             with contextlib.suppress(ProcessLookupError):
                 self.process.terminate()
         try:
@@ -154,148 +195,310 @@ class Child:
         return gracefully
 
 
+class Looks:
+    """What the probe saw last, and a way to wait for the next."""
+
+    def __init__(self) -> None:
+        self.latest: dict[str, Any] = {"nodes": {}, "raylets": 0, "workers": {}}
+        self._changed = asyncio.Event()
+
+    def take(self, look: dict[str, Any]) -> None:
+        """A new look."""
+        self.latest = look
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed(self) -> None:
+        """Return when the probe has seen something else."""
+        await self._changed.wait()
+
+
 class Agent:
     """The node's tasks, in the order of their names."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
+        self.is_head = config["role"] == "head"
         self.journal = Journal(config["node"], config["role"])
+        self.server_config: dict[str, Any] = {}
         self.ray: Child | None = None
         self.server: Child | None = None
         self.probe: Child | None = None
         self.forwarding: asyncio.Task[None] | None = None
-        self.drain = asyncio.Event()
-        self.keep = re.compile("|".join(config["keep_lines"]))
+        self.looks = Looks()
+        self.stop = asyncio.Event()
+        self.request = asyncio.Event()
+        self.went_well_since: float | None = None
+        self.serving_with: frozenset[str] = frozenset()
         self.kept: list[str] = []
         self.tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
 
     async def run(self) -> int:
-        """Do the node's job until SIGTERM (exit code 0) or until it cannot be done (1).
+        """Do the node's job until SIGTERM (exit code 0), or until it cannot be done or has to be begun anew (1).
 
-        SIGUSR1 ends the server and leaves Ray running: `down` stops the server first, then Ray on the workers while
-        the head is still there (a raylet without its head takes 30 s to end: Ray 2.60), then the head.
+        SIGUSR1 is a request (request.json; without one: drain). `down` drains the server first, then stops Ray on the
+        workers while the head is still there (a raylet without its head takes 30 s to end: Ray 2.60), then the head.
         """
-        stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGUSR1, self.drain.set)
+            loop.add_signal_handler(number, self.stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, self.request.set)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        self._note_return()
         work = asyncio.create_task(self._work())
-        stopping = asyncio.create_task(stop.wait())
+        stopping = asyncio.create_task(self.stop.wait())
         await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        failed = not stop.is_set()
-        if failed:
-            self._record(work.exception())
-        else:
-            self.journal.phase("stopping", ready=False)
+        if self.stop.is_set():
+            return await self._stopped(work)
+        error = work.exception()
+        if not isinstance(error, GiveUpError):
+            error = GiveUpError("agent-bug", f"{type(error).__name__}: {error}")
+        return await self._failed(work, error)
+
+    def _note_return(self) -> None:
+        """A container that was here before says how its earlier life ended."""
+        phase = self.journal.before.get("phase")
+        if phase in ("stopping", "stopped"):
+            self.journal.restart("container", "started-again", "the container was stopped, and started again")
+        elif phase not in (None, "restarting"):
+            detail = f"it had ended without a word ({phase}): killed, out of memory, or the node lost its power"
+            self.journal.restart("container", "container-ended", detail)
+
+    async def _stopped(self, work: asyncio.Task[None]) -> int:
+        self.journal.phase("stopping", ready=False)
+        settings = self.settings()
+        await self._end_children(work, server_s=settings["drain_s"] + settings["stop_s"], ray_s=RAY_STOP_S)
+        self.journal.phase("stopped")
+        return 0
+
+    async def _failed(self, work: asyncio.Task[None], error: GiveUpError) -> int:
+        """Say why, before anything is torn down: whoever waits learns it at once."""
+        self.journal.state.update(ready=False, reason=error.reason, detail=error.detail)
+        if not self.heals():
+            self.journal.phase("failed", reason=error.reason, detail=error.detail, **error.fields)
+            await self._end_children(work, server_s=self.settings()["stop_s"], ray_s=RAY_STOP_S)
+            return 1
+        failures = self._count(error)
+        limit = self.settings()["max_restarts"]
+        if failures > limit:
+            detail = f"gave up after {limit} restarts in a row; the last time: {error.detail}"
+            self.journal.phase("failed", **{**error.fields, "reason": error.reason, "detail": detail})
+            await self._end_children(work, server_s=0, ray_s=0)
+            # The container goes on, so that the engine does not start it again; `up` replaces it.
+            await self.stop.wait()
+            return 0
+        scope = "gang" if self.is_head else "node"
+        self.journal.restart(scope, error.reason, error.detail)
+        delay_s = back_off_s(failures)
+        self.journal.phase("restarting", reason=error.reason, detail=error.detail, after_s=delay_s)
+        await self._end_children(work, server_s=0, ray_s=0)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stop.wait(), delay_s)
+        return 1
+
+    async def _end_children(self, work: asyncio.Task[None], *, server_s: float, ray_s: float) -> None:
         # What reads the server's output goes on until the server has ended: a full pipe would keep it from ending.
-        await self._end(self.server, self.config["stop_timeout_s"])
+        await self._end(self.server, server_s)
         work.cancel()
         await asyncio.wait({work, *([self.forwarding] if self.forwarding else [])}, timeout=LAST_WORDS_S)
         await self._end(self.probe, 0)
-        await self._end(self.ray, RAY_STOP_S)
-        if not failed:
-            self.journal.phase("stopped")
-        return 1 if failed else 0
+        await self._end(self.ray, ray_s)
 
     async def _end(self, child: Child | None, timeout_s: float) -> None:
         if child is not None and not await child.end(timeout_s) and timeout_s:
             self.journal.event("killed", child=child.name, after_s=timeout_s)
 
-    def _record(self, error: BaseException | None) -> None:
-        """Say why, before anything is torn down: whoever waits learns it at once."""
-        if isinstance(error, GiveUpError):
-            reason, detail, fields = error.reason, error.detail, error.fields
-        else:
-            reason, detail, fields = "agent-bug", f"{type(error).__name__}: {error}", {}
-        self.journal.state.update(ready=False, reason=reason, detail=detail)
-        self.journal.phase("failed", reason=reason, detail=detail, **fields)
+    def settings(self) -> dict[str, Any]:
+        """Time-outs and supervision as they are now."""
+        return read_json(CONFIG_DIR / "settings.json")
+
+    def heals(self) -> bool:
+        """Whether a failure is mended: `up` has seen the cluster serve, and supervision is on."""
+        return bool(self.settings()["supervise"]) and (CONFIG_DIR / "adopted").exists()
+
+    def _count(self, error: GiveUpError) -> int:
+        """Failures in a row, this one included."""
+        well_s = time.monotonic() - self.went_well_since if self.went_well_since is not None else 0
+        before = 0 if well_s >= STABLE_S else self.journal.state["failures"]
+        self.journal.state["failures"] = before + (error.reason not in WAITED_FOR)
+        self.went_well_since = None
+        return int(self.journal.state["failures"])
 
     async def _work(self) -> None:
         self.journal.phase("ray")
-        head = self.config["role"] == "head"
-        argv = [sys.executable, __file__, "ray", self.config["head_address"], str(self.config["gcs_port"])]
-        self.ray = await Child.start("ray", [*argv, "1" if head else "0", *self.config["ray_argv"]])
-        await first_failure(self._watch_ray(self.ray), *([self._serve()] if head else []))
+        where = (self.config["head_address"], str(self.config["gcs_port"]))
+        self.ray = await Child.start("ray", *where, self.config["role"], *self.config["ray_argv"])
+        others = [self._watch_probe(), self._serve()] if self.is_head else [self._watch_head()]
+        await first_failure(self._watch_ray(self.ray), *others)
 
     async def _watch_ray(self, ray: Child) -> None:
+        if not self.is_head:
+            self.went_well_since = time.monotonic()
         code = await ray.wait()
         raise GiveUpError("ray-exited", f"`ray start` ended with exit code {code}", exit_code=code)
 
-    async def _serve(self) -> None:
-        probe = await Child.start(
-            "probe",
-            [sys.executable, __file__, "probe", self.config["head_address"], str(self.config["gcs_port"])],
-            capture=True,
-        )
-        self.probe = probe
-        await unless(self.drain, self._gate_and_serve(probe))
-        await self._end(self.server, self.config["stop_timeout_s"])
-        self.journal.phase("drained", ready=False)
-        await self._record_ray(probe)
+    async def _watch_head(self) -> None:
+        """A worker's Ray belongs to one life of its head's: when the control store is gone, so is the cluster (F62).
 
-    async def _gate_and_serve(self, probe: Child) -> None:
+        Refused means that the head's machine answers and its Ray does not run. Silence is a partition or a machine
+        without power: Ray itself decides how long it hopes.
+        """
+        address, port = self.config["head_address"], self.config["gcs_port"]
+        been_there = False
+        while True:
+            answer = await reach(address, port)
+            been_there = been_there or answer == "open"
+            if been_there and answer == "refused" and self.heals():
+                raise GiveUpError("head-lost", f"Ray's control store on {address}:{port} refuses connections")
+            await asyncio.sleep(HEAD_POLL_S)
+
+    async def _watch_probe(self) -> None:
+        """Take the probe's looks as they come. It only looks: when it dies it is started again, nothing else is."""
+        died = 0
+        while died < PROBE_TRIES:
+            where = (self.config["head_address"], str(self.config["gcs_port"]))
+            self.probe = probe = await Child.start("probe", *where, capture=True)
+            assert probe.process.stdout is not None  # noqa: S101 (captured above)
+            while line := await probe.process.stdout.readline():
+                if line.startswith(b'{"nodes":'):
+                    died = 0
+                    self._take_look(json.loads(line))
+                else:
+                    os.write(1, line)
+            code = await probe.wait()
+            died += 1
+        raise GiveUpError("probe-died", f"the probe of Ray's nodes ended with exit code {code}", exit_code=code)
+
+    def _take_look(self, look: dict[str, Any]) -> None:
+        if look["nodes"] != self.journal.state.get("nodes"):
+            expected = self.config["expected_gpus"]
+            joined = sorted(set(look["nodes"]) & set(expected))
+            self.journal.event("nodes", joined=joined, expected=len(expected))
+        self.journal.state.update(look)
+        self.journal.save()
+        self.looks.take(look)
+
+    async def _serve(self) -> None:
+        """Start the server, again and again, for as long as that is asked for or mends what was wrong."""
+        while True:
+            self.journal.state["server"] += 1
+            self.server_config = read_json(CONFIG_DIR / "server.json")
+            try:
+                await unless(self.request, self._gate_and_serve())
+            except GiveUpError as error:
+                if not self.heals() or error.reason not in SERVER_REASONS or self._failed_before():
+                    raise
+                self._count(error)
+                self.journal.state.update(ready=False)
+                self.journal.restart("server", error.reason, error.detail)
+                await self._end(self.server, 0)
+            else:
+                await self._carry_out(self._take_request())
+
+    def _failed_before(self) -> bool:
+        """Whether a new server was tried already, and did not serve for long."""
+        well_s = time.monotonic() - self.went_well_since if self.went_well_since is not None else 0
+        return self.journal.state["failures"] > 0 and well_s < STABLE_S
+
+    def _take_request(self) -> dict[str, Any]:
+        self.request.clear()
+        path = STATE_DIR / "request.json"
+        request = read_json(path)
+        path.unlink(missing_ok=True)
+        return {"action": "drain", "by": "a signal", **request}
+
+    async def _carry_out(self, request: dict[str, Any]) -> None:
+        settings = self.settings()
+        self.journal.phase("draining", ready=False, by=request["by"])
+        await self._end(self.server, request.get("drain_s", settings["drain_s"] + settings["stop_s"]))
+        while request["action"] == "drain":
+            self.journal.phase("drained", ready=False)
+            await self.request.wait()
+            request = self._take_request()
+        self.journal.restart("server", "requested", f"by {request['by']}")
+
+    async def _gate_and_serve(self) -> None:
+        self.tail.clear()
+        self.kept = []
+        self.serving_with = frozenset()
         # The server's modules load while Ray forms (10 s on an idle machine with vLLM 0.32); it does nothing with them,
         # and knows nothing of Ray, before it is told to go on.
-        argv = [sys.executable, __file__, "server", *self.config["server_argv"]]
-        self.server = server = await Child.start("server", argv, capture=True)
+        drain_s = str(int(self.settings()["drain_s"]))
+        secret = {"VLLM_API_KEY": key} if (key := api_key()) else {}
+        self.server = server = await Child.start(
+            "server", drain_s, *self.server_config["server_argv"], capture=True, env=secret
+        )
         self.forwarding = asyncio.create_task(self._forward(server))
 
         async def serve() -> None:
-            await self._gate(probe)
+            await self._gate()
             self.journal.phase("loading")
             server.say(GO)
-            await first_failure(self._answering(), self._record_ray(probe))
+            await first_failure(self._answering(), self._nodes_stay())
 
         await first_failure(self._exited(server, self.forwarding), serve())
 
-    async def _gate(self, probe: Child) -> None:
-        """Wait until exactly the declared nodes, each with exactly its GPUs, are alive in Ray."""
+    async def _gate(self) -> None:
+        """Wait until exactly the declared nodes, each with exactly its GPUs, are alive in Ray, and no worker of an
+        earlier server is.
+
+        While the cluster heals, nodes are waited for without end (a machine may be off for hours); but first the gang
+        is formed anew once, in case it is Ray that does not see them.
+        """
         self.journal.phase("gate")
-        expected: dict[str, int] = self.config["expected_gpus"]
-        timeout_s = self.config["ray_timeout_s"]
-        seen: dict[str, float] = {}
+        timeout_s = self.settings()["ray_timeout_s"]
+        last = self.journal.state["restarts"][-1:]
+        patient = self.heals() and bool(last) and last[0]["reason"] == "ray-nodes-missing"
         try:
-            async with asyncio.timeout(timeout_s):
-                while seen != expected:
-                    seen = (await self._next_look(probe))["nodes"]
-                    if problem := surely_wrong(expected, seen):
-                        raise GiveUpError("ray-nodes-wrong", problem, seen=seen, expected=expected)
+            async with asyncio.timeout(None if patient else timeout_s):
+                while problem := self._gate_problem():
+                    await self.looks.changed()
         except TimeoutError as error:
-            missing = sorted(set(expected) - set(seen))
-            raise GiveUpError(
-                "ray-nodes-missing",
-                f"after {timeout_s:g} s only {len(seen)} of {len(expected)} nodes are in Ray; missing: "
-                + ", ".join(missing),
-                missing=missing,
-            ) from error
+            missing = self._missing()
+            raise GiveUpError("ray-nodes-missing", f"after {timeout_s:g} s {problem}", missing=missing) from error
+        try:
+            async with asyncio.timeout(ACTORS_GONE_S):
+                while workers := self.looks.latest["workers"]:
+                    await self.looks.changed()
+        except TimeoutError as error:
+            left = ", ".join(sorted(workers))
+            raise GiveUpError("workers-left", f"workers of the server before are still there: {left}") from error
 
-    async def _record_ray(self, probe: Child) -> None:
-        """While the server runs: who holds which stage, and nodes that Ray has lost."""
+    def _missing(self) -> list[str]:
+        return sorted(set(self.config["expected_gpus"]) - set(self.looks.latest["nodes"]))
+
+    def _gate_problem(self) -> str | None:
+        """Why the server cannot start yet. Raises GiveUpError for what no waiting can mend, while nothing heals."""
+        expected: dict[str, int] = self.config["expected_gpus"]
+        look = self.looks.latest
+        wrong = surely_wrong(expected, look["nodes"])
+        if wrong and not self.heals():
+            raise GiveUpError("ray-nodes-wrong", wrong, seen=look["nodes"], expected=expected)
+        if missing := self._missing():
+            found = f"only {len(set(look['nodes']) & set(expected))} of {len(expected)} nodes are in Ray"
+            problem: str | None = f"{found}; missing: {', '.join(missing)}"
+        elif not wrong and look["raylets"] != len(expected):
+            problem = f"Ray holds {look['raylets']} raylets, {len(expected)} nodes are declared"
+        else:
+            problem = wrong
+        if self.journal.state.get("waiting_for") != problem:
+            self.journal.state["waiting_for"] = problem
+            self.journal.save()
+        return problem
+
+    async def _nodes_stay(self) -> None:
+        """Fail as soon as Ray has lost a node or a worker: the server would find out later, or hang (F60, F61)."""
         while True:
-            await self._next_look(probe)
-
-    async def _next_look(self, probe: Child) -> dict[str, Any]:
-        """The next look of the probe; what it prints that is none is Ray's own log and goes to stdout."""
-        assert probe.process.stdout is not None  # noqa: S101 (captured above)
-        while line := await probe.process.stdout.readline():
-            if line.startswith(b'{"nodes":'):
-                look: dict[str, Any] = json.loads(line)
-                if look["nodes"] != self.journal.state.get("nodes"):
-                    expected = self.config["expected_gpus"]
-                    joined = sorted(set(look["nodes"]) & set(expected))
-                    self.journal.event("nodes", joined=joined, expected=len(expected))
-                self.journal.state.update(look)
-                self.journal.save()
-                return look
-            os.write(1, line)
-        code = await probe.wait()
-        raise GiveUpError("probe-died", f"the probe of Ray's nodes ended with exit code {code}", exit_code=code)
+            if missing := self._missing():
+                raise GiveUpError("node-lost", f"Ray has lost {', '.join(missing)}", tail=list(self.tail))
+            if lost := sorted(self.serving_with - set(self.looks.latest["workers"])):
+                raise GiveUpError("worker-lost", f"Ray has lost {', '.join(lost)}", tail=list(self.tail))
+            await self.looks.changed()
 
     async def _forward(self, server: Child) -> None:
         """Pass the server's output on and keep its last lines."""
         assert server.process.stdout is not None  # noqa: S101 (captured above)
+        keep = re.compile("|".join(self.server_config["keep_lines"]))
         rest = b""
         while chunk := await server.process.stdout.read(65536):
             os.write(1, chunk)
@@ -304,7 +507,7 @@ class Agent:
             for line in lines:
                 text = line.decode(errors="replace")
                 self.tail.append(text)
-                if self.keep.search(text) and len(self.kept) < KEPT_LINES:
+                if keep.search(text) and len(self.kept) < KEPT_LINES:
                     self.kept.append(text)
 
     async def _exited(self, server: Child, forwarding: asyncio.Task[None]) -> None:
@@ -314,43 +517,56 @@ class Agent:
         # Also exit code 0: vLLM's server ends with 0 after its engine died (vllm-ray-facts, surprise 3).
         raise GiveUpError(
             "server-exited",
-            f"`{' '.join(self.config['server_argv'][:2])}` ended with exit code {code}",
+            f"`{' '.join(self.server_config['server_argv'][:2])}` ended with exit code {code}",
             exit_code=code,
             tail=list(self.tail),
         )
 
     async def _answering(self) -> None:
         """Ready means: a completion came back. Then keep asking for one at an interval."""
+        load_timeout_s = self.settings()["load_timeout_s"]
         try:
-            async with asyncio.timeout(self.config["load_timeout_s"]):
+            async with asyncio.timeout(load_timeout_s):
                 await self._until_listening()
-                await self._canary()
+                await self._canary(CANARY_TIMEOUT_S)
         except TimeoutError as error:
-            raise GiveUpError(
-                "load-timeout",
-                f"no completion within {self.config['load_timeout_s']:g} s of the server's start",
-                tail=list(self.tail),
-            ) from error
-        self.journal.phase("serving", ready=True)
+            detail = f"no completion within {load_timeout_s:g} s of the server's start"
+            raise GiveUpError("load-timeout", detail, tail=list(self.tail)) from error
+        self.went_well_since = time.monotonic()
+        self.serving_with = frozenset(self.looks.latest["workers"])
+        self.journal.phase("serving", ready=True, waiting_for=None)
         while True:
-            await asyncio.sleep(self.config["canary_interval_s"])
-            await self._canary()
+            await asyncio.sleep(self.settings()["canary_interval_s"])
+            await self._canary_or_progress(self.settings()["hang_s"])
 
     async def _until_listening(self) -> None:
         # The port is bound before the engine starts but listens only afterwards: refused means still loading.
-        while not await _listens(self.config["endpoint_host"], self.config["endpoint_port"]):
+        while await reach(self.server_config["endpoint_host"], self.server_config["endpoint_port"]) != "open":
             await asyncio.sleep(POLL_S)
 
-    async def _canary(self) -> None:
-        """One real completion. A server that listens and cannot complete a token is a failure, not a delay."""
+    async def _canary_or_progress(self, hang_s: float) -> None:
+        """A canary that waits behind long work is no failure; no token and no progress of the engine is (F61)."""
+        before = await asyncio.to_thread(progress, self.server_config)
+        try:
+            await self._canary(hang_s)
+        except TimeoutError as error:
+            after = await asyncio.to_thread(progress, self.server_config)
+            if before is not None and after is not None and after > before:
+                self.journal.event("canary-slow", waited_s=hang_s)
+                return
+            detail = f"no token within {hang_s:g} s, and the engine made no progress"
+            raise GiveUpError("server-hangs", detail, tail=list(self.tail)) from error
+
+    async def _canary(self, timeout_s: float) -> None:
+        """One real completion. A server that listens and cannot complete a token is a failure, not a delay.
+
+        Raises TimeoutError when nothing came back in time.
+        """
         started = time.monotonic()
         try:
-            tokens = await asyncio.to_thread(
-                complete_one_token,
-                self.config["endpoint_host"],
-                self.config["endpoint_port"],
-                self.config["model"],
-            )
+            tokens = await asyncio.to_thread(complete_one_token, self.server_config, timeout_s)
+        except TimeoutError:
+            raise
         except (OSError, http.client.HTTPException, ValueError) as error:
             # The server's own death is the better reason when both happen: give its exit a moment to be seen.
             await asyncio.sleep(1)
@@ -381,7 +597,29 @@ class Agent:
                 os.waitpid(peek.si_pid, os.WNOHANG)
 
 
-def surely_wrong(expected: dict[str, int], seen: dict[str, float]) -> str | None:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file; empty when the file is not there, or was cut off by a loss of power."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def api_key() -> str | None:
+    """The key that the API asks for; None without one."""
+    try:
+        return (CONFIG_DIR / "api-key").read_text().strip() or None
+    except OSError:
+        return None
+
+
+def back_off_s(failures: int) -> float:
+    """Seconds to wait before a restart: none for the first two, then 5, 10, 20 … 300."""
+    return 0.0 if failures < 3 else min(300.0, 5.0 * 2 ** (failures - 3))
+
+
+def surely_wrong(expected: Mapping[str, int], seen: Mapping[str, float]) -> str | None:
     """What no waiting can mend: a node that was not declared, or a node with another number of GPUs."""
     for address, gpus in sorted(seen.items()):
         if address not in expected:
@@ -391,25 +629,66 @@ def surely_wrong(expected: dict[str, int], seen: dict[str, float]) -> str | None
     return None
 
 
-def complete_one_token(host: str, port: int, model: str) -> int:
-    """Ask for one token; return how many came. Raises OSError, HTTPException or ValueError (with the answer)."""
-    connection = http.client.HTTPConnection(host, port, timeout=CANARY_TIMEOUT_S)
+class Answer(NamedTuple):
+    """An HTTP answer."""
+
+    status: int
+    text: str
+
+
+def ask(server: Mapping[str, Any], method: str, path: str, body: object, timeout_s: float) -> Answer:
+    """Ask the server on this node. Raises OSError (TimeoutError at the deadline) or HTTPException."""
+    host, port = server["endpoint_host"], server["endpoint_port"]
+    if server.get("endpoint_tls"):
+        # It is this agent's own child on this node's own address: nobody else can be there to be verified.
+        context = ssl._create_unverified_context()  # noqa: S323
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            host, port, timeout=timeout_s, context=context
+        )
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    headers = {"Content-Type": "application/json"}
+    if key := api_key():
+        headers["Authorization"] = f"Bearer {key}"
     try:
-        body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0, "ignore_eos": True})
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("VLLM_API_KEY"):
-            headers["Authorization"] = f"Bearer {key}"
-        connection.request("POST", "/v1/completions", body, headers)
+        connection.request(method, path, json.dumps(body) if body is not None else None, headers)
         response = connection.getresponse()
-        answer = response.read().decode(errors="replace")
+        return Answer(response.status, response.read().decode(errors="replace"))
     finally:
         connection.close()
-    if response.status != 200:
-        raise ValueError(f"HTTP {response.status}: {answer[:500]}")
+
+
+def complete_one_token(server: Mapping[str, Any], timeout_s: float) -> int:
+    """Ask for one token; return how many came. Raises OSError, HTTPException or ValueError (with the answer)."""
+    body = {"model": server["model"], "prompt": "Hello", "max_tokens": 1, "temperature": 0, "ignore_eos": True}
+    status, answer = ask(server, "POST", "/v1/completions", body, timeout_s)
+    if status != 200:
+        raise ValueError(f"HTTP {status}: {answer[:500]}")
     tokens = int((json.loads(answer).get("usage") or {}).get("completion_tokens") or 0)
     if tokens < 1:
         raise ValueError(f"the answer holds no token: {answer[:500]}")
     return tokens
+
+
+def progress(server: Mapping[str, Any]) -> float | None:
+    """How far the engine has come since its start, in no unit; None when the server does not say."""
+    try:
+        status, text = ask(server, "GET", "/metrics", None, METRICS_TIMEOUT_S)
+        return sum(float(value) for value in PROGRESS.findall(text)) if status == 200 else None
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+
+
+async def reach(host: str, port: int) -> str:
+    """What a connection meets: `open`, `refused`, or `silent` (no answer, no route)."""
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 2)
+    except ConnectionRefusedError:
+        return "refused"
+    except OSError:  # TimeoutError among them
+        return "silent"
+    writer.close()
+    return "open"
 
 
 async def unless(event: asyncio.Event, job: Coroutine[Any, Any, None]) -> None:
@@ -422,7 +701,6 @@ async def unless(event: asyncio.Event, job: Coroutine[Any, Any, None]) -> None:
     finally:
         task.cancel()
         waiting.cancel()
-        # Until it is over: what follows reads the same pipe, and two readers of one stream are an error.
         await asyncio.gather(task, waiting, return_exceptions=True)
 
 
@@ -438,97 +716,10 @@ async def first_failure(*jobs: Coroutine[Any, Any, None]) -> None:
             task.cancel()
 
 
-async def _listens(host: str, port: int) -> bool:
-    try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 2)
-    except OSError:
-        return False
-    writer.close()
-    return True
-
-
-def wait_for_gcs(address: str, port: int) -> None:
-    """Return when Ray's control store accepts connections; who runs this decides how long to wait."""
-    while True:
-        try:
-            socket.create_connection((address, port), timeout=2).close()
-        except OSError:
-            time.sleep(POLL_S)
-        else:
-            return
-
-
-def run_ray(address: str, port: int, is_head: bool, argv: list[str]) -> None:
-    """`ray ARGV` in this process, its modules loaded before the head is there: that is half of a join's time."""
-    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="ray")
-    command = entry.load()
-    # Ray's client server is one more way to run code on the cluster, is not needed, and has no switch: `ray start
-    # --head` opens port 10001 whenever its modules are there (Ray 2.60, scripts.py asks this function).
-    sys.modules[entry.module].get_ray_client_dependency_error = lambda: "closed by clusterctl"  # type: ignore[attr-defined]
-    if not is_head:
-        wait_for_gcs(address, port)
-    sys.argv = ["ray", *argv]
-    sys.exit(command())
-
-
-def run_server(argv: list[str]) -> None:
-    """The server's command in this process: its modules are loaded at once, it runs when the gate has opened."""
-    entries = list(importlib.metadata.entry_points(group="console_scripts", name=argv[0]))
-    if not entries and shutil.which(argv[0]) is None:
-        sys.exit(f"clusterctl: the image has no `{argv[0]}` (F20)")
-    command = entries[0].load() if entries else None
-    for module in SERVER_MODULES if command else ():
-        with contextlib.suppress(ImportError):  # other versions of vLLM; the command itself will say what it lacks
-            importlib.import_module(module)
-    if sys.stdin.buffer.readline() != GO:
-        sys.exit("clusterctl: the agent is gone")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    if command is None:
-        os.execvp(argv[0], argv)  # noqa: S606 (no shell: argv as configured)
-    sys.argv = argv
-    sys.exit(command())
-
-
-def probe_ray(address: str, port: int) -> None:
-    """Print Ray's live nodes with their GPUs, and vLLM's workers with their nodes, whenever they change.
-
-    One process for the container's whole life. It reads the control store as `ray status` does, and is no driver:
-    `ray.init` would register a job, for which every node starts idle worker processes (Ray 2.60).
-    """
-    state_module = importlib.import_module("ray._private.state")
-    options = importlib.import_module("ray._raylet").GcsClientOptions
-    wait_for_gcs(address, port)
-    state = state_module.GlobalState()
-    state._initialize_global_state(
-        options.create(f"{address}:{port}", None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False)
-    )
-    last = None
-    while True:
-        seen = {
-            "nodes": {n["NodeManagerAddress"]: n["Resources"].get("GPU", 0) for n in state.node_table() if n["Alive"]},
-            "workers": {
-                actor["Name"]: actor["Address"]["IPAddress"]
-                for actor in state.actor_table(None, actor_state_name="ALIVE").values()
-                if actor["Name"].startswith(WORKER_ACTOR_PREFIX)
-            },
-        }
-        if seen != last:
-            print(json.dumps(seen), flush=True)
-            last = seen
-        time.sleep(PROBE_POLL_S)
-
-
-def main(argv: list[str]) -> int:
-    """`agent.py` is the agent; `agent.py ray …`, `agent.py probe …` and `agent.py server …` are its children."""
-    if argv[:1] == ["ray"]:
-        run_ray(argv[1], int(argv[2]), argv[3] == "1", argv[4:])
-    if argv[:1] == ["probe"]:
-        probe_ray(argv[1], int(argv[2]))
-    if argv[:1] == ["server"]:
-        run_server(argv[1:])
-    config = json.loads(Path(CONFIG_PATH).read_text())
-    return asyncio.run(Agent(config).run())
+def main() -> int:
+    """Run the agent of this node."""
+    return asyncio.run(Agent(json.loads((CONFIG_DIR / "agent.json").read_text())).run())
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

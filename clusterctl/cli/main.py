@@ -32,13 +32,16 @@ from clusterctl.inventory.schema import json_schema
 from clusterctl.lab.cli import lab
 from clusterctl.layout.report import report as layout_report
 from clusterctl.logs import chosen_nodes, show_logs
+from clusterctl.operator import whoami
 from clusterctl.planning.environment import network_environments
+from clusterctl.restart import restart as restart_all
+from clusterctl.restart import restart_server
 from clusterctl.status import exit_code_of, read_status
 from clusterctl.ui import layout as layout_text
 from clusterctl.ui import render
 from clusterctl.ui.network import network_json
 from clusterctl.ui.progress import progress_on_stderr
-from clusterctl.up import prepare
+from clusterctl.up import UpOptions, prepare
 from clusterctl.up import up as bring_up
 from clusterctl.watch import watch_status
 
@@ -102,8 +105,9 @@ cli.add_command(lab)
 @click.pass_obj
 def up(options: Options, as_json: bool, keep: bool, checks: str) -> None:
     """Check the nodes, start the cluster, wait until a real completion comes back."""
+    asked = UpOptions(by=whoami(), keep=keep, full_check=checks == "full")
     with options.hosts() as hosts, progress_on_stderr() as progress:
-        summary = bring_up(hosts, progress, keep=keep, full_check=checks == "full")
+        summary = bring_up(hosts, progress, asked)
     emit(asdict(summary) if as_json else render.up_summary(summary))
 
 
@@ -224,14 +228,39 @@ def status(options: Options, as_json: bool, watch: bool, interval_s: float) -> N
     sys.exit(exit_code_of(found))
 
 
+drain_option = click.option(
+    "--drain-timeout",
+    "drain_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="For running requests to end; 0 ends them at once. Default: timeouts.drain_s.",
+)
+
+
 @cli.command()
 @json_option
+@drain_option
 @click.pass_obj
-def down(options: Options, as_json: bool) -> None:
+def down(options: Options, as_json: bool, drain_s: float | None) -> None:
     """Stop the server, then Ray, remove the containers, and prove that everything is gone."""
     with options.hosts() as hosts, progress_on_stderr() as progress:
-        result = take_down(hosts, progress)
+        result = take_down(hosts, progress, by=whoami(), drain_s=drain_s)
     emit(asdict(result) if as_json else render.down_result(result))
+
+
+@cli.command()
+@json_option
+@click.option("--server-only", is_flag=True, help="Only a new server: Ray and the containers stay.")
+@drain_option
+@click.pass_obj
+def restart(options: Options, as_json: bool, server_only: bool, drain_s: float | None) -> None:
+    """Let running requests end, start everything (or only the server) again, wait for a real completion."""
+    with options.hosts() as hosts, progress_on_stderr() as progress:
+        if server_only:
+            summary = restart_server(hosts, progress, by=whoami(), drain_s=drain_s)
+        else:
+            summary = restart_all(hosts, progress, UpOptions(by=whoami(), drain_s=drain_s))
+    emit(asdict(summary) if as_json else render.up_summary(summary))
 
 
 @cli.command()

@@ -145,6 +145,8 @@ def container_facts(host: Host, inspected: Mapping[str, Any]) -> ContainerFacts:
         status=str(state["Status"]),
         exit_code=int(state.get("ExitCode", 0)),
         started_at=str(state.get("StartedAt", "")),
+        restart_policy=str((inspected.get("HostConfig") or {}).get("RestartPolicy", {}).get("Name") or "no"),
+        restart_count=int(inspected.get("RestartCount", 0)),
         spec=json_in(host, inspected["Id"], SPEC_PATH),
         state=json_in(host, inspected["Id"], STATE_PATH),
     )

@@ -110,6 +110,10 @@ class ContainerFacts:
     """Docker's state: created, running, restarting, exited, dead …"""
     exit_code: int
     started_at: str
+    restart_policy: str
+    """Docker's: no, unless-stopped …"""
+    restart_count: int
+    """How often the engine has started it again by that policy, since it last was started by hand."""
     spec: Fact[Mapping[str, Any]]
     """What it was started with (/etc/clusterctl/spec.json)."""
     state: Fact[Mapping[str, Any]]
@@ -119,6 +123,12 @@ class ContainerFacts:
     def running(self) -> bool:
         """Whether its processes run."""
         return self.status == "running"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it does not run and nobody will start it again: the engine's restart policy starts what has ended,
+        after a while in which it is `restarting`."""
+        return self.status not in ("running", "restarting")
 
 
 @dataclass(frozen=True)

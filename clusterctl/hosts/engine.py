@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import io
 import queue
+import re
 import struct
 import tarfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 import docker
@@ -195,6 +197,15 @@ class Engine:
                 return None
             raise
 
+    def started_at(self, container: str) -> float:
+        """When the container was last started: Unix time in seconds on the node's own clock; 0 when it is gone."""
+        inspected = self.container(container)
+        if inspected is None:
+            return 0.0
+        # Nanoseconds, of which Python knows six digits: 2026-01-02T03:04:05.678901234Z.
+        text = re.sub(r"(\.\d{6})\d*", r"\1", str(inspected["State"]["StartedAt"]))
+        return datetime.fromisoformat(text).timestamp()
+
     def create(self, name: str, config: Mapping[str, Any], host_config: Mapping[str, Any]) -> str:
         """Create a container, not started. `config` and `host_config` are the API's own bodies. Returns its ID."""
         with self._errors(f"create container {name}"):
@@ -269,6 +280,11 @@ class Engine:
         except EngineError as error:
             if error.status not in (404, 409, 500):  # 500: Docker 20.10's answer for a container that is not running
                 raise
+
+    def set_restart_policy(self, container: str, name: str) -> None:
+        """Change what the engine does when the container ends: `no`, `unless-stopped` … (no restart happens now)."""
+        with self._errors(f"change the restart policy of {container[:12]}"):
+            self._api.update_container(container, restart_policy={"Name": name, "MaximumRetryCount": 0})
 
     def stop(self, container: str, *, timeout_s: float) -> None:
         """SIGTERM, then SIGKILL after `timeout_s`. Returns when it has stopped; harmless when it is not running."""

@@ -230,8 +230,14 @@ class Timeouts(Strict):
     """From container start until all nodes are in Ray."""
     load_s: Seconds = 3600.0
     """From server start until the first completion. Large models on slow disks need more."""
+    drain_s: Annotated[float, Field(ge=0, le=86400)] = 30.0
+    """For running requests to end when the server is stopped or restarted; new ones are refused meanwhile."""
     stop_s: Seconds = 60.0
-    """For the server and Ray to stop by themselves before they are killed."""
+    """For the server (after its requests have ended) and Ray to stop by themselves before they are killed."""
+    canary_interval_s: Seconds = 30.0
+    """Between two completions of one token, by which the head finds out that the server no longer works."""
+    hang_s: Seconds = 120.0
+    """Without a token for the canary and without progress of the engine until the server counts as hung (F61)."""
 
 
 class Inventory(Strict):
@@ -264,6 +270,9 @@ class Inventory(Strict):
     """The Ray cluster."""
     timeouts: Timeouts = Timeouts()
     """Deadlines."""
+    supervise: Literal["on", "off"] = "on"
+    """`on`: what fails after a successful `up` is started again without an operator, after a power cut too. `off`: it
+    stays as it failed."""
     waive: tuple[Word, ...] = ()
     """Codes of findings that are known and accepted: reported as waived, they fail neither `check` nor `up`."""
 
@@ -314,6 +323,7 @@ OWNED_OPTIONS = frozenset(
         "master-addr",
         "master-port",
         "headless",
+        "shutdown-timeout",
     }
 )
 """`vllm serve` options (0.32) that clusterctl sets itself from other inventory fields; `api-key` would show in argv

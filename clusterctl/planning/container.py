@@ -15,17 +15,30 @@ from clusterctl import __version__
 from clusterctl.hosts.engine import LABEL_CLUSTER
 from clusterctl.inventory.model import Inventory, Ulimit
 from clusterctl.planning.deployment import Deployment, Place
-from clusterctl.planning.files import environment, rendered_files
-from clusterctl.planning.paths import AGENT_PATH, container_name
+from clusterctl.planning.files import SERVER_FILES, SETTINGS_FILES, environment, rendered_files
+from clusterctl.planning.paths import AGENT_PATH, SOURCES, container_name
 
 LABEL_ROLE = "clusterctl.role"
 LABEL_NODE = "clusterctl.node"
 LABEL_SPEC = "clusterctl.spec"
 LABEL_VERSION = "clusterctl.version"
 
+STOP_TIMEOUT_S = 900
+"""What the engine waits for a container that is stopped. The agent keeps the inventory's own, shorter deadlines, which
+can be changed while it runs; this one cannot."""
+
 LOG_MAX_SIZE = "64m"
 LOG_MAX_FILES = "4"
 """At most 256 MiB of log on each node: an unbounded log fills the disk of a server that runs for months (F8)."""
+
+
+LIVE_FILES = frozenset({*SERVER_FILES, *SETTINGS_FILES})
+
+
+def restart_policy(inventory: Inventory) -> str:
+    """The engine's restart policy for containers of a cluster that has served. `unless-stopped`: also after a power
+    cut, but not when a person has stopped it. Until `up` has seen a completion it is `no` (agent.py, «Healing»)."""
+    return "unless-stopped" if inventory.supervise == "on" else "no"
 
 
 @dataclass(frozen=True)
@@ -40,19 +53,27 @@ class ContainerSpec:
     files: Mapping[str, str]
 
     def values(self) -> Mapping[str, Any]:
-        """Everything that decides the container, as plain JSON values; what the hash is taken over."""
+        """Everything that decides the container, as plain JSON values: what `plan` compares and shows."""
         return {
             "image_id": self.image_id,
             "config": self.config,
             "host_config": json.loads(json.dumps(self.host_config)),
             "files": {path: hashlib.sha256(content.encode()).hexdigest() for path, content in self.files.items()},
-            "file_contents": {path: text for path, text in self.files.items() if path != AGENT_PATH},
+            "file_contents": {path: text for path, text in self.files.items() if path not in SOURCES},
         }
+
+    @property
+    def live_files(self) -> Mapping[str, str]:
+        """The files that can be replaced while the container runs."""
+        return {path: text for path, text in self.files.items() if path in LIVE_FILES}
 
     @cached_property
     def hash(self) -> str:
-        """Hash of `values`: equal hashes are equal containers."""
-        return hashlib.sha256(json.dumps(self.values(), sort_keys=True).encode()).hexdigest()
+        """Hash of what can only be changed by replacing the container; the same hash, the same container."""
+        values = self.values()
+        fixed = {path: digest for path, digest in values["files"].items() if path not in LIVE_FILES}
+        decisive = {key: values[key] for key in ("image_id", "config", "host_config")} | {"files": fixed}
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def labels(self, cluster: str, place: Place) -> dict[str, str]:
         """What the container is found by. Nothing about it is kept anywhere else."""
@@ -78,8 +99,7 @@ def _spec(deployment: Deployment, place: Place) -> ContainerSpec:
         "entrypoint": ["python3", AGENT_PATH],
         "command": [],
         "environment": dict(environment(inventory, deployment, place)),
-        # The agent ends the server, then Ray, each within stop_s; the engine kills only after both had their time.
-        "stop_timeout": int(2 * inventory.timeouts.stop_s + 5),
+        "stop_timeout": STOP_TIMEOUT_S,
     }
     return ContainerSpec(
         name=container_name(inventory.cluster),

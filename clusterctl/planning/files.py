@@ -5,24 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from clusterctl import vllm_log
-from clusterctl.agent import AGENT_SOURCE
+from clusterctl.agent import AGENT_SOURCE, CHILDREN_SOURCE
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning import paths
 from clusterctl.planning.deployment import Deployment, Place
 from clusterctl.planning.environment import network_environment
 from clusterctl.rendering import render
 
-CANARY_INTERVAL_S = 30
-"""Seconds between the agent's one-token completions: cheap beside any real load, soon enough to find a hang (F61)."""
+MAX_RESTARTS = 8
+"""Failures in a row, without a minute of service between them, after which the agent gives up (with the back-off some
+ten minutes of trying, and each try loads the model)."""
+
+SERVER_FILES = (paths.SERVER_PATH, paths.SERVER_CONFIG_PATH)
+"""Read at each start of the server: another content takes a restart of the server and nothing else."""
+SETTINGS_FILES = (paths.SETTINGS_PATH,)
+"""Read whenever a value is needed: another content takes effect by itself."""
 
 
 def rendered_files(deployment: Deployment, place: Place) -> Mapping[str, str]:
     """Path → content of every file without a secret in it."""
     files = {
         paths.AGENT_PATH: AGENT_SOURCE.read_text(encoding="utf-8"),
+        paths.CHILDREN_PATH: CHILDREN_SOURCE.read_text(encoding="utf-8"),
         paths.AGENT_CONFIG_PATH: _agent_config(deployment, place),
+        paths.SETTINGS_PATH: _settings(deployment.inventory),
     }
     if place.role == "head":
+        files[paths.SERVER_PATH] = _server(deployment)
         files[paths.SERVER_CONFIG_PATH] = _server_config(deployment)
     return files
 
@@ -49,25 +58,35 @@ def _listen_host(deployment: Deployment) -> str:
 
 
 def _agent_config(deployment: Deployment, place: Place) -> str:
-    inventory = deployment.inventory
-    listen = _listen_host(deployment)
     return render(
         "agent.json.j2",
         node=place.name,
         role=place.role,
         head_address=str(deployment.head.address),
-        gcs_port=inventory.ray.ports.gcs,
+        gcs_port=deployment.inventory.ray.ports.gcs,
         ray_argv=ray_argv(deployment, place),
-        ray_timeout_s=inventory.timeouts.ray_s,
-        stop_timeout_s=inventory.timeouts.stop_s,
         expected_gpus={str(other.address): deployment.layout.gpus_per_node for other in deployment.places.values()},
+    )
+
+
+def _server(deployment: Deployment) -> str:
+    inventory = deployment.inventory
+    return render(
+        "server.json.j2",
         server_argv=["vllm", "serve", "--config", paths.SERVER_CONFIG_PATH],
         keep_lines=[pattern.pattern for pattern in vllm_log.KEEP],
-        load_timeout_s=inventory.timeouts.load_s,
-        endpoint_host="127.0.0.1" if inventory.serve.host == "any" else listen,
+        endpoint_host="127.0.0.1" if inventory.serve.host == "any" else _listen_host(deployment),
         endpoint_port=inventory.serve.port,
         served_name=inventory.served_name,
-        canary_interval_s=CANARY_INTERVAL_S,
+    )
+
+
+def _settings(inventory: Inventory) -> str:
+    return render(
+        "settings.json.j2",
+        supervise=inventory.supervise == "on",
+        timeouts=inventory.timeouts,
+        max_restarts=MAX_RESTARTS,
     )
 
 

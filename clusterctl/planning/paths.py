@@ -2,11 +2,20 @@
 
 CONFIG_DIR = "/etc/clusterctl"
 AGENT_PATH = "/opt/clusterctl/agent.py"
+CHILDREN_PATH = "/opt/clusterctl/children.py"
+SOURCES = (AGENT_PATH, CHILDREN_PATH)
+"""Programs: a plan says that they differ, not how."""
 AGENT_CONFIG_PATH = f"{CONFIG_DIR}/agent.json"
+SETTINGS_PATH = f"{CONFIG_DIR}/settings.json"
+SERVER_PATH = f"{CONFIG_DIR}/server.json"
 SERVER_CONFIG_PATH = f"{CONFIG_DIR}/vllm.yaml"
+ADOPTED_PATH = f"{CONFIG_DIR}/adopted"
+"""Exists from the moment that `up` has seen the cluster serve: from then on the agent heals."""
 SPEC_PATH = f"{CONFIG_DIR}/spec.json"
 RAY_TOKEN_PATH = f"{CONFIG_DIR}/ray-token"
 STATE_PATH = "/run/clusterctl/state.json"
+REQUEST_PATH = "/run/clusterctl/request.json"
+"""What SIGUSR1 asks the agent for: {"action": "drain" | "restart", "by": …, "drain_s": seconds to wait at most}."""
 
 
 def container_name(cluster: str) -> str:

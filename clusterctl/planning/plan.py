@@ -9,10 +9,19 @@ from typing import Any, Literal
 import yaml
 
 from clusterctl.facts.model import ClusterFacts, ContainerFacts, Unknown
-from clusterctl.planning.container import LABEL_SPEC, ContainerSpec, container_specs
+from clusterctl.planning.container import LABEL_SPEC, ContainerSpec, container_specs, restart_policy
 from clusterctl.planning.deployment import Deployment
+from clusterctl.planning.files import SERVER_FILES
 
-Action = Literal["create", "replace", "keep"]
+Action = Literal["create", "replace", "restart-server", "update", "keep"]
+SIGNS: Mapping[Action, str] = {"create": "+", "replace": "-/+", "restart-server": "~", "update": "~", "keep": " "}
+WORDS: Mapping[Action, str] = {
+    "create": "create container",
+    "replace": "replace container",
+    "restart-server": "restart only the server in container",
+    "update": "update without a restart container",
+    "keep": "keep container",
+}
 
 
 @dataclass(frozen=True)
@@ -36,8 +45,13 @@ class NodePlan:
     reasons: tuple[str, ...]
     changes: tuple[Change, ...]
     spec: ContainerSpec
-    existing: tuple[str, ...]
-    """IDs of the containers that are removed before the new one is created."""
+    existing: tuple[ContainerFacts, ...]
+    """The cluster's containers on the node: what is removed before a new one is created, or what is kept."""
+
+    @property
+    def new_container(self) -> bool:
+        """Whether the node gets a new container."""
+        return self.action in ("create", "replace")
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,11 @@ class Plan:
     def empty(self) -> bool:
         """Whether there is nothing to do."""
         return all(node.action == "keep" for node in self.nodes)
+
+    @property
+    def new_gang(self) -> bool:
+        """Whether the nodes get new containers."""
+        return any(node.new_container for node in self.nodes)
 
     def to_json(self) -> dict[str, Any]:
         """The plan for machines."""
@@ -76,25 +95,33 @@ class Plan:
         if self.empty:
             yield f"{self.cluster}: nothing to do"
             return
-        signs = {"create": "+", "replace": "-/+", "keep": " "}
         for node in self.nodes:
-            yield f"{signs[node.action]:>3} {node.node}: {node.action} container {node.spec.name}"
+            yield f"{SIGNS[node.action]:>3} {node.node}: {WORDS[node.action]} {node.spec.name}"
             yield from (f"      {reason}" for reason in node.reasons)
             yield from (f"      {change}" for change in node.changes)
-        counts = {action: sum(node.action == action for node in self.nodes) for action in signs}
-        yield f"{counts['create']} to create, {counts['replace']} to replace, {counts['keep']} to keep"
+        counts = {action: sum(node.action == action for node in self.nodes) for action in SIGNS}
+        yield ", ".join(
+            f"{n} to {action}" for action, n in counts.items() if n or action in ("create", "replace", "keep")
+        )
 
 
-def make_plan(deployment: Deployment, facts: ClusterFacts) -> Plan:
+def make_plan(deployment: Deployment, facts: ClusterFacts, *, anew: bool = False) -> Plan:
     """Compare. The gang starts and ends together: a rank that is lost takes the server with it (vllm-ray-facts), so
-    one node's change replaces every node's container."""
+    one node's change replaces every node's container; unless it is only of files that can be replaced live.
+
+    `anew`: replace everything, whether it differs or not (`restart`).
+    """
     specs = container_specs(deployment)
-    verdicts = {name: _verdict(spec, _containers(facts, name)) for name, spec in specs.items()}
+    found = {name: _containers(facts, name) for name in specs}
+    verdicts = {name: _verdict(spec, found[name], anew=anew) for name, spec in specs.items()}
     changed = [name for name, (reasons, _) in verdicts.items() if reasons]
-    return Plan(
-        deployment.inventory.cluster,
-        tuple(_node_plan(name, specs[name], _containers(facts, name), verdicts[name], changed) for name in specs),
-    )
+    if changed:
+        nodes = [_replaced(name, specs[name], found[name], verdicts[name], changed) for name in specs]
+    else:
+        wanted = restart_policy(deployment.inventory)
+        policy = wanted if _serves(found[deployment.head.name]) else None
+        nodes = [_kept(name, specs[name], found[name], policy) for name in specs]
+    return Plan(deployment.inventory.cluster, tuple(nodes))
 
 
 Verdict = tuple[tuple[str, ...], tuple[Change, ...]]
@@ -105,36 +132,63 @@ def _containers(facts: ClusterFacts, name: str) -> tuple[ContainerFacts, ...]:
     return () if isinstance(containers, Unknown) else containers
 
 
-def _node_plan(
+def _serves(containers: tuple[ContainerFacts, ...]) -> bool:
+    state = containers[0].state if containers else None
+    return isinstance(state, Mapping) and state.get("phase") == "serving"
+
+
+def _replaced(
     name: str, spec: ContainerSpec, existing: tuple[ContainerFacts, ...], verdict: Verdict, changed: list[str]
 ) -> NodePlan:
     reasons, changes = verdict
-    if not changed:
-        return NodePlan(name, "keep", (), (), spec, ())
     others = [other for other in changed if other != name]
     if not reasons:
         reasons = (f"the gang is replaced together with {', '.join(others)}",)
     action: Action = "replace" if existing else "create"
-    return NodePlan(name, action, reasons, changes, spec, tuple(container.id for container in existing))
+    return NodePlan(name, action, reasons, changes, spec, existing)
 
 
-def _verdict(spec: ContainerSpec, existing: tuple[ContainerFacts, ...]) -> Verdict:
+def _kept(name: str, spec: ContainerSpec, existing: tuple[ContainerFacts, ...], policy: str | None) -> NodePlan:
+    """A container that stays: whether files in it are replaced, and whether the server must read them anew.
+
+    `policy`: the restart policy that it should have by now; None while nobody has seen the cluster serve.
+    """
+    (container,) = existing
+    reasons = []
+    differing: list[str] = []
+    changes: tuple[Change, ...] = ()
+    if isinstance(container.spec, Mapping):
+        old, new = container.spec.get("files") or {}, spec.values()["files"]
+        differing = [path for path in spec.live_files if old.get(path) != new[path]]
+        changes = tuple(_differences(_settings(container.spec), _settings(spec.values()))) if differing else ()
+    if policy is not None and container.restart_policy != policy:
+        was_cut_off = policy != "no" and container.restart_policy == "no"
+        reasons.append("an `up` was cut off before it had seen the cluster serve" if was_cut_off else "supervise")
+        changes += (Change("restart policy", container.restart_policy, policy),)
+    action: Action = "update" if differing or reasons else "keep"
+    if any(path in SERVER_FILES for path in differing):
+        action = "restart-server"
+        reasons.insert(0, "the server was started with other options")
+    return NodePlan(name, action, tuple(reasons), changes, spec, existing)
+
+
+def _verdict(spec: ContainerSpec, existing: tuple[ContainerFacts, ...], *, anew: bool) -> Verdict:
     """Why the node's container cannot stay as it is; no reasons when it can."""
     if not existing:
         return ("no container of this cluster on the node",), ()
     if len(existing) > 1:
         return (f"{len(existing)} containers carry this cluster's label",), ()
     container = existing[0]
-    reasons = []
+    reasons = ["a restart was asked for"] if anew else []
     changes: tuple[Change, ...] = ()
     if container.labels.get(LABEL_SPEC) != spec.hash:
         reasons.append("it was started with other values")
         if isinstance(container.spec, Mapping):
             changes = tuple(_differences(_settings(container.spec), _settings(spec.values())))
-    if not container.running:
+    if container.ended:
         reasons.append(f"it is not running ({container.status}, exit code {container.exit_code})")
-    elif isinstance(container.state, Mapping) and container.state.get("phase") == "failed":
-        reasons.append(f"it failed: {container.state.get('detail', 'no reason recorded')}")
+    elif isinstance(container.state, Mapping) and container.state.get("phase") in ("failed", "drained"):
+        reasons.append(f"it {container.state['phase']}: {container.state.get('detail', 'no reason recorded')}")
     return tuple(reasons), changes
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +19,11 @@ from clusterctl.findings.identity import Difference
 from clusterctl.status import ClusterStatus, GpuStatus, NodeStatus, ServerAnswers
 from clusterctl.ui.network import Environments, bandwidth_table, network_lines
 from clusterctl.up import UpSummary
+
+SHOWN_RESTARTS = 5
+NODE_COLUMNS = (
+    *("NODE", "ROLE", "ADDRESS", "REACHABLE", "CONTAINER", "AGENT", "RAY", "GPUS", "GPU MEMORY", "STAGE", "RESTARTS"),
+)
 
 
 def up_summary(summary: UpSummary) -> str:
@@ -110,6 +116,7 @@ def status(found: ClusterStatus) -> str:
     )
     rows = [
         ("cluster", f"{found.cluster}: {found.state}"),
+        *((("waits for", found.waiting_for),) if found.waiting_for and found.state != "healthy" else ()),
         ("endpoint", f"{found.endpoint}/v1" if found.endpoint else "unknown"),
         ("model", found.model),
         ("layout", layout),
@@ -117,11 +124,22 @@ def status(found: ClusterStatus) -> str:
         *((("KV cache", kv_cache(found.kv_cache)),) if found.kv_cache.tokens is not None else ()),
     ]
     parts = [*_columns(rows), "", _nodes_table(found.nodes)]
+    if restarts := list(_restarts(found.nodes)):
+        parts += ["", "restarts, the latest last (by the nodes' own clocks):", *(f"  {line}" for line in restarts)]
     if found.drift:
         parts += ["", "differs from the inventory (clusterctl up would change it):", *(f"  {d}" for d in found.drift)]
     if found.findings:
         parts += ["", "findings:", *(f"  {line}" for finding in found.findings for line in _brief(finding))]
     return "\n".join(parts)
+
+
+def _restarts(nodes: Iterable[NodeStatus]) -> Iterable[str]:
+    """The latest restarts of all nodes, in order of time."""
+    found = [(each, node.name) for node in nodes for container in node.containers for each in container.restarts]
+    found.sort(key=lambda pair: float(pair[0].get("t", 0)))
+    for each, name in found[-SHOWN_RESTARTS:]:
+        at = datetime.fromtimestamp(float(each.get("t", 0)), UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        yield f"{at}  {name}  {each.get('scope')}: {each.get('detail')} [{each.get('reason')}]"
 
 
 def _brief(finding: Finding) -> list[str]:
@@ -146,7 +164,19 @@ def _server_rows(server: ServerAnswers) -> Iterable[tuple[str, str]]:
 
 def _nodes_table(nodes: Iterable[NodeStatus]) -> str:
     table = Table(box=None, pad_edge=False, header_style="")
-    for column in ("NODE", "ROLE", "ADDRESS", "REACHABLE", "CONTAINER", "AGENT", "RAY", "GPUS", "GPU MEMORY", "STAGE"):
+    for column in (
+        "NODE",
+        "ROLE",
+        "ADDRESS",
+        "REACHABLE",
+        "CONTAINER",
+        "AGENT",
+        "RAY",
+        "GPUS",
+        "GPU MEMORY",
+        "STAGE",
+        "RESTARTS",
+    ):
         table.add_column(column, overflow="fold")
     for node in nodes:
         container = ", ".join(c.status + (f" ({c.exit_code})" if c.status == "exited" else "") for c in node.containers)
@@ -163,6 +193,7 @@ def _nodes_table(nodes: Iterable[NodeStatus]) -> str:
             "-" if node.gpus is None else str(node.gpus),
             memory or "-",
             ", ".join(str(stage) for stage in node.stages) or "-",
+            ", ".join(str(c.restarts_total) for c in node.containers) or "-",
         )
     return _text(table)
 

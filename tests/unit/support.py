@@ -119,12 +119,13 @@ def container(
     status: str = "running",
     state: Mapping[str, Any] | Unknown | None = None,
     labels: Mapping[str, str] | None = None,
+    policy: str = "unless-stopped",
 ) -> ContainerFacts:
     """A container of the cluster; with `spec`, as `up` started it."""
     own = {"clusterctl.spec": spec.hash} if spec else {}
     values = json.loads(json.dumps(spec.values())) if spec else None
     exit_code = 1 if status == "exited" else 0
-    return ContainerFacts("c0ffee", name, {**own, **(labels or {})}, status, exit_code, "", values, state)
+    return ContainerFacts("c0ffee", name, {**own, **(labels or {})}, status, exit_code, "", policy, 0, values, state)
 
 
 def with_containers(

@@ -159,8 +159,8 @@ def test_numbers_that_are_none_are_left_out(tokens: str, concurrency: str) -> No
 
 
 def test_an_event_as_the_agent_writes_it() -> None:
-    line = '{"event": "nodes", "t": 1795262907.41, "joined": ["10.77.1.1"], "expected": 2}'
-    assert parse_event(line) == Event("nodes", 1795262907.41, {"joined": ["10.77.1.1"], "expected": 2})
+    line = '{"event": "nodes", "t": 1795262907.41, "server": 3, "joined": ["10.77.1.1"], "expected": 2}'
+    assert parse_event(line) == Event("nodes", 1795262907.41, 3, {"joined": ["10.77.1.1"], "expected": 2})
 
 
 @pytest.mark.parametrize(
@@ -233,4 +233,4 @@ def test_an_event_cut_in_two_frames_is_one_event() -> None:
     for cut in range(len(whole)):
         lines = Lines()
         got = [*lines.feed(LogChunk("stderr", whole[:cut])), *lines.feed(LogChunk("stderr", whole[cut:]))]
-        assert [parse_event(line) for line in got] == [Event("phase", 1.5, {"phase": "größer"})]
+        assert [parse_event(line) for line in got] == [Event("phase", 1.5, 0, {"phase": "größer"})]

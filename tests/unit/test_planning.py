@@ -366,7 +366,7 @@ def test_drift_names_the_value_that_differs(changes: Mapping[str, Any], path: st
 
 def test_a_container_of_another_version_is_replaced_even_when_its_record_cannot_be_read() -> None:
     for record in (None, Unknown("spec.json: not JSON"), {"files": "?", "file_contents": 1}):
-        old = ContainerFacts("c1", "demo-node", {"clusterctl.spec": "0" * 64}, "running", 0, "", record, None)
+        old = ContainerFacts("c1", "demo-node", {"clusterctl.spec": "0" * 64}, "running", 0, "", "no", 0, record, None)
         plan = planned(None, {**running(), "gpu1": (old,)})
         assert not plan.empty
         assert list(plan.lines())

@@ -1,0 +1,15 @@
+"""Who runs this command: what the nodes record of it."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+
+
+def whoami() -> str:
+    """user@host of the operator's machine, as other operators know them."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container without /etc/passwd
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,96 @@
+"""Stopping a gang in the order in which it stops well: the server, Ray on the workers, Ray on the head."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from clusterctl.errors import ClusterctlError
+from clusterctl.facts.gather import json_in
+from clusterctl.hosts.engine import FileInContainer
+from clusterctl.hosts.host import Host, Hosts
+from clusterctl.inventory.model import Timeouts
+from clusterctl.planning.paths import REQUEST_PATH, STATE_PATH
+from clusterctl.ui.progress import Progress
+
+RECHECK_S = 0.2
+RAY_STOP_S = 10
+"""Seconds for Ray to stop, and for the agent to say so (its own deadline is 5 s)."""
+SERVER_PHASES = ("ray", "gate", "loading", "serving", "draining")
+"""Phases of a head's agent in which its server runs or is still going to be started."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One container of a gang, as far as stopping it goes."""
+
+    id: str
+    role: str
+    """`head` or `worker`, read from the container: the inventory may have changed since."""
+    running: bool
+
+
+Gang = Mapping[str, tuple[Member, ...]]
+"""Node name → its containers of the cluster."""
+
+
+def shut_down(
+    hosts: Hosts, gang: Gang, progress: Progress, *, by: str, drain_s: float
+) -> Mapping[str, ClusterctlError]:
+    """Let running requests end for up to `drain_s` seconds, then stop everything; returns what failed, by node.
+
+    The workers are stopped while their head is still there: a raylet that has lost its head takes 30 s to end (Ray
+    2.60). Containers that do not run are left as they are.
+    """
+    heads, workers = _with_role(gang, "head"), _with_role(gang, "worker")
+    limits = hosts.inventory.timeouts
+    failures: dict[str, ClusterctlError] = {}
+    if heads:
+        progress.phase("stopping the server")
+        progress.detail(f"running requests have {drain_s:g} s to end")
+        failures |= hosts.each(lambda host: _drain(host, heads[host.name], limits, by, drain_s), heads).errors
+    progress.phase("stopping Ray")
+    failures |= _stop(hosts, workers)
+    failures |= _stop(hosts, heads)
+    return failures
+
+
+def ask_agent(host: Host, container: str, action: str, *, by: str, wait_s: float | None = None) -> None:
+    """Leave a request for the head's agent and ring its bell. `action`: drain, restart. `wait_s`: how long it waits for
+    the server to end by itself; None for what its settings say."""
+    request = {"action": action, "by": by, **({"drain_s": wait_s} if wait_s is not None else {})}
+    host.engine.put_files(container, [FileInContainer(REQUEST_PATH, json.dumps(request).encode())])
+    host.engine.signal(container, "SIGUSR1")
+
+
+def _with_role(gang: Gang, role: str) -> Gang:
+    chosen = {name: tuple(m for m in members if m.role == role and m.running) for name, members in gang.items()}
+    return {name: members for name, members in chosen.items() if members}
+
+
+def _drain(host: Host, members: tuple[Member, ...], limits: Timeouts, by: str, drain_s: float) -> None:
+    """Let the head's agent end the server, and wait until it has; the container's own stop is what insists."""
+    # Zero is a person's word for «at once»: then the server gets no time to tidy up either, Ray does it.
+    wait_s = drain_s + limits.stop_s if drain_s else 0.0
+    deadline = time.monotonic() + wait_s + RAY_STOP_S
+    for member in members:
+        ask_agent(host, member.id, "drain", by=by, wait_s=wait_s)
+        while time.monotonic() < deadline:
+            now = host.engine.container(member.id)
+            if now is None or not now["State"]["Running"]:
+                return
+            state = json_in(host, member.id, STATE_PATH)
+            if isinstance(state, Mapping) and state.get("phase") not in SERVER_PHASES:
+                return
+            time.sleep(RECHECK_S)
+
+
+def _stop(hosts: Hosts, gang: Gang) -> Mapping[str, ClusterctlError]:
+    def stop(host: Host) -> None:
+        for member in gang[host.name]:
+            # What is still to be stopped is Ray; an agent that does not even manage that is killed.
+            host.engine.stop(member.id, timeout_s=hosts.inventory.timeouts.stop_s + RAY_STOP_S)
+
+    return hosts.each(stop, gang).errors
