@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clusterctl.errors import ClusterctlError
+from clusterctl.events import Lines, parse_event
 from clusterctl.facts.gather import json_in
 from clusterctl.hosts.engine import FileInContainer
 from clusterctl.hosts.host import Host, Hosts
@@ -15,11 +16,12 @@ from clusterctl.inventory.model import Timeouts
 from clusterctl.planning.paths import REQUEST_PATH, STATE_PATH
 from clusterctl.ui.progress import Progress
 
-RECHECK_S = 0.2
 RAY_STOP_S = 10
 """Seconds for Ray to stop, and for the agent to say so (its own deadline is 5 s)."""
 SERVER_PHASES = ("ray", "gate", "loading", "serving", "draining")
 """Phases of a head's agent in which its server runs or is still going to be started."""
+GONE = ("drained", "stopping", "stopped", "failed")
+"""Phases in which it no longer does."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +76,22 @@ def _drain(host: Host, members: tuple[Member, ...], limits: Timeouts, by: str, d
     """Let the head's agent end the server, and wait until it has; the container's own stop is what insists."""
     # Zero is a person's word for «at once»: then the server gets no time to tidy up either, Ray does it.
     wait_s = drain_s + limits.stop_s if drain_s else 0.0
-    deadline = time.monotonic() + wait_s + RAY_STOP_S
     for member in members:
-        ask_agent(host, member.id, "drain", by=by, wait_s=wait_s)
-        while time.monotonic() < deadline:
-            now = host.engine.container(member.id)
-            if now is None or not now["State"]["Running"]:
-                return
-            state = json_in(host, member.id, STATE_PATH)
-            if isinstance(state, Mapping) and state.get("phase") not in SERVER_PHASES:
-                return
-            time.sleep(RECHECK_S)
+        state = json_in(host, member.id, STATE_PATH)
+        if isinstance(state, Mapping) and state.get("phase") in SERVER_PHASES:
+            ask_agent(host, member.id, "drain", by=by, wait_s=wait_s)
+            _until_drained(host, member.id, float(state.get("since", 0)), wait_s + RAY_STOP_S)
+
+
+def _until_drained(host: Host, container: str, since: float, timeout_s: float) -> None:
+    """Read the log from the agent's latest phase on until it says that the server is gone, it ends, or it is late."""
+    lines, deadline = Lines(), time.monotonic() + timeout_s
+    for chunk in host.engine.logs(container, follow=True, since=since, silence_s=timeout_s):
+        events = (parse_event(line) for line in lines.feed(chunk) if chunk.stream == "stderr")
+        if any(event is not None and event.fields.get("phase") in GONE for event in events):
+            return
+        if time.monotonic() > deadline:
+            return
 
 
 def _stop(hosts: Hosts, gang: Gang) -> Mapping[str, ClusterctlError]:

@@ -58,6 +58,8 @@ POLL_S = 0.1
 """Seconds between looks at a port that is about to open; a refused connect costs microseconds."""
 HEAD_POLL_S = 1.0
 """Seconds between a worker's looks at its head. Ray's head needs several to start again, so none is missed."""
+RAYLET_POLL_S = 0.5
+"""Seconds between looks at the raylets' ports while the gate is closed."""
 CANARY_TIMEOUT_S = 300
 """A first completion may compile kernels; vLLM itself gives up on a step after 300 s
 (VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS, vLLM 0.32)."""
@@ -120,8 +122,8 @@ class Journal:
     def event(self, event: str, **fields: object) -> None:
         """Write one event, with the number of the server's start that it belongs to, and the state after it."""
         line = {"event": event, "t": round(time.time(), 3), "server": self.state["server"], **fields}
+        self.save()  # first: who reads the event may look at the state next
         os.write(2, json.dumps(line).encode() + b"\n")
-        self.save()
 
     def restart(self, scope: str, reason: str, detail: str) -> None:
         """Record that something is started again, and why."""
@@ -449,10 +451,15 @@ class Agent:
         timeout_s = self.settings()["ray_timeout_s"]
         last = self.journal.state["restarts"][-1:]
         patient = self.heals() and bool(last) and last[0]["reason"] == "ray-nodes-missing"
+        problem: str | None = None
         try:
             async with asyncio.timeout(None if patient else timeout_s):
-                while problem := self._gate_problem():
-                    await self.looks.changed()
+                while problem := self._gate_problem() or await self._deaf_raylets():
+                    self._waits_for(problem)
+                    # Until the probe sees something else; a raylet that begins to listen shows in no look.
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self.looks.changed(), RAYLET_POLL_S)
+                self._waits_for(None)
         except TimeoutError as error:
             missing = self._missing()
             raise GiveUpError("ray-nodes-missing", f"after {timeout_s:g} s {problem}", missing=missing) from error
@@ -463,6 +470,19 @@ class Agent:
         except TimeoutError as error:
             left = ", ".join(sorted(workers))
             raise GiveUpError("workers-left", f"workers of the server before are still there: {left}") from error
+
+    async def _deaf_raylets(self) -> str | None:
+        """Ray takes ten seconds and more to notice that a raylet has died; its port tells at once."""
+        port = self.config["raylet_port"]
+        addresses = list(self.config["expected_gpus"])
+        answers = await asyncio.gather(*(reach(address, port) for address in addresses))
+        deaf = [address for address, answer in zip(addresses, answers, strict=True) if answer != "open"]
+        return f"no raylet answers on port {port} of {', '.join(deaf)}" if deaf else None
+
+    def _waits_for(self, problem: str | None) -> None:
+        if self.journal.state.get("waiting_for") != problem:
+            self.journal.state["waiting_for"] = problem
+            self.journal.save()
 
     def _missing(self) -> list[str]:
         return sorted(set(self.config["expected_gpus"]) - set(self.looks.latest["nodes"]))
@@ -476,24 +496,25 @@ class Agent:
             raise GiveUpError("ray-nodes-wrong", wrong, seen=look["nodes"], expected=expected)
         if missing := self._missing():
             found = f"only {len(set(look['nodes']) & set(expected))} of {len(expected)} nodes are in Ray"
-            problem: str | None = f"{found}; missing: {', '.join(missing)}"
-        elif not wrong and look["raylets"] != len(expected):
-            problem = f"Ray holds {look['raylets']} raylets, {len(expected)} nodes are declared"
-        else:
-            problem = wrong
-        if self.journal.state.get("waiting_for") != problem:
-            self.journal.state["waiting_for"] = problem
-            self.journal.save()
-        return problem
+            return f"{found}; missing: {', '.join(missing)}"
+        if not wrong and look["raylets"] != len(expected):
+            return f"Ray holds {look['raylets']} raylets, {len(expected)} nodes are declared"
+        return wrong
 
     async def _nodes_stay(self) -> None:
         """Fail as soon as Ray has lost a node or a worker: the server would find out later, or hang (F60, F61)."""
-        while True:
-            if missing := self._missing():
-                raise GiveUpError("node-lost", f"Ray has lost {', '.join(missing)}", tail=list(self.tail))
-            if lost := sorted(self.serving_with - set(self.looks.latest["workers"])):
-                raise GiveUpError("worker-lost", f"Ray has lost {', '.join(lost)}", tail=list(self.tail))
+        while not (lost := self._lost()):
             await self.looks.changed()
+        # The server's own death, which takes its workers with it, is the better reason: give it a moment to be seen.
+        await asyncio.sleep(1)
+        reason, who = lost
+        raise GiveUpError(reason, f"Ray has lost {', '.join(who)}", tail=list(self.tail))
+
+    def _lost(self) -> tuple[str, list[str]] | None:
+        if missing := self._missing():
+            return "node-lost", missing
+        workers = sorted(self.serving_with - set(self.looks.latest["workers"]))
+        return ("worker-lost", workers) if workers else None
 
     async def _forward(self, server: Child) -> None:
         """Pass the server's output on and keep its last lines."""
@@ -534,7 +555,7 @@ class Agent:
             raise GiveUpError("load-timeout", detail, tail=list(self.tail)) from error
         self.went_well_since = time.monotonic()
         self.serving_with = frozenset(self.looks.latest["workers"])
-        self.journal.phase("serving", ready=True, waiting_for=None)
+        self.journal.phase("serving", ready=True)
         while True:
             await asyncio.sleep(self.settings()["canary_interval_s"])
             await self._canary_or_progress(self.settings()["hang_s"])

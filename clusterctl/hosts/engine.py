@@ -312,10 +312,19 @@ class Engine:
             if error.status not in (404, 409):
                 raise
 
-    def logs(self, container: str, *, follow: bool, tail: int | None = None, since: float = 0) -> Iterator[LogChunk]:
+    def logs(
+        self,
+        container: str,
+        *,
+        follow: bool,
+        tail: int | None = None,
+        since: float = 0,
+        silence_s: float | None = None,
+    ) -> Iterator[LogChunk]:
         """The container's log as frames, each with the stream it was written to; ends when the container stops.
 
-        `tail` limits to the last lines, `since` is Unix time in seconds. The SDK's own `logs` drops the stream's
+        `tail` limits to the last lines, `since` is Unix time in seconds; with `silence_s` following ends when nothing
+        comes for so long. The SDK's own `logs` drops the stream's
         name, which tells the agent's events (stderr) from the server's output (stdout).
         """
         params = {
@@ -334,7 +343,7 @@ class Engine:
                 if follow:
                     # A quiet server is not a dead one: the stream ends with the container, or with the connection
                     # (keepalives), or because the reader closes it.
-                    response.raw._fp.fp.channel.settimeout(None)
+                    response.raw._fp.fp.channel.settimeout(silence_s)
                 yield from _frames(response.raw)
             except (ValueError, AttributeError):
                 # A stream that is closed while another thread reads it leaves http.client without its file, and that

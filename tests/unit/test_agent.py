@@ -22,7 +22,7 @@ from clusterctl.events import FAILURES, parse_event
 from tests.unit.support import FIXTURES
 
 STAND_INS = FIXTURES / "agent"
-BOTH = {"127.0.0.1": 1, "10.0.0.2": 1}
+BOTH = {"127.0.0.1": 1, "127.0.0.2": 1}
 PATIENCE_S = 30
 
 pytestmark = pytest.mark.timeout(60)
@@ -37,32 +37,54 @@ def free_port() -> int:
 class Run:
     """One agent that runs, and what it says."""
 
-    def __init__(self, folder: Path, mode: str = "ok", *, nodes: dict[str, int] | None = None, **config: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mode: str = "ok",
+        *,
+        nodes: dict[str, int] | None = None,
+        adopted: bool = False,
+        **config: Any,
+    ) -> None:
         self.fake = folder
         self.write("nodes.json", BOTH if nodes is None else nodes)
         self.write("actors.json", {"vllm_Worker_1_PP0": "127.0.0.1", "other_actor": "127.0.0.1"})
         gcs, api = free_port(), free_port()
         role = config.get("role", "head")
-        said = {
+        raylets = socket.create_server(("0.0.0.0", 0))  # both nodes' raylet, as far as its port goes
+        self.raylets = raylets
+        own = {
             "node": "node1",
             "role": role,
             "head_address": "127.0.0.1",
             "gcs_port": gcs,
+            "raylet_port": raylets.getsockname()[1],
             "ray_argv": ["start", *(["--head", f"--port={gcs}"] if role == "head" else [f"--address=127.0.0.1:{gcs}"])],
-            "ray_timeout_s": 20,
-            "stop_timeout_s": 5,
             "expected_gpus": BOTH,
+        }
+        server = {
             "server_argv": [sys.executable, str(STAND_INS / "server.py"), mode, str(api)],
             "keep_lines": ["KV cache size"],
-            "load_timeout_s": 20,
             "endpoint_host": "127.0.0.1",
             "endpoint_port": api,
             "model": "tiny",
+        }
+        settings = {
+            "supervise": True,
+            "ray_timeout_s": 20,
+            "load_timeout_s": 20,
+            "drain_s": 2,
+            "stop_s": 3,
             "canary_interval_s": 0.05,
-            **config,
-        }  # fmt: skip
-        self.gcs_port = said["gcs_port"]
-        self.write("agent.json", said)
+            "hang_s": 5,
+            "max_restarts": 3,
+        }
+        said = [{**part, **{key: config[key] for key in part if key in config}} for part in (own, server, settings)]
+        self.gcs_port = said[0]["gcs_port"]
+        for name, part in zip(("agent.json", "server.json", "settings.json"), said, strict=True):
+            self.write(name, part)
+        if adopted:
+            (folder / "adopted").touch()
         environment = {
             **os.environ,
             "FAKE": str(folder),
@@ -102,7 +124,7 @@ class Run:
             if event is None:
                 self.strange.append(raw.decode())
             else:
-                self.events.append({"event": event.name, "t": event.t, **event.fields})
+                self.events.append({"event": event.name, "t": event.t, "server": event.server, **event.fields})
 
     @property
     def state(self) -> dict[str, Any]:
@@ -203,7 +225,7 @@ def test_the_gate_opens_for_exactly_the_declared_nodes(start: Start) -> None:
     run.write("nodes.json", BOTH)
     run.until_phase("loading")
     joined = [event["joined"] for event in run.events if event["event"] == "nodes"]
-    assert joined[-1] == ["10.0.0.2", "127.0.0.1"]
+    assert joined[-1] == ["127.0.0.1", "127.0.0.2"]
 
 
 def test_a_worker_waits_for_its_head_and_runs_nothing_but_ray(start: Start) -> None:
@@ -237,9 +259,9 @@ FAILURES_OF: dict[str, tuple[dict[str, Any], str, str]] = {
         "127.0.0.1 has 0 GPUs in Ray, 1 are declared",
     ),
     "a node that does not come": (
-        {"nodes": {"127.0.0.1": 1, "10.0.0.2": -1}, "ray_timeout_s": 5},
+        {"nodes": {"127.0.0.1": 1, "127.0.0.2": -1}, "ray_timeout_s": 5},
         "ray-nodes-missing",
-        "only 1 of 2 nodes are in Ray; missing: 10.0.0.2",
+        "only 1 of 2 nodes are in Ray; missing: 127.0.0.2",
     ),
     "a server that ends while it loads, with 0": ({"mode": "exit0"}, "server-exited", "exit code 0"),
     "a server that ends while it loads, with 3": ({"mode": "exit3"}, "server-exited", "exit code 3"),
@@ -321,7 +343,7 @@ def test_a_stop_while_it_waits_for_nodes_ends_it_cleanly(start: Start) -> None:
 
 
 def test_a_server_that_does_not_listen_to_sigterm_is_killed_and_said_to_be(start: Start) -> None:
-    run = start("deaf", stop_timeout_s=0.3)
+    run = start("deaf", drain_s=0, stop_s=0.3)
     run.until_phase("serving")
     run.process.send_signal(signal.SIGTERM)
     assert run.end() == 0
@@ -343,6 +365,184 @@ def test_draining_ends_the_server_and_leaves_ray(start: Start, phase: str) -> No
     run.process.send_signal(signal.SIGTERM)
     assert run.end() == 0
     assert run.order[-1] == "ray stopped"
+
+
+# Healing: the same failures in a cluster that `up` has adopted
+
+
+def restarts(run: Run) -> list[tuple[str, str]]:
+    return [(each["scope"], each["reason"]) for each in run.state["restarts"]]
+
+
+def test_a_server_that_dies_is_started_again_and_the_reason_kept(start: Start) -> None:
+    run = start("dies-later", adopted=True)
+    run.until_phase("serving")
+    (run.fake / "mode").write_text("ok", encoding="ascii")
+    run.until(lambda: run.phases().count("serving") == 2, "a second server")
+    assert restarts(run) == [("server", "server-exited")]
+    assert (run.state["server"], run.state["ready"], run.state["restarts_total"]) == (2, True, 1)
+    serving = [event["server"] for event in run.events if event.get("phase") == "serving"]
+    assert serving == [1, 2]
+    run.process.terminate()
+    assert run.end() == 0
+
+
+def test_when_a_new_server_does_not_help_the_whole_gang_begins_anew(start: Start) -> None:
+    run = start("dies-later", adopted=True)
+    assert run.end() == 1
+    assert restarts(run) == [("server", "server-exited"), ("gang", "server-exited")]
+    assert run.state["phase"] == "restarting"
+    assert "failed" not in run.phases()
+
+
+def again(run: Run, tmp_path: Path, mode: str = "ok", **config: Any) -> Run:
+    """The container's next life, as the engine's restart policy gives it: the same files."""
+    assert run.process.poll() is not None
+    return Run(run.fake, mode, adopted=True, **config)
+
+
+def test_the_record_of_restarts_outlives_the_container(start: Start, tmp_path: Path) -> None:
+    run = start("dies-later", adopted=True)
+    assert run.end() == 1
+    second = again(run, tmp_path)
+    second.until_phase("serving")
+    assert restarts(second) == [("server", "server-exited"), ("gang", "server-exited")]
+    assert second.state["server"] == 3
+    second.process.kill()  # as a power cut does
+    second.process.wait()
+    third = again(second, tmp_path)
+    third.until_phase("ray")
+    assert restarts(third)[-1] == ("container", "container-ended")
+    third.process.terminate()
+    assert third.end() == 0
+    fourth = again(third, tmp_path)
+    fourth.until_phase("ray")
+    assert restarts(fourth)[-1] == ("container", "started-again")
+    fourth.process.kill()
+
+
+def test_there_is_a_limit_and_the_container_then_stays_with_the_reason(start: Start, tmp_path: Path) -> None:
+    run = start("exit3", adopted=True, max_restarts=2)
+    assert run.end() == 1
+    second = again(run, tmp_path, "exit3", max_restarts=2)
+    second.until_phase("failed")
+    assert second.state["detail"].startswith("gave up after 2 restarts in a row; the last time: ")
+    assert (second.state["reason"], second.state["ready"]) == ("server-exited", False)
+    time.sleep(0.5)
+    assert second.process.poll() is None, "an end would make the engine start it again"
+    second.process.terminate()
+    assert second.end() == 0
+
+
+def test_with_supervision_off_a_failure_is_final(start: Start) -> None:
+    assert start("dies-later", adopted=True, supervise=False).failure()["reason"] == "server-exited"
+
+
+def test_an_engine_that_does_nothing_is_found_and_replaced(start: Start) -> None:
+    run = start("hangs-later", adopted=True, hang_s=1)
+    run.until_phase("serving")
+    (run.fake / "mode").write_text("ok", encoding="ascii")
+    run.until(lambda: run.phases().count("serving") == 2, "a second server")
+    assert restarts(run) == [("server", "server-hangs")]
+
+
+def test_a_canary_that_waits_behind_work_is_no_failure(start: Start) -> None:
+    run = start("busy-later", adopted=True, hang_s=0.5)
+    run.until(lambda: sum(event["event"] == "canary-slow" for event in run.events) > 1, "slow canaries")
+    assert restarts(run) == []
+    assert run.state["ready"] is True
+
+
+def test_a_node_that_leaves_ray_is_waited_for(start: Start) -> None:
+    run = start(adopted=True)
+    run.until_phase("serving")
+    run.write("nodes.json", {"127.0.0.1": 1, "127.0.0.2": -1})
+    run.until(lambda: run.state.get("waiting_for"), "a closed gate")
+    assert restarts(run) == [("server", "node-lost")]
+    assert "missing: 127.0.0.2" in run.state["waiting_for"]
+    assert run.state["ready"] is False
+    run.write("nodes.json", BOTH)
+    run.until(lambda: run.phases().count("serving") == 2, "a second server")
+    assert run.state["waiting_for"] is None
+
+
+def test_a_worker_that_dies_is_noticed_before_the_server_notices(start: Start) -> None:
+    run = start(adopted=True)
+    run.until_phase("serving")
+    run.write("actors.json", {})
+    run.until(lambda: run.phases().count("serving") == 2, "a second server")
+    assert restarts(run) == [("server", "worker-lost")]
+
+
+def test_the_gate_stays_closed_while_a_raylet_does_not_answer(start: Start) -> None:
+    run = start(raylet_port=free_port())
+    run.until_phase("gate")
+    run.until(lambda: run.state.get("waiting_for"), "a closed gate")
+    assert "no raylet answers" in run.state["waiting_for"]
+    time.sleep(0.5)
+    assert "loading" not in run.phases()
+
+
+def test_workers_that_ray_does_not_end_take_a_new_gang(start: Start) -> None:
+    run = start(adopted=True)
+    run.until_phase("serving")
+    (run.fake / "actors-stay").touch()
+    os.kill(int((run.fake / "server.pid").read_text(encoding="ascii")), signal.SIGKILL)
+    run.until(lambda: run.state["server"] == 2, "a second server")
+    time.sleep(0.5)
+    assert run.phases().count("loading") == 1
+
+
+def test_missing_nodes_take_one_new_gang_and_then_patience(start: Start, tmp_path: Path) -> None:
+    missing = {"127.0.0.1": 1, "127.0.0.2": -1}
+    run = start(adopted=True, nodes=missing, ray_timeout_s=3)
+    assert run.end() == 1
+    assert restarts(run) == [("gang", "ray-nodes-missing")]
+    second = again(run, tmp_path, nodes=missing, ray_timeout_s=1)
+    second.until_phase("gate")
+    time.sleep(3)
+    assert second.process.poll() is None
+    assert second.state["failures"] == 0
+    second.write("nodes.json", BOTH)
+    second.until_phase("serving")
+
+
+def test_a_worker_begins_anew_when_its_heads_ray_is_gone(start: Start) -> None:
+    run = start(role="worker", adopted=True)
+    with socket.create_server(("127.0.0.1", run.gcs_port)):
+        run.until((run.fake / "ray-argv").exists, "ray start")
+        time.sleep(1.5)
+        assert run.process.poll() is None
+    assert run.end() == 1
+    assert restarts(run) == [("node", "head-lost")]
+    assert run.state["failures"] == 0
+
+
+def ask(run: Run, **request: Any) -> None:
+    (run.fake / "run" / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    run.process.send_signal(signal.SIGUSR1)
+
+
+def test_a_restart_that_is_asked_for_lets_the_server_end_and_reads_its_options_anew(start: Start) -> None:
+    run = start(adopted=True)
+    run.until_phase("serving")
+    config = json.loads((run.fake / "server.json").read_text(encoding="utf-8"))
+    config["server_argv"][2] = "no-token"
+    run.write("server.json", config)
+    ask(run, action="restart", by="alice@laptop")
+    run.until(lambda: ("server", "no-completion") in restarts(run), "a failure of the new options")
+    assert restarts(run)[0] == ("server", "requested")
+    assert run.state["restarts"][0]["detail"] == "by alice@laptop"
+    assert run.order[0] == "server stopped"
+
+
+def test_after_draining_a_restart_can_be_asked_for(start: Start) -> None:
+    run = start()
+    run.until_phase("serving")
+    ask(run, action="drain", by="alice@laptop", drain_s=3)
+    run.until_phase("drained")
+    ask(run, action="restart", by="alice@laptop")
+    run.until(lambda: run.phases().count("serving") == 2, "a second server")
 
 
 # Process 1
