@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping
-from pathlib import Path
 
-from clusterctl.errors import ClusterctlError, UsageError
+from clusterctl.credentials import ray_token
+from clusterctl.errors import ClusterctlError
 from clusterctl.facts.model import ClusterFacts
 from clusterctl.hosts.engine import FileInContainer
 from clusterctl.hosts.host import Host, Hosts
-from clusterctl.inventory.model import Inventory
 from clusterctl.planning.deployment import Deployment
 from clusterctl.planning.paths import RAY_TOKEN_PATH, SPEC_PATH
 from clusterctl.planning.plan import NodePlan, Plan
 
 PRIVATE_MODE = 0o600
-TOKEN_BYTES = 32
 
 
 def apply(hosts: Hosts, deployment: Deployment, plan: Plan) -> Mapping[str, str]:
@@ -61,31 +58,6 @@ def note_leftovers(error: ClusterctlError, left: Mapping[str, ClusterctlError]) 
         names = ", ".join(f"{name} ({reason.message})" for name, reason in left.items())
         error.message += f"\nand what was started could not be removed on: {names}"
         error.hint = f"{error.hint}; clusterctl down" if error.hint else "clusterctl down"
-
-
-def ray_token(inventory: Inventory) -> bytes:
-    """The token for this start of the gang: the operator's file, or a new random one that lives only in containers.
-
-    Raises UsageError for a file that others may read, or that is missing or empty.
-    """
-    path = inventory.ray.token_file
-    if path is None:
-        return secrets.token_hex(TOKEN_BYTES).encode()
-    return read_secret(path, "ray.token_file")
-
-
-def read_secret(path: Path, field: str) -> bytes:
-    """Content of a file that only its owner may read. Raises UsageError with the fix."""
-    try:
-        mode = path.stat().st_mode & 0o777
-        content = path.read_bytes().strip()
-    except OSError as error:
-        raise UsageError(f"{field}: cannot read {path}: {error.strerror}") from error
-    if mode & 0o077:
-        raise UsageError(f"{field}: {path} can be read by others (mode {mode:04o})", hint=f"chmod 600 {path}")
-    if not content:
-        raise UsageError(f"{field}: {path} is empty", hint=f"openssl rand -hex 32 > {path}")
-    return content
 
 
 def _remove_all(host: Host, containers: tuple[str, ...]) -> None:

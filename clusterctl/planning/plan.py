@@ -11,6 +11,7 @@ import yaml
 from clusterctl.facts.model import ClusterFacts, ContainerFacts, Unknown
 from clusterctl.planning.container import LABEL_SPEC, ContainerSpec, container_specs
 from clusterctl.planning.deployment import Deployment
+from clusterctl.planning.masking import masked
 
 Action = Literal["create", "replace", "keep"]
 
@@ -130,7 +131,7 @@ def _verdict(spec: ContainerSpec, existing: tuple[ContainerFacts, ...]) -> Verdi
     if container.labels.get(LABEL_SPEC) != spec.hash:
         reasons.append("it was started with other values")
         if isinstance(container.spec, Mapping):
-            changes = tuple(_differences(_settings(container.spec), _settings(spec.values())))
+            changes = tuple(_differences(masked(_settings(container.spec)), masked(_settings(spec.values()))))
     if not container.running:
         reasons.append(f"it is not running ({container.status}, exit code {container.exit_code})")
     elif isinstance(container.state, Mapping) and container.state.get("phase") == "failed":
