@@ -21,7 +21,7 @@ from clusterctl.hosts.host import Host, Hosts
 from clusterctl.planning.deployment import Deployment, resolve
 from clusterctl.planning.paths import STATE_PATH, container_name
 from clusterctl.planning.plan import Plan, make_plan
-from clusterctl.server import Completion, complete
+from clusterctl.server import Completion, api_client, complete
 from clusterctl.stages import Stage, stages
 from clusterctl.ui.progress import SILENT, Progress
 
@@ -136,7 +136,7 @@ def head_container(facts: ClusterFacts, head: str) -> ContainerFacts | None:
 
 def _first_completion(hosts: Hosts, deployment: Deployment, start: Start) -> Completion:
     """A completion that came back to the operator's side, not only to the agent's."""
-    with hosts.head.http(deployment.endpoint, timeout_s=hosts.inventory.timeouts.command_s) as client:
+    with api_client(hosts, deployment.endpoint) as client:
         answer = complete(client, deployment.inventory.served_name)
     if isinstance(answer, Unknown):
         head = hosts.head.name

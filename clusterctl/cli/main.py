@@ -12,7 +12,9 @@ from typing import Any, NoReturn
 import click
 
 from clusterctl import __version__
+from clusterctl.cli.api_key import api_key, key_command
 from clusterctl.cli.common import Options, echo, emit, json_option, write_file
+from clusterctl.cli.firewall import firewall
 from clusterctl.down import down as take_down
 from clusterctl.errors import ClusterctlError, ExitCode, UsageError
 from clusterctl.facts.deep import Asked, with_deep
@@ -64,6 +66,8 @@ def cli(context: click.Context, inventory: Path, accept_new_host_keys: bool) -> 
 
 
 cli.add_command(lab)
+cli.add_command(api_key)
+cli.add_command(firewall)
 
 
 @cli.command()
@@ -82,7 +86,7 @@ def up(options: Options, as_json: bool, keep: bool, checks: str) -> None:
     """Check the nodes, start the cluster, wait until a real completion comes back."""
     with options.hosts() as hosts, progress_on_stderr() as progress:
         summary = bring_up(hosts, progress, keep=keep, full_check=checks == "full")
-    emit(asdict(summary) if as_json else render.up_summary(summary))
+    emit(asdict(summary) if as_json else render.up_summary(summary, key_command(hosts.inventory)))
 
 
 @cli.command()

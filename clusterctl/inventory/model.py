@@ -180,8 +180,8 @@ class Serve(Strict):
     """File (mode 0600) with the key, instead of a generated one; relative to the inventory."""
     options: dict[OptionName, JsonValue] = Field(default_factory=dict)
     """Any other `vllm serve` option, by its long name without dashes in front: max-model-len: 8192. Maps become JSON;
-    true is a bare flag. Options that clusterctl sets itself are refused. With ssl-certfile and ssl-keyfile (paths in the
-    container, below a mount of container.volumes) the API speaks https."""
+    true is a bare flag. Options that clusterctl sets itself are refused. With ssl-certfile and ssl-keyfile (paths in
+    the container, below a mount of container.volumes) the API speaks https."""
 
 
 class PortRange(Strict):

@@ -445,7 +445,7 @@ TLS_FILES = ("ssl-certfile", "ssl-keyfile", "ssl-ca-certs")
 
 
 def tls(data: object) -> Iterator[Issue]:
-    """https needs a certificate and its key, both where the server can read them, and no other client than a key has."""
+    """https needs a certificate and its key, both where the server can read them; clients show none."""
     options = entries(dig(data, "serve", "options"))
     mounts = [target for volume in items(dig(data, "container", "volumes")) if (target := mount_target(volume))]
     mounts += [path for path in (text(dig(data, "model", "path")),) if path]
@@ -458,7 +458,8 @@ def tls(data: object) -> Iterator[Issue]:
             yield Issue(place, "must be a plain absolute path in the container", "such as /etc/tls/api.pem")
         elif not any(covers(mount, path) for mount in mounts):
             message = f"{quoted(path)} is below no mount of the container, so the server would not find it"
-            yield Issue(place, message, f"mount it: container.volumes: [{posixpath.dirname(path)}:{posixpath.dirname(path)}:ro]")
+            folder = posixpath.dirname(path)
+            yield Issue(place, message, f"mount it: container.volumes: [{folder}:{folder}:ro]")
     for given, other in (("ssl-certfile", "ssl-keyfile"), ("ssl-keyfile", "ssl-certfile")):
         if given in options and other not in options:
             yield Issue(("serve", "options", given), f"needs {other} beside it", "vLLM takes both or neither")
