@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 
 from clusterctl.facts.model import ClusterFacts, InterfaceAddress, NodeFacts
@@ -48,16 +48,19 @@ def public_api(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
 
 def secrets_in_inventory(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """What `docker inspect` and the server's configuration show is no secret any more."""
-    asked = [("container.env", inventory.container.env), ("serve.options", inventory.serve.options)]
-    asked += [(f"nodes[{index}].env", node.env) for index, node in enumerate(inventory.nodes)]
-    if found := [f"{place}.{name}" for place, values in asked for name in values if looks_secret(name)]:
+    asked: list[tuple[str, Iterable[str]]] = [
+        ("container.env", inventory.container.env),
+        ("serve.options", inventory.serve.options),
+        *((f"nodes[{index}].env", node.env) for index, node in enumerate(inventory.nodes)),
+    ]
+    if found := [f"{place}.{name}" for place, names in asked for name in names if looks_secret(name)]:
         yield Finding(
             "secret-in-inventory",
             Severity.WARNING,
             (),
             f"by its name this holds a secret: {', '.join(found)}",
-            "everybody who may use the container engine reads it (docker inspect, files in the container), and everybody "
-            "who reads the inventory",
+            "who may use the container engine reads it (docker inspect, files in the container), and who reads the "
+            "inventory",
             "leave it out, or put it into a 0600 file and mount that with container.volumes; waive secret-in-inventory "
             "when it is no secret",
         )
