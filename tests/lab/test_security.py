@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import time
@@ -11,11 +12,13 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
+from clusterctl.facts.gather import gather
 from clusterctl.hosts.engine import FileInContainer
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.load import load_inventory
-from clusterctl.planning.deployment import endpoint_of
-from clusterctl.planning.paths import API_KEY_PATH, container_name
+from clusterctl.planning.container import container_specs
+from clusterctl.planning.deployment import endpoint_of, resolve
+from clusterctl.planning.paths import API_KEY_PATH, NOT_CARRIED_PATH, container_name
 from clusterctl.server import api_client
 
 from .conftest import Clusterctl, Rehearsal
@@ -180,6 +183,60 @@ def test_the_key_is_printed_alone_and_its_absence_is_an_error(clean: Rehearsal) 
         old = clean.clusterctl("api-key")
         assert (old.code, old.out) == (1, "")
         assert "holds no API key" in old.err
+
+
+# vLLM's own word on what it copies, logs and guards: the installed one, without a server.
+
+ASK_VLLM = """
+import asyncio, json, os
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
+from vllm.entrypoints.serve.utils.api_utils import get_non_default_args
+from vllm.ray.ray_env import get_env_vars_to_copy
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.executor.ray_env_utils import get_driver_env_vars
+
+def guarded(path):
+    async def app(scope, receive, send):
+        seen.append("app")
+    async def send(message):
+        seen.append(message.get("status", "body"))
+    seen = []
+    scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+    asyncio.run(AuthenticationMiddleware(app, [os.environ["VLLM_API_KEY"]])(scope, None, send))
+    return seen[0] == 401
+
+args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", "m"])
+print("ANSWER" + json.dumps({
+    "copied": sorted(get_driver_env_vars(set())),
+    "copied by others": sorted(name for name in get_env_vars_to_copy() if name in os.environ),
+    "logged": str(get_non_default_args(args)),
+    "guarded": {path: guarded(path) for path in ("/v1/completions", "/invocations", "/metrics", "/tokenize")},
+}))
+"""
+
+
+def test_what_vllm_itself_copies_logs_and_guards(clean: Rehearsal) -> None:
+    changed = clean.clusterctl.with_changes(
+        "env", {"container.env": {"DB_CREDENTIALS": "s3cr3t", "NCCL_DEBUG": "INFO"}}
+    )
+    inventory = load_inventory(changed.inventory)
+    with Hosts(inventory) as hosts:
+        deployment = resolve(inventory, gather(hosts))
+        spec = container_specs(deployment)[inventory.head_name]
+        file = FileInContainer(NOT_CARRIED_PATH, spec.files[NOT_CARRIED_PATH].encode())
+        environment = {**spec.config["environment"], "VLLM_API_KEY": KEY, "HF_TOKEN": "hf_x"}
+        config = {**spec.config, "entrypoint": ["python3", "-c", ASK_VLLM], "environment": environment}
+        output = hosts.head.engine.run_once("security-ask", config, spec.host_config, [file], deadline_s=120)
+    said = output.stdout.decode()
+    assert "ANSWER" in said, output.stderr.decode()[-2000:]
+    answer = json.loads(said.partition("ANSWER")[2].splitlines()[0])
+    for copied in (answer["copied"], answer["copied by others"]):
+        assert "NCCL_DEBUG" in copied, "the list is about secrets alone"
+        assert {"VLLM_API_KEY", "HF_TOKEN", "DB_CREDENTIALS"} & set(copied) == set()
+    assert "api_key" not in answer["logged"]
+    assert KEY not in said + output.stderr.decode()
+    assert answer["guarded"] == {"/v1/completions": True, "/invocations": False, "/metrics": False, "/tokenize": False}
 
 
 # The firewall.

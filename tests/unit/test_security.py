@@ -115,20 +115,18 @@ def test_secrets_of_the_server_are_not_carried_over_to_workers() -> None:
     assert f"{root}/ray_non_carry_over_env_vars.json" == paths.NOT_CARRIED_PATH
 
 
-@pytest.mark.parametrize(
-    "name",
-    "HF_TOKEN hf-token MY_SECRET_2 db_password PGPASSFILE_PASSWD AWS_ACCESS_KEY_ID WANDB_APIKEY LICENSE_KEY "
-    "SIGNING_KEYS SSH_PASSPHRASE DB_CREDENTIALS KEY AUTHTOKEN DEPLOY_KEY_1".split(),
-)
+SECRETS = """HF_TOKEN hf-token MY_SECRET_2 db_password PGPASSFILE_PASSWD AWS_ACCESS_KEY_ID WANDB_APIKEY LICENSE_KEY
+SIGNING_KEYS SSH_PASSPHRASE DB_CREDENTIALS KEY AUTHTOKEN DEPLOY_KEY_1"""
+OTHERS = """TOKENIZERS_PARALLELISM max-num-batched-tokens tokenizer-mode NCCL_IB_PKEY RAY_AUTH_TOKEN_PATH ssl-keyfile
+ssl-certfile api_key_file num_key_value_heads pad_token_id MONKEY NCCL_DEBUG"""
+
+
+@pytest.mark.parametrize("name", SECRETS.split())
 def test_names_of_secrets(name: str) -> None:
     assert looks_secret(name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    "TOKENIZERS_PARALLELISM max-num-batched-tokens tokenizer-mode NCCL_IB_PKEY RAY_AUTH_TOKEN_PATH ssl-keyfile "
-    "ssl-certfile api_key_file num_key_value_heads pad_token_id MONKEY NCCL_DEBUG".split(),
-)
+@pytest.mark.parametrize("name", OTHERS.split())
 def test_names_of_other_things(name: str) -> None:
     assert not looks_secret(name)
 

@@ -40,7 +40,8 @@ def public_api(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             Severity.WARNING,
             (inventory.head_name,),
             f"serve.host: {listens} opens the API on {', '.join(str(item.address) for item in open_at)}; {key}",
-            "/invocations (which generates, too), /tokenize, /metrics and others answer everybody, whatever the key (F69)",
+            "/invocations (which generates, too), /tokenize, /metrics and others answer everybody, whatever the key "
+            "(F69)",
             "set serve.host: private and put a reverse proxy before it that lets /v1 through, or limit who reaches the "
             "port: clusterctl firewall --clients CIDR",
         )
