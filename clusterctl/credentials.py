@@ -47,11 +47,11 @@ def api_key(inventory: Inventory, existing: bytes | None) -> bytes | None:
 
 
 def held_api_key(head: Host, container: str) -> bytes | None:
-    """The key in the head's container (name or ID), running or not; None when it has none, or does not exist.
-
-    Raises EngineError.
+    """The key in the head's container (name or ID), running or not; None when it has none (no file, or an empty one), or
+    does not exist. Raises EngineError.
     """
-    return head.engine.read_file(container, API_KEY_PATH)
+    content = head.engine.read_file(container, API_KEY_PATH)
+    return (content or b"").strip() or None
 
 
 def read_secret(path: Path, field: str) -> bytes:
