@@ -47,7 +47,7 @@ def api_key(inventory: Inventory, existing: bytes | None) -> bytes | None:
 
 
 def held_api_key(head: Host, container: str) -> bytes | None:
-    """The key in the head's container (name or ID), running or not; None when it has none (no file, or an empty one), or
+    """The key in the head's container (name or ID), running or not; None when it has none (no file, an empty one), or
     does not exist. Raises EngineError.
     """
     content = head.engine.read_file(container, API_KEY_PATH)
