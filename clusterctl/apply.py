@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from clusterctl.errors import ClusterctlError, UsageError
+from clusterctl.credentials import api_key, held_api_key, ray_token
+from clusterctl.errors import ClusterctlError
 from clusterctl.facts.model import ClusterFacts, ContainerFacts
 from clusterctl.hosts.engine import FileInContainer
 from clusterctl.hosts.host import Host, Hosts, Outcomes
-from clusterctl.inventory.model import Inventory
 from clusterctl.planning.container import LABEL_ROLE, LIVE_FILES, ContainerSpec
 from clusterctl.planning.deployment import Deployment
-from clusterctl.planning.paths import ADOPTED_PATH, RAY_TOKEN_PATH, SPEC_PATH
+from clusterctl.planning.paths import (
+    ADOPTED_PATH,
+    API_KEY_PATH,
+    RAY_TOKEN_PATH,
+    SERVER_PATH,
+    SPEC_PATH,
+    container_name,
+)
 from clusterctl.planning.plan import NodePlan, Plan
 from clusterctl.shutdown import Member, ask_agent, shut_down
 from clusterctl.ui.progress import Progress
 
 PRIVATE_MODE = 0o600
-TOKEN_BYTES = 32
 
 
 def apply(
@@ -36,7 +40,11 @@ def apply(
         update(hosts, plan, by=by)
         return {}
     todo = {node.node: node for node in plan.nodes if node.new_container}
-    secret_files = _secrets(deployment.inventory)
+    # Before anything is removed: clients keep the key that the old container holds.
+    secret_files = [
+        FileInContainer(RAY_TOKEN_PATH, ray_token(deployment.inventory), PRIVATE_MODE),
+        *_key_file(hosts),
+    ]
     gang = {name: tuple(_member(container) for container in node.existing) for name, node in todo.items()}
     if any(member.running for members in gang.values() for member in members):
         failures = shut_down(hosts, gang, progress, by=by, drain_s=drain_s)
@@ -69,7 +77,8 @@ def update(hosts: Hosts, plan: Plan, *, by: str) -> None:
     def replace(host: Host) -> None:
         node = todo[host.name]
         files = [FileInContainer(path, text.encode()) for path, text in node.spec.live_files.items()]
-        host.engine.put_files(node.existing[0].id, [*files, _record(node.spec)])
+        key = _key_file(hosts) if node.action == "restart-server" else []
+        host.engine.put_files(node.existing[0].id, [*files, _record(node.spec), *key])
 
     hosts.each(replace, todo).or_raise("replacing files")
     restarts = {name: node.existing[0].id for name, node in todo.items() if node.action == "restart-server"}
@@ -135,31 +144,6 @@ def note_leftovers(error: ClusterctlError, left: Mapping[str, ClusterctlError]) 
         error.hint = f"{error.hint}; clusterctl down" if error.hint else "clusterctl down"
 
 
-def ray_token(inventory: Inventory) -> bytes:
-    """The token for this start of the gang: the operator's file, or a new random one that lives only in containers.
-
-    Raises UsageError for a file that others may read, or that is missing or empty.
-    """
-    path = inventory.ray.token_file
-    if path is None:
-        return secrets.token_hex(TOKEN_BYTES).encode()
-    return read_secret(path, "ray.token_file")
-
-
-def read_secret(path: Path, field: str) -> bytes:
-    """Content of a file that only its owner may read. Raises UsageError with the fix."""
-    try:
-        mode = path.stat().st_mode & 0o777
-        content = path.read_bytes().strip()
-    except OSError as error:
-        raise UsageError(f"{field}: cannot read {path}: {error.strerror}") from error
-    if mode & 0o077:
-        raise UsageError(f"{field}: {path} can be read by others (mode {mode:04o})", hint=f"chmod 600 {path}")
-    if not content:
-        raise UsageError(f"{field}: {path} is empty", hint=f"openssl rand -hex 32 > {path}")
-    return content
-
-
 def _member(container: ContainerFacts) -> Member:
     return Member(container.id, container.labels.get(LABEL_ROLE, ""), container.running)
 
@@ -176,7 +160,8 @@ def _create(host: Host, deployment: Deployment, node: NodePlan, secret_files: Se
     try:
         # Files go into the container's own layer: they live and die with it, and nothing is left on the node.
         plain = [FileInContainer(path, text.encode()) for path, text in spec.files.items()]
-        host.engine.put_files(container, [*plain, _record(spec), *secret_files])
+        own = [file for file in secret_files if file.path != API_KEY_PATH or spec.files.get(SERVER_PATH)]
+        host.engine.put_files(container, [*plain, _record(spec), *own])
     except BaseException:
         host.engine.remove(container)
         raise
@@ -188,5 +173,8 @@ def _record(spec: ContainerSpec) -> FileInContainer:
     return FileInContainer(SPEC_PATH, json.dumps(spec.values(), sort_keys=True).encode())
 
 
-def _secrets(inventory: Inventory) -> Sequence[FileInContainer]:
-    return [FileInContainer(RAY_TOKEN_PATH, ray_token(inventory), PRIVATE_MODE)]
+def _key_file(hosts: Hosts) -> list[FileInContainer]:
+    """The API's key, for the head's container; empty where there shall be none, so that an old one goes."""
+    held = held_api_key(hosts.head, container_name(hosts.inventory.cluster))
+    key = api_key(hosts.inventory, held)
+    return [FileInContainer(API_KEY_PATH, key or b"", PRIVATE_MODE)]

@@ -1,4 +1,4 @@
-"""Asking the served model, over SSH to the head: health, a real completion, metrics."""
+"""Asking the served model, over SSH to the head: with its key and certificate, health, a real completion, metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from dataclasses import dataclass
 
 import httpx
 
+from clusterctl.credentials import held_api_key
 from clusterctl.facts.model import Unknown
+from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.ssh import HostError
+from clusterctl.planning.deployment import tls_certfile
+from clusterctl.planning.paths import container_name
 
 COMPLETION_TIMEOUT_S = 60
 METRICS_TIMEOUT_S = 5
@@ -33,6 +38,41 @@ class Metrics:
     """Fraction of the KV cache in use, 0 to 1; of the fullest engine."""
     generation_tokens_total: float
     prompt_tokens_total: float
+
+
+class _CannotAsk(httpx.BaseTransport):
+    """Ends every request with the reason why none can be made."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError(self._reason, request=request)
+
+
+def api_client(hosts: Hosts, endpoint: str) -> httpx.Client:
+    """A client of the cluster's API at this base URL, through SSH to the head, ready to ask.
+
+    The API key and the TLS certificate are those in the head's container, so that what really runs is asked, from
+    whichever machine; no key is sent where the container holds none. When they cannot be read, every request ends with
+    the reason, as it does when the API cannot be reached. A context manager. Raises ConnectError without the head.
+    """
+    head, container = hosts.head, container_name(hosts.inventory.cluster)
+    certfile = tls_certfile(hosts.inventory)
+    try:
+        key = held_api_key(head, container)
+        certificate = _certificate(head, container, certfile) if certfile is not None else None
+        return head.http(endpoint, timeout_s=hosts.inventory.timeouts.command_s, key=key, certificate=certificate)
+    except (HostError, ValueError) as error:
+        return httpx.Client(base_url=endpoint, transport=_CannotAsk(str(error)))
+
+
+def _certificate(head: Host, container: str, path: str) -> bytes:
+    """The certificate file in the container. ValueError when it is not there."""
+    content = head.engine.read_file(container, path)
+    if content is None:
+        raise ValueError(f"no {path} in the head's container (serve.options ssl-certfile), so nothing can be trusted")
+    return content
 
 
 def complete(client: httpx.Client, model: str) -> Completion | Unknown:

@@ -18,7 +18,7 @@ from clusterctl.inventory.model import Inventory
 from clusterctl.planning.deployment import endpoint_of, private_address, resolve
 from clusterctl.planning.paths import container_name
 from clusterctl.planning.plan import make_plan
-from clusterctl.server import Completion, Metrics, complete, health, metrics
+from clusterctl.server import Completion, Metrics, api_client, complete, health, metrics
 from clusterctl.stages import stages
 
 RATE_WINDOW_S = 1.0
@@ -150,7 +150,7 @@ def _ask_server(hosts: Hosts, facts: ClusterFacts, endpoint: str | None) -> Serv
     head = facts.nodes.get(hosts.inventory.head_name)
     if endpoint is None or head is None or not any(container.running for container in containers_of(head)):
         return None
-    with hosts.head.http(endpoint, timeout_s=hosts.inventory.timeouts.command_s) as client:
+    with api_client(hosts, endpoint) as client:
         before, began = metrics(client), time.monotonic()
         answered, completion = health(client), complete(client, hosts.inventory.served_name)
         if isinstance(before, Unknown):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clusterctl import vllm_log
 from clusterctl.apply import adopt, apply, note_leftovers, put_back, remove, remove_probes
+from clusterctl.credentials import api_key, held_api_key
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.deep import with_deep
 from clusterctl.facts.gather import gather, json_in
@@ -22,7 +23,7 @@ from clusterctl.planning.container import restart_policy
 from clusterctl.planning.deployment import Deployment, resolve
 from clusterctl.planning.paths import STATE_PATH, container_name
 from clusterctl.planning.plan import Plan, make_plan
-from clusterctl.server import Completion, complete
+from clusterctl.server import Completion, api_client, complete
 from clusterctl.stages import Stage, stages
 from clusterctl.ui.progress import SILENT, Progress
 
@@ -63,7 +64,16 @@ def prepare(hosts: Hosts, progress: Progress = SILENT, *, anew: bool = False) ->
     facts = gather(hosts, progress)
     findings = passed(check(hosts.inventory, facts))
     deployment = resolve(hosts.inventory, facts)
-    return Prepared(facts, findings, deployment, make_plan(deployment, facts, anew=anew))
+    return Prepared(facts, findings, deployment, make_plan(deployment, facts, anew=anew, other_key=_other_key(hosts)))
+
+
+def _other_key(hosts: Hosts) -> bool:
+    """Whether the head's container holds another API key than the inventory's file, or one where none is wanted.
+
+    A generated key is whatever is there. Raises UsageError for a file that cannot be a key.
+    """
+    held = held_api_key(hosts.head, container_name(hosts.inventory.cluster))
+    return held is not None and api_key(hosts.inventory, held) != held
 
 
 def examine(hosts: Hosts, prepared: Prepared) -> Prepared:
@@ -221,7 +231,7 @@ def server_number(hosts: Hosts) -> int:
 
 def first_completion(hosts: Hosts, deployment: Deployment, start: Start) -> Completion:
     """A completion that came back to the operator's side, not only to the agent's."""
-    with hosts.head.http(deployment.endpoint, timeout_s=hosts.inventory.timeouts.command_s) as client:
+    with api_client(hosts, deployment.endpoint) as client:
         answer = complete(client, deployment.inventory.served_name)
     if isinstance(answer, Unknown):
         head = hosts.head.name

@@ -426,7 +426,7 @@ class Agent:
         # The server's modules load while Ray forms (10 s on an idle machine with vLLM 0.32); it does nothing with them,
         # and knows nothing of Ray, before it is told to go on.
         drain_s = str(int(self.settings()["drain_s"]))
-        secret = {"VLLM_API_KEY": key} if (key := api_key()) else {}
+        secret = {"VLLM_API_KEY": key} if (key := api_key(self.server_config)) else {}
         self.server = server = await Child.start(
             "server", drain_s, *self.server_config["server_argv"], capture=True, env=secret
         )
@@ -627,10 +627,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def api_key() -> str | None:
-    """The key that the API asks for; None without one."""
+def api_key(server: Mapping[str, Any]) -> str | None:
+    """The key that the API asks for; None without one (no file, or an empty one)."""
+    path = server.get("api_key_file")
     try:
-        return (CONFIG_DIR / "api-key").read_text().strip() or None
+        return (Path(path).read_text().strip() or None) if path else None
     except OSError:
         return None
 
@@ -660,16 +661,19 @@ class Answer(NamedTuple):
 def ask(server: Mapping[str, Any], method: str, path: str, body: object, timeout_s: float) -> Answer:
     """Ask the server on this node. Raises OSError (TimeoutError at the deadline) or HTTPException."""
     host, port = server["endpoint_host"], server["endpoint_port"]
-    if server.get("endpoint_tls"):
-        # It is this agent's own child on this node's own address: nobody else can be there to be verified.
-        context = ssl._create_unverified_context()  # noqa: S323
+    if certfile := server.get("tls_certfile"):
+        # Exactly that certificate, whoever signed it and whatever names are in it: it is asked by address.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.load_verify_locations(certfile)
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
             host, port, timeout=timeout_s, context=context
         )
     else:
         connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     headers = {"Content-Type": "application/json"}
-    if key := api_key():
+    if key := api_key(server):
         headers["Authorization"] = f"Bearer {key}"
     try:
         connection.request(method, path, json.dumps(body) if body is not None else None, headers)

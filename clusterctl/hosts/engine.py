@@ -219,10 +219,13 @@ class Engine:
             self._api.put_archive(container, "/", _tar(files))
 
     def read_file(self, container: str, path: str) -> bytes | None:
-        """Content of a file in a container, running or not; None when the file or the container is absent."""
+        """Content of a file in a container, running or not; None when the file or the container is absent.
+
+        A link is followed, as far as the engine resolves it: certificates are often links to their newest version.
+        """
         try:
             with self._errors(f"read {path} in {container[:12]}"):
-                chunks, _ = self._api.get_archive(container, path)
+                chunks, found = self._api.get_archive(container, path)
                 archive = b"".join(chunks)
         except EngineError as error:
             if error.status == 404:
@@ -230,6 +233,9 @@ class Engine:
             raise
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             member = tar.next()
+            if member is not None and member.issym():
+                target = str(found["linkTarget"])  # the end of all links, as the engine sees it in the container
+                return self.read_file(container, target) if target != path else None
             file = tar.extractfile(member) if member is not None else None
             return file.read() if file is not None else None
 

@@ -12,7 +12,7 @@ import httpx
 
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
 from clusterctl.hosts.engine import Engine
-from clusterctl.hosts.http import client_over_ssh
+from clusterctl.hosts.http import client_over_ssh, pinned
 from clusterctl.hosts.ssh import ConnectError, HostError, SshConnection
 from clusterctl.inventory.model import Inventory, Node
 
@@ -33,9 +33,16 @@ class Host:
         self.ssh = SshConnection(node, inventory.ssh, inventory.timeouts, accept_new_host_keys=accept_new_host_keys)
         self.engine = Engine(self.ssh, sudo=inventory.container.sudo, timeout_s=inventory.timeouts.command_s)
 
-    def http(self, base_url: str, *, timeout_s: float) -> httpx.Client:
-        """An HTTP client whose connections start on this node."""
-        return client_over_ssh(self.ssh, base_url, timeout_s=timeout_s)
+    def http(
+        self, base_url: str, *, timeout_s: float, key: bytes | None = None, certificate: bytes | None = None
+    ) -> httpx.Client:
+        """An HTTP client whose connections start on this node; time-out in seconds.
+
+        It sends `key` as a bearer token. To an https URL it trusts exactly `certificate` (PEM), else what this machine
+        trusts. Raises ValueError for a certificate that is none.
+        """
+        tls = pinned(certificate) if certificate is not None else None
+        return client_over_ssh(self.ssh, base_url, timeout_s=timeout_s, key=key, tls=tls)
 
     def close(self) -> None:
         """Close everything that is open to this node."""

@@ -47,8 +47,9 @@ def quoted(text: str) -> str:
 
 
 def shown(value: object, path: KeyPath) -> str:
-    """The value as a message shows it. Environment may hold secrets and is never shown."""
-    if "env" in path[:-1]:
+    """The value as a message shows it. Environment may hold secrets, and a key may stand where it must not: neither is
+    shown."""
+    if "env" in path[:-1] or path == ("serve", "api_key"):
         return "the value"
     if isinstance(value, str):
         return quoted(value)

@@ -47,7 +47,7 @@ def path_values(data: object) -> Iterator[tuple[KeyPath, str]]:
     """Every path on the operator's machine that the file names."""
     places: list[KeyPath] = [("ssh", name) for name in ("key", "known_hosts", "config")]
     places += [("nodes", index, "key") for index in range(len(items(dig(data, "nodes"))))]
-    places += [("ray", "token_file")]
+    places += [("ray", "token_file"), ("serve", "api_key_file")]
     for place in places:
         value = dig(data, *place)
         if isinstance(value, str):
@@ -69,6 +69,7 @@ def unknown_homes(data: object) -> Iterator[Issue]:
 def with_absolute_paths(inventory: Inventory, directory: Path) -> Inventory:
     """The inventory with every path on the operator's machine absolute, read from the inventory's own directory."""
     token_file = absolute(inventory.ray.token_file, directory)
+    api_key_file = absolute(inventory.serve.api_key_file, directory)
     ssh = inventory.ssh.model_copy(
         update={
             "known_hosts": absolute(inventory.ssh.known_hosts, directory),
@@ -79,6 +80,7 @@ def with_absolute_paths(inventory: Inventory, directory: Path) -> Inventory:
         update={
             "ssh": with_absolute_key(ssh, directory),
             "nodes": tuple(with_absolute_key(node, directory) for node in inventory.nodes),
+            "serve": inventory.serve.model_copy(update={"api_key_file": api_key_file}),
             "ray": inventory.ray.model_copy(update={"token_file": token_file}),
         }
     )

@@ -172,9 +172,16 @@ class Serve(Strict):
     pipeline_parallel: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Pipeline-parallel size; a multiple of the number of nodes. `auto`: number of nodes, or as many stages as
     tensor_parallel leaves accelerators for."""
+    api_key: Literal["generated", "off"] = "generated"
+    """Key that clients must send (Authorization: Bearer …). `generated`: a random one, kept while the cluster's
+    container exists; `clusterctl api-key` prints it. `off`: everybody who reaches the port is served. It guards /v1 and
+    its like only, not /metrics, /health, /tokenize and others (F69)."""
+    api_key_file: Path | None = None
+    """File (mode 0600) with the key, instead of a generated one; relative to the inventory."""
     options: dict[OptionName, JsonValue] = Field(default_factory=dict)
     """Any other `vllm serve` option, by its long name without dashes in front: max-model-len: 8192. Maps become JSON;
-    true is a bare flag. Options that clusterctl sets itself are refused."""
+    true is a bare flag. Options that clusterctl sets itself are refused. With ssl-certfile and ssl-keyfile (paths in
+    the container, below a mount of container.volumes) the API speaks https."""
 
 
 class PortRange(Strict):
@@ -302,6 +309,7 @@ DERIVED_ENV = frozenset(
         "RAY_AUTH_TOKEN",
         "RAY_AUTH_TOKEN_PATH",
         "VLLM_API_KEY",
+        "VLLM_CONFIG_ROOT",
     }
 )
 """Environment that clusterctl sets itself on every node, per node (failure-modes.md, «Per-node environment»): a value

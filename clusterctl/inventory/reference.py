@@ -28,7 +28,7 @@ the JSON Schema, which gives editors completion.
 - YAML is read as version 1.2 reads it. What other versions read differently (`yes`, `on`, `010`) is refused, as are
   anchors, aliases, tags and a second document.
 - Relative paths on the operator's machine (`ssh.key`, `ssh.known_hosts`, `ssh.config`, `nodes[].key`,
-  `ray.token_file`) are read from the inventory's directory; `~` is expanded.
+  `serve.api_key_file`, `ray.token_file`) are read from the inventory's directory; `~` is expanded.
 """
 
 FORMATS = {"ipv4": "IPv4 address", "ipv4network": "IPv4 network", "path": "path"}

@@ -433,6 +433,41 @@ def option_names(data: object) -> Iterator[Issue]:
             yield Issue(place, "has no value", "write true for an option that takes none")
 
 
+def api_key(data: object) -> Iterator[Issue]:
+    """A key from a file, and none at all, contradict each other."""
+    if dig(data, "serve", "api_key") == "off" and dig(data, "serve", "api_key_file") is not None:
+        message = "has no effect: serve.api_key is off"
+        yield Issue(("serve", "api_key_file"), message, "leave it out, or leave serve.api_key out")
+
+
+TLS_FILES = ("ssl-certfile", "ssl-keyfile", "ssl-ca-certs")
+"""Options of `vllm serve` (0.32) whose values are paths that the server opens, in the container."""
+
+
+def tls(data: object) -> Iterator[Issue]:
+    """https needs a certificate and its key, both where the server can read them; clients show none."""
+    options = entries(dig(data, "serve", "options"))
+    mounts = [target for volume in items(dig(data, "container", "volumes")) if (target := mount_target(volume))]
+    mounts += [path for path in (text(dig(data, "model", "path")),) if path]
+    for name in TLS_FILES:
+        place = ("serve", "options", name)
+        if name not in options:
+            continue
+        path = text(options[name])
+        if path is None or not path.startswith("/") or posixpath.normpath(path) != path:
+            yield Issue(place, "must be a plain absolute path in the container", "such as /etc/tls/api.pem")
+        elif not any(covers(mount, path) for mount in mounts):
+            message = f"{quoted(path)} is below no mount of the container, so the server would not find it"
+            folder = posixpath.dirname(path)
+            yield Issue(place, message, f"mount it: container.volumes: [{folder}:{folder}:ro]")
+    for given, other in (("ssl-certfile", "ssl-keyfile"), ("ssl-keyfile", "ssl-certfile")):
+        if given in options and other not in options:
+            yield Issue(("serve", "options", given), f"needs {other} beside it", "vLLM takes both or neither")
+    if options.get("ssl-cert-reqs", 0) != 0:
+        message = "asks clients for certificates, and clusterctl's own completions have none to show"
+        yield Issue(("serve", "options", "ssl-cert-reqs"), message, "ask for them in a reverse proxy before the API")
+
+
 # Waivers.
 
 
@@ -475,5 +510,7 @@ RULES: tuple[Rule, ...] = (
     accelerators,
     layout,
     option_names,
+    api_key,
+    tls,
     waivers,
 )

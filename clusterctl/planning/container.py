@@ -16,6 +16,7 @@ from clusterctl.hosts.engine import LABEL_CLUSTER
 from clusterctl.inventory.model import Inventory, Ulimit
 from clusterctl.planning.deployment import Deployment, Place
 from clusterctl.planning.files import SERVER_FILES, SETTINGS_FILES, environment, rendered_files
+from clusterctl.planning.masking import recorded
 from clusterctl.planning.paths import AGENT_PATH, SOURCES, container_name
 
 LABEL_ROLE = "clusterctl.role"
@@ -56,7 +57,7 @@ class ContainerSpec:
         """Everything that decides the container, as plain JSON values: what `plan` compares and shows."""
         return {
             "image_id": self.image_id,
-            "config": self.config,
+            "config": recorded(self.config),
             "host_config": json.loads(json.dumps(self.host_config)),
             "files": {path: hashlib.sha256(content.encode()).hexdigest() for path, content in self.files.items()},
             "file_contents": {path: text for path, text in self.files.items() if path not in SOURCES},

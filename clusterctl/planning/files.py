@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from clusterctl import vllm_log
 from clusterctl.agent import AGENT_SOURCE, CHILDREN_SOURCE
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning import paths
-from clusterctl.planning.deployment import Deployment, Place
+from clusterctl.planning.deployment import Deployment, Place, tls_certfile
 from clusterctl.planning.environment import network_environment
+from clusterctl.planning.masking import SECRETS_IN_USE, looks_secret
 from clusterctl.rendering import render
 
 MAX_RESTARTS = 8
@@ -33,6 +35,7 @@ def rendered_files(deployment: Deployment, place: Place) -> Mapping[str, str]:
     if place.role == "head":
         files[paths.SERVER_PATH] = _server(deployment)
         files[paths.SERVER_CONFIG_PATH] = _server_config(deployment)
+        files[paths.NOT_CARRIED_PATH] = json.dumps(not_carried(deployment.inventory), indent=2)
     return files
 
 
@@ -78,6 +81,8 @@ def _server(deployment: Deployment) -> str:
         keep_lines=[pattern.pattern for pattern in vllm_log.KEEP],
         endpoint_host="127.0.0.1" if inventory.serve.host == "any" else _listen_host(deployment),
         endpoint_port=inventory.serve.port,
+        tls_certfile=tls_certfile(inventory),
+        api_key_file=paths.API_KEY_PATH if inventory.serve.api_key != "off" else None,
         served_name=inventory.served_name,
     )
 
@@ -89,6 +94,18 @@ def _settings(inventory: Inventory) -> str:
         timeouts=inventory.timeouts,
         max_restarts=MAX_RESTARTS,
     )
+
+
+def not_carried(inventory: Inventory) -> list[str]:
+    """Names of variables that vLLM must not copy from the server to its workers (F70).
+
+    vLLM copies all of the server's environment to workers that lack a value (RayExecutorV2), or what begins with VLLM_,
+    HF_ and the like (the older executor, data parallel), but for the names in this list: vllm/ray/ray_env.py and
+    vllm/v1/executor/ray_env_utils.py of 0.32. It knows no patterns, so names are written out. What the inventory sets
+    is on each node that it is meant for anyway.
+    """
+    asked = [*inventory.container.env, *(name for node in inventory.nodes for name in node.env)]
+    return sorted({*SECRETS_IN_USE, *(name for name in asked if looks_secret(name))})
 
 
 def ray_argv(deployment: Deployment, place: Place) -> Sequence[str]:
@@ -135,4 +152,5 @@ def environment(inventory: Inventory, deployment: Deployment, place: Place) -> M
         "RAY_ADDRESS": f"{deployment.head.address}:{inventory.ray.ports.gcs}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": paths.RAY_TOKEN_PATH,
+        "VLLM_CONFIG_ROOT": paths.VLLM_CONFIG_ROOT,  # where it looks for the list of `not_carried`
     }

@@ -12,6 +12,7 @@ from clusterctl.facts.model import ClusterFacts, ContainerFacts, Unknown
 from clusterctl.planning.container import LABEL_SPEC, ContainerSpec, container_specs, restart_policy
 from clusterctl.planning.deployment import Deployment
 from clusterctl.planning.files import SERVER_FILES
+from clusterctl.planning.masking import masked
 
 Action = Literal["create", "replace", "restart-server", "update", "keep"]
 SIGNS: Mapping[Action, str] = {"create": "+", "replace": "-/+", "restart-server": "~", "update": "~", "keep": " "}
@@ -105,11 +106,12 @@ class Plan:
         )
 
 
-def make_plan(deployment: Deployment, facts: ClusterFacts, *, anew: bool = False) -> Plan:
+def make_plan(deployment: Deployment, facts: ClusterFacts, *, anew: bool = False, other_key: bool = False) -> Plan:
     """Compare. The gang starts and ends together: a rank that is lost takes the server with it (vllm-ray-facts), so
     one node's change replaces every node's container; unless it is only of files that can be replaced live.
 
-    `anew`: replace everything, whether it differs or not (`restart`).
+    `anew`: replace everything, whether it differs or not (`restart`). `other_key`: the API's key in the head's
+    container is not the one that it shall be, which no record shows.
     """
     specs = container_specs(deployment)
     found = {name: _containers(facts, name) for name in specs}
@@ -120,7 +122,8 @@ def make_plan(deployment: Deployment, facts: ClusterFacts, *, anew: bool = False
     else:
         wanted = restart_policy(deployment.inventory)
         policy = wanted if _serves(found[deployment.head.name]) else None
-        nodes = [_kept(name, specs[name], found[name], policy) for name in specs]
+        keyed = deployment.head.name if other_key else None
+        nodes = [_kept(name, specs[name], found[name], policy, other_key=name == keyed) for name in specs]
     return Plan(deployment.inventory.cluster, tuple(nodes))
 
 
@@ -148,7 +151,9 @@ def _replaced(
     return NodePlan(name, action, reasons, changes, spec, existing)
 
 
-def _kept(name: str, spec: ContainerSpec, existing: tuple[ContainerFacts, ...], policy: str | None) -> NodePlan:
+def _kept(
+    name: str, spec: ContainerSpec, existing: tuple[ContainerFacts, ...], policy: str | None, *, other_key: bool
+) -> NodePlan:
     """A container that stays: whether files in it are replaced, and whether the server must read them anew.
 
     `policy`: the restart policy that it should have by now; None while nobody has seen the cluster serve.
@@ -160,7 +165,7 @@ def _kept(name: str, spec: ContainerSpec, existing: tuple[ContainerFacts, ...], 
     if isinstance(container.spec, Mapping):
         old, new = container.spec.get("files") or {}, spec.values()["files"]
         differing = [path for path in spec.live_files if old.get(path) != new[path]]
-        changes = tuple(_differences(_settings(container.spec), _settings(spec.values()))) if differing else ()
+        changes = _changes(container.spec, spec) if differing else ()
     if policy is not None and container.restart_policy != policy:
         was_cut_off = policy != "no" and container.restart_policy == "no"
         reasons.append("an `up` was cut off before it had seen the cluster serve" if was_cut_off else "supervise")
@@ -169,6 +174,9 @@ def _kept(name: str, spec: ContainerSpec, existing: tuple[ContainerFacts, ...], 
     if any(path in SERVER_FILES for path in differing):
         action = "restart-server"
         reasons.insert(0, "the server was started with other options")
+    if other_key:
+        action = "restart-server"
+        reasons.insert(0, "the server was started with another API key")
     return NodePlan(name, action, tuple(reasons), changes, spec, existing)
 
 
@@ -184,12 +192,17 @@ def _verdict(spec: ContainerSpec, existing: tuple[ContainerFacts, ...], *, anew:
     if container.labels.get(LABEL_SPEC) != spec.hash:
         reasons.append("it was started with other values")
         if isinstance(container.spec, Mapping):
-            changes = tuple(_differences(_settings(container.spec), _settings(spec.values())))
+            changes = _changes(container.spec, spec)
     if container.ended:
         reasons.append(f"it is not running ({container.status}, exit code {container.exit_code})")
     elif isinstance(container.state, Mapping) and container.state.get("phase") in ("failed", "drained"):
         reasons.append(f"it {container.state['phase']}: {container.state.get('detail', 'no reason recorded')}")
     return tuple(reasons), changes
+
+
+def _changes(record: Mapping[str, Any], spec: ContainerSpec) -> tuple[Change, ...]:
+    """What differs between a container's record and what it shall be, secrets masked."""
+    return tuple(_differences(masked(_settings(record)), masked(_settings(spec.values()))))
 
 
 def _settings(values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -26,8 +26,11 @@ NODE_COLUMNS = (
 )
 
 
-def up_summary(summary: UpSummary) -> str:
-    """What a successful `up` ends with: where it is, how it lies on the nodes, what it holds, how to use it."""
+def up_summary(summary: UpSummary, key_command: str | None) -> str:
+    """What a successful `up` ends with: where it is, how it lies on the nodes, what it holds, how to use it.
+
+    `key_command` prints the API key; None when there is none.
+    """
     timings = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in summary.timings_s.items())
     rows = [
         ("endpoint", f"{summary.endpoint}/v1"),
@@ -41,14 +44,15 @@ def up_summary(summary: UpSummary) -> str:
     headline = f"{summary.cluster} is up" + ("" if summary.changed else " (nothing was changed)")
     warnings = [line for finding in summary.warnings for line in finding.lines()]
     return "\n".join(
-        [headline, *_columns(rows), *warnings, "", "try it:", f"  {curl(summary.endpoint, summary.model)}"]
+        [headline, *_columns(rows), *warnings, "", "try it:", f"  {curl(summary.endpoint, summary.model, key_command)}"]
     )
 
 
-def curl(endpoint: str, model: str) -> str:
-    """A command line that asks the served model."""
+def curl(endpoint: str, model: str, key_command: str | None) -> str:
+    """A command line that asks the served model; the key is not in it, but the command that prints the key."""
     body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 16})
-    return f"curl -s {endpoint}/v1/completions -H 'Content-Type: application/json' -d '{body}'"
+    key = f'-H "Authorization: Bearer $({key_command})" ' if key_command is not None else ""
+    return f"curl -s {endpoint}/v1/completions {key}-H 'Content-Type: application/json' -d '{body}'"
 
 
 def kv_cache(found: vllm_log.KvCache) -> str:

@@ -8,12 +8,12 @@ import sys
 
 from openai import OpenAI
 
+clusterctl = [sys.executable, "-m", "clusterctl", "-i", sys.argv[1]]
 # `status --json` says where the endpoint is and what the model is called: nothing here is guessed.
-answer = subprocess.run(
-    [sys.executable, "-m", "clusterctl", "-i", sys.argv[1], "status", "--json"], check=True, stdout=subprocess.PIPE
-)
-status = json.loads(answer.stdout)
-client = OpenAI(base_url=f"{status['endpoint']}/v1", api_key="not-used")
+status = json.loads(subprocess.run([*clusterctl, "status", "--json"], check=True, stdout=subprocess.PIPE).stdout)
+# The key is in the head's container and nowhere else: not in the inventory, nor in this file.
+key = subprocess.run([*clusterctl, "api-key"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+client = OpenAI(base_url=f"{status['endpoint']}/v1", api_key=key)
 chat = client.chat.completions.create(
     model=status["model"], messages=[{"role": "user", "content": "Hello!"}], max_tokens=16
 )

@@ -140,6 +140,7 @@ def test_paths_are_read_from_the_inventory_s_directory(tmp_path: Path, monkeypat
     text = TEXT.replace("  #key: null", "  key: keys/id", 1).replace("  #known_hosts: null", "  known_hosts: ~/hosts")
     text = text.replace("  #config: null", "  config: /etc/ssh/config").replace("    #key: null", "    key: ../id", 1)
     text = text.replace("  #token_file: null", "  token_file: token")
+    text = text.replace("  #api_key_file: null", "  api_key_file: key")
     Path("clusters").mkdir()
     Path("clusters/demo.yaml").write_text(text, encoding="utf-8")
     inventory = load_inventory(Path("clusters/demo.yaml"))
@@ -149,3 +150,4 @@ def test_paths_are_read_from_the_inventory_s_directory(tmp_path: Path, monkeypat
     assert inventory.ssh.config == Path("/etc/ssh/config")
     assert [node.key for node in inventory.nodes] == [directory / "../id", None]
     assert inventory.ray.token_file == directory / "token"
+    assert inventory.serve.api_key_file == directory / "key"

@@ -56,7 +56,8 @@ class TestTwoByTwo:
 
     def test_the_official_client_gets_an_answer(self, up: Ran, rehearsal: Rehearsal) -> None:
         summary = up.json()
-        client = OpenAI(base_url=f"{summary['endpoint']}/v1", api_key="not-used", timeout=60)
+        key = rehearsal.clusterctl("api-key").out.strip()
+        client = OpenAI(base_url=f"{summary['endpoint']}/v1", api_key=key, timeout=60)
         chat = client.chat.completions.create(
             model=summary["model"],
             messages=[{"role": "user", "content": "Hello"}],

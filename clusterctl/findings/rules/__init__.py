@@ -21,6 +21,7 @@ from clusterctl.findings.rules import (
     pairs,
     rdma,
     rdma_devices,
+    security,
     system,
 )
 from clusterctl.inventory.model import Inventory
@@ -40,6 +41,9 @@ RULES = (
     image_report.architecture,
     identity.identity,
     network.addresses,
+    security.public_addresses,
+    security.public_api,
+    security.secrets_in_inventory,
     model.model,
     model.pointers,
     model.links,
