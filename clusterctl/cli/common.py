@@ -1,4 +1,9 @@
-"""What every command shares: the global options, and how results leave."""
+"""What every command shares: the global options, and how results leave.
+
+Command modules import at their top only click and light modules like this one, and what a command does inside its
+function: `clusterctl --help` and every Tab of shell completion load all command modules, and SSH, Docker's SDK and
+pydantic together take half a second (test_start_up keeps them out).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,15 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from clusterctl.errors import ClusterctlError, ExitCode
-from clusterctl.hosts.host import Hosts
-from clusterctl.inventory.load import load_inventory
-from clusterctl.inventory.model import Inventory
+
+if TYPE_CHECKING:
+    from clusterctl.hosts.host import Hosts
+    from clusterctl.inventory.model import Inventory
 
 
 class Options:
@@ -24,10 +31,14 @@ class Options:
 
     def inventory(self) -> Inventory:
         """The inventory. Raises InventoryError with everything that is wrong with it."""
+        from clusterctl.inventory.load import load_inventory
+
         return load_inventory(self.path)
 
     def hosts(self) -> Hosts:
         """Connections to all nodes, not yet open."""
+        from clusterctl.hosts.host import Hosts
+
         return Hosts(self.inventory(), accept_new_host_keys=self.accept_new_host_keys)
 
 

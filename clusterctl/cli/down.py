@@ -1,0 +1,23 @@
+"""`clusterctl down`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from clusterctl.cli.common import Options, emit, json_option
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def down(options: Options, as_json: bool) -> None:
+    """Stop the server, then Ray, remove the containers, and prove that everything is gone."""
+    from clusterctl.down import down as take_down
+    from clusterctl.ui import render
+    from clusterctl.ui.progress import progress_on_stderr
+
+    with options.hosts() as hosts, progress_on_stderr() as progress:
+        result = take_down(hosts, progress)
+    emit(asdict(result) if as_json else render.down_result(result))
