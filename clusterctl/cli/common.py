@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +36,11 @@ class Options:
 
         return load_inventory(self.path)
 
-    def hosts(self) -> Hosts:
-        """Connections to all nodes, not yet open."""
+    def hosts(self, only: Container[str] | None = None) -> Hosts:
+        """Connections to all nodes, or only to those of these names; not yet open."""
         from clusterctl.hosts.host import Hosts
 
-        return Hosts(self.inventory(), accept_new_host_keys=self.accept_new_host_keys)
+        return Hosts(self.inventory(), accept_new_host_keys=self.accept_new_host_keys, only=only)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -14,10 +14,12 @@ from clusterctl import __version__
 from clusterctl.cli.check import check
 from clusterctl.cli.common import Options
 from clusterctl.cli.down import down
+from clusterctl.cli.exec import exec_
 from clusterctl.cli.layout import layout
 from clusterctl.cli.logs import logs
 from clusterctl.cli.plan import plan
 from clusterctl.cli.schema import schema
+from clusterctl.cli.shell import shell
 from clusterctl.cli.status import status
 from clusterctl.cli.up import up
 from clusterctl.errors import ClusterctlError, ExitCode
@@ -56,6 +58,8 @@ cli.add_command(plan)
 cli.add_command(status)
 cli.add_command(down)
 cli.add_command(logs)
+cli.add_command(exec_)
+cli.add_command(shell)
 cli.add_command(schema)
 
 
