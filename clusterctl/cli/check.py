@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from clusterctl.cli.candidates import finding_codes
 from clusterctl.cli.common import Options, emit, json_option, write_file
 from clusterctl.errors import ExitCode, UsageError
 from clusterctl.findings.codes import CODES
@@ -23,7 +24,7 @@ from clusterctl.findings.explain import explain
 )
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Also write JUnit XML to this file.")
 @click.option("--explain", "explained", is_flag=True, help="Print what the CODEs mean; no node is asked.")
-@click.argument("codes", metavar="[CODE]...", nargs=-1)
+@click.argument("codes", metavar="[CODE]...", nargs=-1, shell_complete=finding_codes)
 @click.pass_obj
 def check(
     options: Options,

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from clusterctl.hosts.host import Hosts
     from clusterctl.inventory.model import Inventory
 
+PROGRAM = "clusterctl"
+COMPLETE_VARIABLE = "_CLUSTERCTL_COMPLETE"
+"""Set by the shell's completion script (`clusterctl completion`); click then answers with candidates."""
+
+DASHES = "--"
+"""Key in a context's meta for the words behind it, of commands that take another command (exec.py)."""
+
 
 class Options:
     """Global options, and the inventory, read when a command first needs it."""

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clusterctl.cli.common import Options
+from clusterctl.cli.candidates import node_names
+from clusterctl.cli.common import DASHES, Options
 from clusterctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from clusterctl.hosts.ssh import Piece
-
-DASHES = "--"
 
 
 class WithCommand(click.Command):
@@ -47,7 +46,7 @@ def _split(args: Sequence[str]) -> tuple[list[str], bool, list[str]]:
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds after which the command is ended (default: never).",
 )
-@click.argument("nodes", metavar="[NODE]...", nargs=-1)
+@click.argument("nodes", metavar="[NODE]...", nargs=-1, shell_complete=node_names)
 @click.pass_context
 def exec_(
     context: click.Context, *, nodes: tuple[str, ...], everywhere: bool, on_host: bool, timeout_s: float | None

@@ -12,7 +12,8 @@ import click
 
 from clusterctl import __version__
 from clusterctl.cli.check import check
-from clusterctl.cli.common import Options
+from clusterctl.cli.common import COMPLETE_VARIABLE, PROGRAM, Options
+from clusterctl.cli.completion import completion
 from clusterctl.cli.down import down
 from clusterctl.cli.exec import exec_
 from clusterctl.cli.layout import layout
@@ -43,7 +44,7 @@ from clusterctl.lab.cli import lab
     is_flag=True,
     help="Pin the host keys of nodes seen for the first time (changed keys are still refused).",
 )
-@click.version_option(__version__, prog_name="clusterctl")
+@click.version_option(__version__, prog_name=PROGRAM)
 @click.pass_context
 def cli(context: click.Context, inventory: Path, accept_new_host_keys: bool) -> None:
     """Turn N machines reachable over SSH into one vLLM endpoint, and prove that it works."""
@@ -61,13 +62,14 @@ cli.add_command(logs)
 cli.add_command(exec_)
 cli.add_command(shell)
 cli.add_command(schema)
+cli.add_command(completion)
 
 
 def main() -> NoReturn:
     """Run the command line. No traceback reaches a user, except with CLUSTERCTL_DEBUG set."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name=PROGRAM, complete_var=COMPLETE_VARIABLE, standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.Abort:

@@ -6,13 +6,14 @@ import sys
 
 import click
 
+from clusterctl.cli.candidates import node_names
 from clusterctl.cli.common import Options
 from clusterctl.errors import UsageError
 
 
 @click.command()
 @click.option("--host", "on_host", is_flag=True, help="On the node itself, over SSH, not in the cluster's container.")
-@click.argument("node")
+@click.argument("node", shell_complete=node_names)
 @click.pass_obj
 def shell(options: Options, node: str, *, on_host: bool) -> None:
     """Open a shell in the cluster's container on a node. Ends with the shell's exit code."""

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 
 import click
 
+from clusterctl.errors import ClusterctlError
 from clusterctl.lab.commands import Say
-from clusterctl.lab.state import MAX_NODES, state_root
+from clusterctl.lab.state import MAX_NODES, LabPaths, known_labs, state_root
 
 
 class LabName(click.ParamType[str]):
@@ -44,8 +46,25 @@ class Subnet(click.ParamType[IPv4Network]):
             self.fail(str(error), param, ctx)
 
 
-NAME = click.option("--name", type=LabName(), default="lab", show_default=True, help="Name of the lab.")
-NODE = click.argument("node")
+def lab_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """For shell completion: the labs of this machine; none when they cannot be read."""
+    with suppress(OSError):
+        return [name for name in known_labs(state_root()) if name.startswith(incomplete)]
+    return []
+
+
+def lab_nodes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """For shell completion: the nodes of the lab named on the line; none when it cannot be read."""
+    with suppress(OSError, ClusterctlError):
+        spec = LabPaths(state_root(), context.params["name"]).read_spec()
+        return [node.name for node in spec.members if node.name.startswith(incomplete)] if spec else []
+    return []
+
+
+NAME = click.option(
+    "--name", type=LabName(), default="lab", show_default=True, shell_complete=lab_names, help="Name of the lab."
+)
+NODE = click.argument("node", shell_complete=lab_nodes)
 
 
 @click.group("lab")
