@@ -14,8 +14,8 @@ from clusterctl.findings.codes import CODES
 
 def node_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Nodes of the inventory in play (-i, the environment's, the default), except those already named."""
-    if context.meta.get(DASHES) is not None:
-        return []  # words of the command that is to run there
+    if context.meta.get(DASHES) is not None or context.params.get("everywhere"):
+        return []  # a word of the command that is to run there; all nodes are named already
     return _fitting(_inventory_nodes(context.find_root().params.get("inventory")), context, parameter, incomplete)
 
 

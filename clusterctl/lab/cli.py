@@ -26,6 +26,8 @@ class LabName(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse what would not be a cluster's name."""
+        if ctx is not None and ctx.resilient_parsing:
+            return str(value)  # a shell completes the line: what is refused then is not seen
         from clusterctl.inventory.model import NAME_PATTERN
 
         if not re.fullmatch(NAME_PATTERN, str(value)):

@@ -12,7 +12,7 @@ HEAVY = ("docker", "fabric", "paramiko", "pydantic", "httpx", "requests", "rich"
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["--version"], ["check", "--help"], ["lab", "up", "--help"]], ids=" ".join
+    "argv", [["--help"], ["--version"], ["check", "--help"], ["exec", "--help"], ["lab", "up", "--help"]], ids=" ".join
 )
 def test_help_loads_nothing_heavy(argv: list[str]) -> None:
     script = (
