@@ -18,7 +18,7 @@ from clusterctl.planning.paths import container_name
 MAX_LINE_BYTES = 64 * 1024
 """A line that is longer is printed in parts, so that output without newlines does not fill the memory."""
 
-MARK = "CLUSTERCTL_EXEC"
+MARK = "_CLUSTERCTL_EXEC"
 """Variable in the environment of a command and all that it starts. By it they are found when they have to be ended:
 the engine's API cannot end an exec (moby issue 9098), and closing its streams leaves it running."""
 

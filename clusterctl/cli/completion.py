@@ -14,7 +14,7 @@ def completion(context: click.Context, shell: str) -> None:
     """Print the script that makes a shell complete commands, options, nodes and finding codes.
 
     bash: `source <(clusterctl completion bash)` in ~/.bashrc. zsh: the same with zsh in ~/.zshrc, after compinit.
-    fish: `clusterctl completion fish | source` in ~/.config/fish/config.fish.
+    fish: `clusterctl completion fish > ~/.config/fish/completions/clusterctl.fish`.
     """
     from click.shell_completion import get_completion_class
 
