@@ -6,16 +6,16 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from clusterctl.cli.common import Options, echo
-from clusterctl.credentials import held_api_key
 from clusterctl.errors import ClusterctlError
-from clusterctl.hosts.host import Hosts
-from clusterctl.inventory.model import Inventory
-from clusterctl.planning.paths import container_name
+
+if TYPE_CHECKING:
+    from clusterctl.inventory.model import Inventory
 
 
 @click.command("api-key")
@@ -25,10 +25,12 @@ def api_key(options: Options) -> None:
 
     It is read from the head's container, so whoever may log in to the head as the inventory says can read it.
     """
+    from clusterctl.credentials import held_api_key
+    from clusterctl.planning.paths import container_name
+
     inventory = options.inventory()
     # The head alone: a worker that is down must not keep anybody from asking the API.
-    alone = inventory.model_copy(update={"nodes": (inventory.head_node,)})
-    with Hosts(alone, accept_new_host_keys=options.accept_new_host_keys) as hosts:
+    with options.hosts(only=(inventory.head_name,)) as hosts:
         head, container = hosts.head, container_name(inventory.cluster)
         key = held_api_key(head, container)
         exists = key is not None or head.engine.container(container) is not None

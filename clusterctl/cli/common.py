@@ -1,18 +1,33 @@
-"""What every command shares: the global options, and how results leave."""
+"""What every command shares: the global options, and how results leave.
+
+Command modules import at their top only click and light modules like this one, and what a command does inside its
+function: `clusterctl --help` and every Tab of shell completion load all command modules, and SSH, Docker's SDK and
+pydantic together take half a second (test_start_up keeps them out).
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections.abc import Container
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from clusterctl.errors import ClusterctlError, ExitCode
-from clusterctl.hosts.host import Hosts
-from clusterctl.inventory.load import load_inventory
-from clusterctl.inventory.model import Inventory
+
+if TYPE_CHECKING:
+    from clusterctl.hosts.host import Hosts
+    from clusterctl.inventory.model import Inventory
+
+PROGRAM = "clusterctl"
+COMPLETE_VARIABLE = "_CLUSTERCTL_COMPLETE"
+"""Set by the shell's completion script (`clusterctl completion`); click then answers with candidates."""
+
+DASHES = "--"
+"""Key in a context's meta for the words behind it, of commands that take another command (exec.py)."""
 
 
 class Options:
@@ -24,14 +39,25 @@ class Options:
 
     def inventory(self) -> Inventory:
         """The inventory. Raises InventoryError with everything that is wrong with it."""
+        from clusterctl.inventory.load import load_inventory
+
         return load_inventory(self.path)
 
-    def hosts(self) -> Hosts:
-        """Connections to all nodes, not yet open."""
-        return Hosts(self.inventory(), accept_new_host_keys=self.accept_new_host_keys)
+    def hosts(self, only: Container[str] | None = None) -> Hosts:
+        """Connections to all nodes, or only to those of these names; not yet open."""
+        from clusterctl.hosts.host import Hosts
+
+        return Hosts(self.inventory(), accept_new_host_keys=self.accept_new_host_keys, only=only)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+drain_option = click.option(
+    "--drain-timeout",
+    "drain_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="For running requests to end; 0 ends them at once. Default: timeouts.drain_s.",
+)
 
 
 def emit(result: object) -> None:

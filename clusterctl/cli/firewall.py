@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network
+from typing import TYPE_CHECKING
 
 import click
 
 from clusterctl.cli.common import Options, echo
 from clusterctl.errors import UsageError
-from clusterctl.facts.gather import gather
-from clusterctl.facts.model import ClusterFacts
-from clusterctl.firewall import ANYWHERE, FORMATS, NodeRules, addresses, cluster_rules
-from clusterctl.logs import chosen_nodes
+
+if TYPE_CHECKING:
+    from clusterctl.facts.model import ClusterFacts
+    from clusterctl.firewall import NodeRules
+
+FORMATS = ("text", "nft", "iptables", "ufw", "firewalld")
 
 
 @click.command()
 @click.option(
     "--format",
     "form",
-    type=click.Choice(list(FORMATS)),
+    type=click.Choice(FORMATS),
     default="text",
     show_default=True,
     help="For which firewall. text: for a person.",
@@ -35,6 +38,9 @@ def firewall(options: Options, *, form: str, clients: tuple[str, ...], nodes: tu
     Without --clients only the nodes reach the API. With --offline, and of nodes that cannot be reached, no interface is
     known, and rules go by address alone.
     """
+    from clusterctl.firewall import addresses, cluster_rules
+    from clusterctl.logs import chosen_nodes
+
     inventory = options.inventory()
     chosen = chosen_nodes(inventory, nodes)
     networks = [_network(given) for given in clients]
@@ -44,12 +50,16 @@ def firewall(options: Options, *, form: str, clients: tuple[str, ...], nodes: tu
 
 
 def _facts(options: Options) -> ClusterFacts:
+    from clusterctl.facts.gather import gather
+
     with options.hosts() as hosts:
         return gather(hosts)
 
 
 def _page(form: str, node: NodeRules) -> str:
-    return "\n".join(FORMATS[form](node))
+    from clusterctl.firewall import FORMATS as WRITERS
+
+    return "\n".join(WRITERS[form](node))
 
 
 def _network(given: str) -> IPv4Network:
@@ -57,4 +67,4 @@ def _network(given: str) -> IPv4Network:
     try:
         return IPv4Network(given)
     except ValueError as error:
-        raise UsageError(f"--clients: {error}", hint=f"such as 192.0.2.0/24; {ANYWHERE} is everybody") from error
+        raise UsageError(f"--clients: {error}", hint="such as 192.0.2.0/24; 0.0.0.0/0 is everybody") from error

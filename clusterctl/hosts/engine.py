@@ -7,7 +7,9 @@ answers are typed, so nothing is quoted or parsed.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import queue
 import re
 import struct
@@ -25,7 +27,7 @@ import requests
 import urllib3
 from docker.transport.basehttpadapter import BaseHTTPAdapter
 
-from clusterctl.hosts.ssh import HostError, SshConnection
+from clusterctl.hosts.ssh import HostError, Piece, SshConnection, WindowSize, arriving
 
 OLDEST_API_VERSION = "1.41"
 """Docker Engine API of 20.10 (Debian 12's docker.io), the oldest engine that is tested. What is spoken is the engine's
@@ -65,6 +67,103 @@ class Output:
 
     stdout: bytes
     stderr: bytes
+
+
+class ContainerCommand:
+    """A command that runs in a container. Its methods raise EngineError, or ConnectionLostError when SSH breaks.
+
+    Input and output may be used from two threads; nobody else may read.
+    """
+
+    def __init__(self, engine: Engine, exec_id: str, channel: paramiko.Channel, what: str, *, tty: bool) -> None:
+        channel.settimeout(None)  # a command may be silent, and may not read, for as long as it likes
+        self._engine, self._id, self._channel, self._what, self._tty = engine, exec_id, channel, what, tty
+        self._begun = b""
+
+    def begin(self, request: bytes) -> None:
+        """Send the request that starts it, and read the answer's head: what follows is the command's own."""
+        answer = b""
+        self._channel.sendall(request)
+        deadline = time.monotonic() + self._engine.timeout_s
+        for stream, data in arriving(self._channel, self._engine.node, "docker system dial-stdio", deadline):
+            answer += data if stream == "stdout" else b""
+            head, blank, self._begun = answer.partition(b"\r\n\r\n")
+            if blank and head.split()[1] in (b"101", b"200"):  # 101 Switching Protocols; engines before 20.10: 200
+                return
+        raise EngineError(self._engine.node, f"the engine refused to run `{self._what}`: {_said(answer)}")
+
+    def send(self, data: bytes) -> None:
+        """To its stdin; waits while the command does not read."""
+        try:
+            self._channel.sendall(data)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise EngineError(self._engine.node, f"`{self._what}` takes no more input") from error
+
+    def end_input(self) -> None:
+        """Close its stdin: `docker system dial-stdio` hands the half-closed connection on."""
+        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+            self._channel.shutdown_write()
+
+    def resize(self, size: WindowSize) -> None:
+        """Tell it the new size of its terminal; harmless when it does not run (yet)."""
+        self._engine.resize(self._id, size)
+
+    def pieces(self, deadline: float | None = None) -> Iterator[Piece]:
+        """Its output as it comes, to its end. Raises CommandTimeoutError at the deadline (time.monotonic())."""
+        frames = Frames()
+        for stream, data in self._raw(deadline):
+            if stream == "stderr":
+                continue  # dial-stdio's own; that the connection ended is seen by who asks for the exit code
+            yield from (("stdout", data),) if self._tty else frames.feed(data)
+
+    def exit_code(self) -> int:
+        """What it ended with, once its output has ended."""
+        return self._engine.exit_code(self._id, self._what)
+
+    def close(self) -> None:
+        """Give its streams up. The command itself goes on: the engine's API cannot end it."""
+        self._channel.close()
+
+    def _raw(self, deadline: float | None) -> Iterator[Piece]:
+        if self._begun:
+            yield "stdout", self._begun
+        yield from arriving(self._channel, self._engine.node, self._what, deadline)
+
+
+class Frames:
+    """Takes a stream without terminal apart into what was written where: 8 bytes of head (stream, length), then data.
+
+    Docker Engine API, «Attach to a container». Data is passed on before its frame is complete.
+    """
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._left = 0
+        self._stream: Literal["stdout", "stderr"] = "stdout"
+
+    def feed(self, data: bytes) -> Iterator[Piece]:
+        """The next bytes of the stream."""
+        while data:
+            if self._left:
+                part, data = data[: self._left], data[self._left :]
+                self._left -= len(part)
+                yield self._stream, part
+                continue
+            missing = 8 - len(self._head)
+            self._head, data = self._head + data[:missing], data[missing:]
+            if len(self._head) == 8:
+                kind, self._left = struct.unpack(">BxxxL", self._head)
+                self._stream = "stderr" if kind == 2 else "stdout"
+                self._head = b""
+
+
+def _said(answer: bytes) -> str:
+    """The message in the engine's answer, or the answer."""
+    _, _, body = answer.partition(b"\r\n\r\n")
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.decode(errors="replace").strip() or "no answer"
 
 
 class _ChannelConnection(urllib3.connection.HTTPConnection):
@@ -136,7 +235,9 @@ class Engine:
 
     def __init__(self, ssh: SshConnection, *, sudo: bool, timeout_s: float) -> None:
         self._node = ssh.node
-        argv = [*(["sudo", "-n"] if sudo else []), "docker", "system", "dial-stdio"]
+        self._ssh = ssh
+        self.timeout_s = timeout_s
+        self._dial = argv = [*(["sudo", "-n"] if sudo else []), "docker", "system", "dial-stdio"]
         self._adapter = _SshAdapter(ssh, argv, timeout_s)
         self._version_lock = threading.Lock()
         # Any: the stubs know neither `_get` (see logs) nor that the SDK's methods take keyword arguments.
@@ -277,6 +378,58 @@ class Engine:
             self.remove(container)
         streams = {kind: b"".join(c.data for c in chunks if c.stream == kind) for kind in ("stdout", "stderr")}
         return Output(**streams)
+
+    @property
+    def node(self) -> str:
+        """The node's name."""
+        return self._node
+
+    def exec(
+        self,
+        container: str,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        stdin: bool,
+        size: WindowSize | None = None,
+    ) -> ContainerCommand:
+        """Start a command in a running container, with a terminal when a size is given.
+
+        Raises EngineError, with `status` 409 when the container does not run and 404 when there is none.
+        """
+        with self._errors(f"run `{argv[0]}` in {container[:12]}"):
+            body = self._api.exec_create(
+                container, list(argv), stdin=stdin, tty=size is not None, environment=dict(environment)
+            )
+            path = self._api._url("/exec/{0}/start", body["Id"]).removeprefix(self._api.base_url)
+        # Not the SDK's `exec_start(socket=True)`: it hands out the socket without what http.client has read of it
+        # together with the answer's head, which is the whole output of a quick command.
+        start = {"Detach": False, "Tty": size is not None}
+        content = json.dumps({**start, **({"ConsoleSize": [size.rows, size.columns]} if size else {})}).encode()
+        request = (
+            f"POST {path} HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\nConnection: Upgrade\r\n"
+            f"Upgrade: tcp\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
+        command = ContainerCommand(self, body["Id"], self._ssh.session(self._dial), argv[0], tty=size is not None)
+        command.begin(request.encode() + content)
+        return command
+
+    def resize(self, exec_id: str, size: WindowSize) -> None:
+        """Set the size of a command's terminal; harmless when the command does not run (yet)."""
+        with contextlib.suppress(EngineError), self._errors("resize a terminal"):
+            self._api.exec_resize(exec_id, height=size.rows, width=size.columns)
+
+    def exit_code(self, exec_id: str, what: str) -> int:
+        """Of a command whose streams have ended. Raises EngineError when it still runs after the API's time-out."""
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            with self._errors(f"ask what became of `{what}`"):
+                found = self._api.exec_inspect(exec_id)
+            if not found["Running"] and found["ExitCode"] is not None:
+                return int(found["ExitCode"])
+            if time.monotonic() >= deadline:
+                raise EngineError(self._node, f"the streams of `{what}` ended, but it still runs in the container")
+            time.sleep(0.05)
 
     def signal(self, container: str, name: str) -> None:
         """Send a signal (SIGUSR1 …) to the container's first process; harmless when it is not running."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -70,6 +70,8 @@ class Hosts:
 
     inventory: Inventory
     accept_new_host_keys: bool = False
+    only: Container[str] | None = None
+    """Names of the nodes to connect to; None is all of them."""
     connected: dict[str, Host] = field(default_factory=dict)
     """Nodes that answered, in inventory order."""
     unreachable: dict[str, ConnectError] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class Hosts:
         hosts = {
             node.name: Host(self.inventory, node, accept_new_host_keys=self.accept_new_host_keys)
             for node in self.inventory.nodes
+            if self.only is None or node.name in self.only
         }
         outcomes = each(hosts, lambda host: host.ssh.open())
         self.connected = {name: host for name, host in hosts.items() if name not in outcomes.errors}
@@ -93,7 +96,10 @@ class Hosts:
     @property
     def head(self) -> Host:
         """The head's connection. Raises its ConnectError when it was not reached."""
-        name = self.inventory.head_name
+        return self.one(self.inventory.head_name)
+
+    def one(self, name: str) -> Host:
+        """A node's connection. Raises its ConnectError when it was not reached."""
         if name in self.unreachable:
             raise self.unreachable[name]
         return self.connected[name]

@@ -7,7 +7,9 @@ the operator said so.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import select
 import shlex
 import socket
 import threading
@@ -15,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import fabric
 import paramiko
@@ -27,6 +30,12 @@ KEEPALIVE_S = 15
 
 MAX_OUTPUT_BYTES = 32 * 1024 * 1024
 """A remote command that prints more than this is broken; nothing that clusterctl runs comes near."""
+
+CHUNK_BYTES = 64 * 1024
+"""How much of a stream is taken at once: twice an SSH packet's payload (32 KiB, RFC 4253, 6.1)."""
+
+TURN_S = 0.5
+"""Seconds after which a wait for output looks at its deadline and at interrupts."""
 
 # paramiko logs to stderr what is raised to us anyway («Secsh channel 3 open FAILED» for each refused port).
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -66,6 +75,18 @@ class Completed:
     exit_code: int
     stdout: bytes
     stderr: bytes
+
+
+Piece = tuple[Literal["stdout", "stderr"], bytes]
+"""Some bytes of a running command's output, and where it wrote them."""
+
+
+@dataclass(frozen=True)
+class WindowSize:
+    """Of a terminal, in characters."""
+
+    columns: int
+    rows: int
 
 
 class _UnknownHostKeyError(paramiko.SSHException):
@@ -249,7 +270,7 @@ class SshConnection:
             channel.settimeout(timeout_s)
             channel.exec_command(shlex.join(argv))
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self._lost(f"could not start `{argv[0]}`", error) from error
+            raise self.lost(f"could not start `{argv[0]}`", error) from error
         return channel
 
     def connect_to(self, address: str, port: int, *, timeout_s: float) -> paramiko.Channel:
@@ -296,12 +317,27 @@ class SshConnection:
                 "when the command is merely slow",
             ) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self._lost(f"lost during `{argv[0]}`", error) from error
+            raise self.lost(f"lost during `{argv[0]}`", error) from error
         finally:
             channel.close()
         if not channel.status_event.is_set() or channel.exit_status == -1:
-            raise self._lost(f"`{argv[0]}` ended without an exit code", None)
+            raise self.lost(f"`{argv[0]}` ended without an exit code", None)
         return Completed(channel.exit_status, stdout, b"".join(stderr))
+
+    def start(self, argv: Sequence[str]) -> SshCommand:
+        """Start a command whose streams are passed on while it runs. No deadline: `SshCommand.pieces` has one."""
+        return SshCommand(self, self.session(argv), argv[0])
+
+    def shell(self, term: str, size: WindowSize) -> SshCommand:
+        """The login's own shell on a new terminal of this type ($TERM) and size."""
+        try:
+            channel = self._transport.open_session(timeout=self._command_timeout_s)
+            channel.settimeout(self._command_timeout_s)
+            channel.get_pty(term, size.columns, size.rows)
+            channel.invoke_shell()
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self.lost("could not start a shell", error) from error
+        return SshCommand(self, channel, "shell")
 
     def lines(self, argv: Sequence[str], *, stdin: bytes = b"", silence_s: float | None = None) -> Iterator[str]:
         """Lines of a long command's output (stderr among them) as they come, until it ends with exit code 0.
@@ -324,17 +360,86 @@ class SshConnection:
                 self.node, f"`{argv[0]}` said nothing for {silence_s:g} s", hint="does a file system on it hang?"
             ) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self._lost(f"lost during `{argv[0]}`", error) from error
+            raise self.lost(f"lost during `{argv[0]}`", error) from error
         finally:
             channel.close()
         if channel.exit_status != 0:
             raise HostError(self.node, f"`{argv[0]}` ended with exit code {channel.exit_status}: {last}")
 
-    def _lost(self, what: str, error: BaseException | None) -> ConnectionLostError:
+    def lost(self, what: str, error: BaseException | None) -> ConnectionLostError:
+        """The error for a connection that broke while it did this."""
         detail = f" ({error or type(error).__name__})" if error is not None else ""
         return ConnectionLostError(
             self.node, f"{self.target}: {what}{detail}", hint="is the machine still up? then run the command again"
         )
+
+
+class SshCommand:
+    """A command that runs on the node. Its methods raise ConnectionLostError when the connection breaks.
+
+    Input and output may be used from two threads; nobody else may read.
+    """
+
+    def __init__(self, ssh: SshConnection, channel: paramiko.Channel, what: str) -> None:
+        channel.settimeout(None)  # a command may be silent, and may not read, for as long as it likes
+        self._ssh, self._channel, self._what = ssh, channel, what
+
+    def send(self, data: bytes) -> None:
+        """To its stdin; waits while the command does not read."""
+        try:
+            self._channel.sendall(data)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._ssh.lost(f"lost during `{self._what}`", error) from error
+
+    def end_input(self) -> None:
+        """Close its stdin."""
+        try:
+            self._channel.shutdown_write()
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._ssh.lost(f"lost during `{self._what}`", error) from error
+
+    def resize(self, size: WindowSize) -> None:
+        """Tell it the new size of its terminal; harmless when it has ended."""
+        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+            self._channel.resize_pty(size.columns, size.rows)
+
+    def pieces(self, deadline: float | None = None) -> Iterator[Piece]:
+        """Its output as it comes, to its end. Raises CommandTimeoutError at the deadline (time.monotonic())."""
+        yield from arriving(self._channel, self._ssh.node, self._what, deadline)
+
+    def exit_code(self) -> int:
+        """What it ended with, once its output has ended; 128 and more when a signal ended it, as shells have it."""
+        if not self._channel.status_event.wait(self._ssh.command_timeout_s) or self._channel.exit_status == -1:
+            raise self._ssh.lost(f"`{self._what}` ended without an exit code", None)
+        return self._channel.exit_status
+
+    def close(self) -> None:
+        """Give its streams up. The command itself may go on."""
+        self._channel.close()
+
+
+def arriving(channel: paramiko.Channel, node: str, what: str, deadline: float | None) -> Iterator[Piece]:
+    """What comes on a channel, stdout and stderr, as it comes, to its end. What is not taken stays on the node.
+
+    Waits in turns, so that Ctrl-C and the deadline (time.monotonic()) are seen; raises CommandTimeoutError there.
+    """
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    while True:
+        ended = channel.eof_received or channel.closed  # before looking: what came until then is in the buffers
+        silent = True
+        if channel.recv_stderr_ready():
+            yield "stderr", channel.recv_stderr(CHUNK_BYTES)
+            silent = False
+        if channel.recv_ready():
+            yield "stdout", channel.recv(CHUNK_BYTES)
+            silent = False
+        if deadline is not None and time.monotonic() >= deadline:
+            raise CommandTimeoutError(node, f"`{what}` did not end in time")
+        if silent and ended:
+            return
+        if silent:
+            poll.poll(1000 * min(TURN_S, max(0.0, deadline - time.monotonic()) if deadline is not None else TURN_S))
 
 
 def _ssh_config(path: Path | None) -> fabric.Config:

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -13,12 +14,9 @@ from typing import Any
 
 import click
 
-from clusterctl.inventory.model import NAME_PATTERN
-from clusterctl.lab import lab as labs
-from clusterctl.lab import packages
+from clusterctl.errors import ClusterctlError
 from clusterctl.lab.commands import Say
-from clusterctl.lab.image import build
-from clusterctl.lab.state import state_root
+from clusterctl.lab.state import MAX_NODES, LabPaths, known_labs, state_root
 
 
 class LabName(click.ParamType[str]):
@@ -28,6 +26,10 @@ class LabName(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse what would not be a cluster's name."""
+        if ctx is not None and ctx.resilient_parsing:
+            return str(value)  # a shell completes the line: what is refused then is not seen
+        from clusterctl.inventory.model import NAME_PATTERN
+
         if not re.fullmatch(NAME_PATTERN, str(value)):
             self.fail(f"{value!r} must be lower-case letters, digits and dashes, at most 40", param, ctx)
         return str(value)
@@ -46,8 +48,25 @@ class Subnet(click.ParamType[IPv4Network]):
             self.fail(str(error), param, ctx)
 
 
-NAME = click.option("--name", type=LabName(), default="lab", show_default=True, help="Name of the lab.")
-NODE = click.argument("node")
+def lab_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """For shell completion: the labs of this machine; none when they cannot be read."""
+    with suppress(OSError):
+        return [name for name in known_labs(state_root()) if name.startswith(incomplete)]
+    return []
+
+
+def lab_nodes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """For shell completion: the nodes of the lab named on the line; none when it cannot be read."""
+    with suppress(OSError, ClusterctlError):
+        spec = LabPaths(state_root(), context.params["name"]).read_spec()
+        return [node.name for node in spec.members if node.name.startswith(incomplete)] if spec else []
+    return []
+
+
+NAME = click.option(
+    "--name", type=LabName(), default="lab", show_default=True, shell_complete=lab_names, help="Name of the lab."
+)
+NODE = click.argument("node", shell_complete=lab_nodes)
 
 
 @click.group("lab")
@@ -58,6 +77,8 @@ def lab() -> None:
 @lab.command()
 def setup() -> None:
     """Install the Debian packages that the lab needs (only missing ones; starts no service)."""
+    from clusterctl.lab import packages
+
     installed = packages.setup(_progress())
     click.echo(f"installed: {' '.join(installed)}" if installed else "nothing to install")
     click.echo("next: clusterctl lab up")
@@ -65,7 +86,7 @@ def setup() -> None:
 
 @lab.command()
 @NAME
-@click.option("--nodes", type=click.IntRange(1, labs.MAX_NODES), help="Number of nodes.  [default: 2]")
+@click.option("--nodes", type=click.IntRange(1, MAX_NODES), help="Number of nodes.  [default: 2]")
 @click.option("--gpus", type=click.IntRange(1, 64), help="Accelerator slots to declare on each node.  [default: 1]")
 @click.option("--dir", "directory", type=click.Path(path_type=Path), help="For the inventory.  [default: ./.lab/NAME]")
 @click.option(
@@ -74,6 +95,8 @@ def setup() -> None:
 @click.option("--subnet", type=Subnet(), help="The nodes' private network.  [default: a free 10.77.K.0/24]")
 def up(*, name: str, **options: Any) -> None:
     """Make the lab, or repair it: nodes without power are booted, what is missing is made."""
+    from clusterctl.lab import lab as labs
+
     made = labs.up(name, labs.LabOptions(**options), say=_progress())
     click.echo(f"lab {name}: {made.spec.nodes} nodes in {made.spec.subnet}")
     click.echo(f"next: clusterctl -i {shlex.quote(_short(made.inventory))} up")
@@ -84,6 +107,8 @@ def up(*, name: str, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def status(name: str, as_json: bool) -> None:
     """Show every node: power, network, sshd, engine, address, process."""
+    from clusterctl.lab import lab as labs
+
     opened = labs.open_lab(name)
     nodes = labs.status(opened)
     if as_json:
@@ -105,6 +130,9 @@ def status(name: str, as_json: bool) -> None:
 @click.option("--purge-cache", is_flag=True, help="Remove the image cache too (the next lab builds it again).")
 def down(name: str, purge_cache: bool) -> None:
     """Remove the lab, whole or half, and prove that it is gone. The image cache stays."""
+    from clusterctl.lab import lab as labs
+    from clusterctl.lab.image import build
+
     existed = labs.down(name, say=_progress())
     click.echo(f"lab {name} is gone" if existed else f"there is no lab called {name}: nothing to do")
     root = state_root()
@@ -119,6 +147,8 @@ def down(name: str, purge_cache: bool) -> None:
 @NODE
 def power_off(name: str, node: str) -> None:
     """Cut a node's power: everything in it ends at once. Its disk stays."""
+    from clusterctl.lab import lab as labs
+
     labs.power_off(labs.open_lab(name), node)
     click.echo(f"{node} has no power")
 
@@ -128,6 +158,8 @@ def power_off(name: str, node: str) -> None:
 @NODE
 def power_on(name: str, node: str) -> None:
     """Boot a node again, from the same disk."""
+    from clusterctl.lab import lab as labs
+
     labs.power_on(labs.open_lab(name), node)
     click.echo(f"{node} is up")
 
@@ -137,6 +169,8 @@ def power_on(name: str, node: str) -> None:
 @NODE
 def partition(name: str, node: str) -> None:
     """Pull a node's network cable."""
+    from clusterctl.lab import lab as labs
+
     labs.partition(labs.open_lab(name), node)
     click.echo(f"{node} is cut off from the network")
 
@@ -146,6 +180,8 @@ def partition(name: str, node: str) -> None:
 @NODE
 def heal(name: str, node: str) -> None:
     """Plug a node's network cable in again."""
+    from clusterctl.lab import lab as labs
+
     labs.heal(labs.open_lab(name), node)
     click.echo(f"{node} is on the network")
 

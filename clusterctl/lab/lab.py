@@ -22,7 +22,6 @@ from clusterctl.lab.image.cache import Image
 from clusterctl.lab.network import Cable
 from clusterctl.lab.state import LabNode, LabPaths, LabSpec, exclusive, known_labs, state_root, write_whole
 
-MAX_NODES = 200
 PARALLEL = 16
 """Nodes that are booted at the same time: process start-up is what takes time, more threads only wait."""
 

@@ -24,6 +24,7 @@ from clusterctl.errors import ClusterctlError
 
 ROOT_VARIABLE = "CLUSTERCTL_LAB_ROOT"
 DEFAULT_ROOT = Path("/var/lib/clusterctl-lab")
+MAX_NODES = 200
 LOCK_WAIT_S = 900.0
 """Longer than any command holds the lock of a lab; an image build has a lock of its own."""
 

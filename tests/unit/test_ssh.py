@@ -26,7 +26,9 @@ from clusterctl.hosts.ssh import (
     ConnectError,
     ConnectionLostError,
     HostKeyError,
+    SshCommand,
     SshConnection,
+    WindowSize,
 )
 from clusterctl.inventory.model import Node, SshDefaults, Timeouts
 
@@ -351,6 +353,71 @@ def test_a_machine_that_dies_is_a_lost_connection_during_a_command_and_after_it(
     with pytest.raises(ConnectionLostError):
         connection.run(["true"])
     connection.close()
+
+
+# Commands whose streams are passed on
+
+
+def taken(command: SshCommand, deadline_s: float = 20) -> tuple[bytes, bytes]:
+    """All of its stdout and stderr."""
+    pieces = list(command.pieces(time.monotonic() + deadline_s))
+    stdout, stderr = (b"".join(data for stream, data in pieces if stream == name) for name in ("stdout", "stderr"))
+    return stdout, stderr
+
+
+def test_streams_are_passed_on_as_they_come(ssh: SshConnection) -> None:
+    command = ssh.start(["sh", "-c", "echo first; read line; echo $line >&2; exit 7"])
+    pieces = command.pieces(time.monotonic() + 20)
+    assert next(pieces) == ("stdout", b"first\n")
+    command.send(b"second\n")
+    assert next(pieces) == ("stderr", b"second\n")
+    assert list(pieces) == []
+    assert command.exit_code() == 7
+
+
+def test_bytes_go_through_untouched_and_the_end_of_input_with_them(ssh: SshConnection) -> None:
+    content = bytes(range(256)) * 20_000
+    command = ssh.start(["cat"])
+
+    def feed() -> None:
+        command.send(content)
+        command.end_input()
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    assert taken(command) == (content, b"")
+    feeder.join(20)
+    assert command.exit_code() == 0
+
+
+def test_what_is_not_taken_waits_on_the_node(ssh: SshConnection) -> None:
+    command = ssh.start(["yes"])
+    pieces = command.pieces(time.monotonic() + 20)
+    next(pieces)
+    time.sleep(1)
+    # paramiko's window is 2 MiB; the command has long filled it, and waits.
+    assert ssh.run(["echo", "still"]).stdout == b"still\n"
+    command.close()
+
+
+def test_silence_ends_at_the_deadline(ssh: SshConnection) -> None:
+    began = time.monotonic()
+    with pytest.raises(CommandTimeoutError):
+        taken(ssh.start(["sleep", "30"]), deadline_s=0.7)
+    assert time.monotonic() - began < 5
+
+
+def test_a_shell_has_a_terminal_of_the_size_that_it_is_told(ssh: SshConnection) -> None:
+    shell = ssh.shell("dumb", WindowSize(columns=101, rows=33))
+    shell.send(b"stty size; echo $TERM; read x; stty size; exit 9\n")
+    seen = b""
+    for _, data in shell.pieces(time.monotonic() + 20):
+        seen += data
+        if b"33 101" in seen and b"resized" not in seen:
+            shell.resize(WindowSize(columns=122, rows=44))
+            shell.send(b"resized\n")
+    assert b"44 122" in seen
+    assert shell.exit_code() == 9
 
 
 # Jump hosts

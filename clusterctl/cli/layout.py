@@ -1,0 +1,29 @@
+"""`clusterctl layout`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from clusterctl.cli.common import Options, emit, json_option
+from clusterctl.errors import ClusterctlError, ExitCode
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def layout(options: Options, as_json: bool) -> None:
+    """Show how the model lies on the nodes, what fits, and which other layouts would do. Changes nothing."""
+    from clusterctl.facts.gather import gather
+    from clusterctl.facts.model import Unknown
+    from clusterctl.layout.report import report as layout_report
+    from clusterctl.ui import layout as layout_text
+
+    with options.hosts() as hosts:
+        found = layout_report(hosts.inventory, gather(hosts))
+    if isinstance(found, Unknown):
+        raise ClusterctlError(f"no layout can be computed: {found.reason}", hint="clusterctl check says what is wrong")
+    emit(layout_text.to_json(found) if as_json else layout_text.text(found))
+    if not found.chosen.possible:
+        sys.exit(ExitCode.FAILED)

@@ -1,0 +1,24 @@
+"""`clusterctl logs`."""
+
+from __future__ import annotations
+
+import click
+
+from clusterctl.cli.candidates import node_names
+from clusterctl.cli.common import Options, echo
+
+
+@click.command()
+@click.option(
+    "--node", "nodes", multiple=True, shell_complete=node_names, help="Only this node (may be given several times)."
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on as new lines come.")
+@click.option("--tail", type=click.IntRange(min=0), help="Only the last lines of each node.")
+@click.pass_obj
+def logs(options: Options, nodes: tuple[str, ...], follow: bool, tail: int | None) -> None:
+    """Print the containers' logs, each line with its node's name."""
+    from clusterctl.logs import chosen_nodes, show_logs
+
+    chosen = chosen_nodes(options.inventory(), nodes)
+    with options.hosts(chosen) as hosts:
+        show_logs(hosts, chosen, follow=follow, tail=tail, write=echo)

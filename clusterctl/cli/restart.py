@@ -1,0 +1,32 @@
+"""`clusterctl restart`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from clusterctl.cli.api_key import key_command
+from clusterctl.cli.common import Options, drain_option, emit, json_option
+
+
+@click.command()
+@json_option
+@click.option("--server-only", is_flag=True, help="Only a new server: Ray and the containers stay.")
+@drain_option
+@click.pass_obj
+def restart(options: Options, as_json: bool, server_only: bool, drain_s: float | None) -> None:
+    """Let running requests end, start everything (or only the server) again, wait for a real completion."""
+    from clusterctl.operator import whoami
+    from clusterctl.restart import restart as restart_all
+    from clusterctl.restart import restart_server
+    from clusterctl.ui import render
+    from clusterctl.ui.progress import progress_on_stderr
+    from clusterctl.up import UpOptions
+
+    with options.hosts() as hosts, progress_on_stderr() as progress:
+        if server_only:
+            summary = restart_server(hosts, progress, by=whoami(), drain_s=drain_s)
+        else:
+            summary = restart_all(hosts, progress, UpOptions(by=whoami(), drain_s=drain_s))
+    emit(asdict(summary) if as_json else render.up_summary(summary, key_command(hosts.inventory)))

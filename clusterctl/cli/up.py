@@ -1,0 +1,36 @@
+"""`clusterctl up`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from clusterctl.cli.api_key import key_command
+from clusterctl.cli.common import Options, emit, json_option
+
+
+@click.command()
+@json_option
+@click.option("--keep", is_flag=True, help="Leave what was started when the start fails (default: save logs, remove).")
+@click.option(
+    "--check",
+    "checks",
+    type=click.Choice(["quick", "full"]),
+    default="full",
+    show_default=True,
+    help="full: everything that `check` looks at, when there is something to start. quick: only what one look shows.",
+)
+@click.pass_obj
+def up(options: Options, as_json: bool, keep: bool, checks: str) -> None:
+    """Check the nodes, start the cluster, wait until a real completion comes back."""
+    from clusterctl.operator import whoami
+    from clusterctl.ui import render
+    from clusterctl.ui.progress import progress_on_stderr
+    from clusterctl.up import UpOptions
+    from clusterctl.up import up as bring_up
+
+    asked = UpOptions(by=whoami(), keep=keep, full_check=checks == "full")
+    with options.hosts() as hosts, progress_on_stderr() as progress:
+        summary = bring_up(hosts, progress, asked)
+    emit(asdict(summary) if as_json else render.up_summary(summary, key_command(hosts.inventory)))
