@@ -1,0 +1,84 @@
+"""Random faults during `up`, then `status`, then `down` or another `up`: every word is held against the truth.
+
+    python benchmarks/faults_at_random.py --runs 100 --seed 1 [--first 0] [--minutes 60]
+
+The same seed gives the same faults in the same phases; run number N is the same whatever came before it. Needs root;
+makes a lab of its own (two nodes, TP=1 x PP=2) and removes it. Exit code 1 when clusterctl lied or left something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from clusterctl.lab import lab as labs
+from clusterctl.lab.image import cache
+from clusterctl.lab.lab import LabOptions
+from tests.lab.during_up import Outcome, choose, faults, run_one
+
+
+def main() -> int:
+    """Run, print a line for each run, and count."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="number of the first run")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many minutes")
+    parser.add_argument("--name", default="random", help="the lab's name")
+    options = parser.parse_args()
+    labs.down(options.name, say=print)
+    with TemporaryDirectory() as folder:
+        lab = labs.up(options.name, LabOptions(nodes=2, gpus=1, directory=Path(folder)), say=print)
+        try:
+            outcomes = list(runs(lab, options))
+        finally:
+            labs.down(options.name, say=print)
+    lied = [outcome for outcome in outcomes if outcome.lies]
+    reached = sum(outcome.reached for outcome in outcomes)
+    print(f"\n{len(outcomes)} runs (seed {options.seed}), {reached} faults injected; wrong: {len(lied)}")
+    print("exit codes of `up`:", dict(Counter(outcome.up_code for outcome in outcomes)))
+    print("states afterwards:", dict(Counter(outcome.state for outcome in outcomes)))
+    return 1 if lied else 0
+
+
+def runs(lab: labs.Lab, options: argparse.Namespace) -> Iterator[Outcome]:
+    """One outcome after the other."""
+    data = yaml.safe_load(lab.inventory.read_text())
+    data["serve"]["api_key"] = "off"
+    data["ssh"] = data.get("ssh", {})
+    data["timeouts"] |= {"connect_s": 5, "ray_s": 120, "load_s": 300}
+    inventory = lab.inventory.with_name("random.yaml")
+    inventory.write_text(yaml.safe_dump(data))
+    available = faults(lab.name, cache.reference())
+    began = time.monotonic()
+    for number in range(options.first, options.first + options.runs):
+        if time.monotonic() - began > options.minutes * 60:
+            return
+        chosen = choose(random.Random(f"{options.seed}/{number}"), list(available))  # noqa: S311 (dice)
+        outcome = run_one(lab, inventory, available[chosen.fault], chosen)
+        print(line(number, outcome), flush=True)
+        yield outcome
+
+
+def line(number: int, outcome: Outcome) -> str:
+    """One run."""
+    where = outcome.phase if outcome.reached else f"{outcome.phase} (not reached)"
+    verdict = "; ".join(outcome.lies) or "ok"
+    return (
+        f"{number:>4} {outcome.fault:<26} in {where:<24} up {outcome.up_code:>4} after {outcome.up_s:>6.1f} s, "
+        f"{outcome.state:<10} {outcome.then:<14} {verdict}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

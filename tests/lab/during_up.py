@@ -1,0 +1,332 @@
+"""Faults during `up`, and the truth against which clusterctl's words are held: asked of the machines themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clusterctl.lab import lab as labs
+from clusterctl.lab.commands import CommandError
+from clusterctl.lab.lab import Lab
+
+from .faults import complete, kill_container, restart_engine, signal_process
+
+UP_DEADLINE_S = 420
+OURS = {6379, 6380, 6381, 6382, 6383, 6384, 8000, 52365}
+"""Ports of the default inventory."""
+PROCESSES = ("agent.py", "children.py", "raylet", "gcs_server", "ray::", "VLLM::")
+"""What the processes of a cluster are called."""
+
+RAYLET = "raylet/raylet"
+
+PHASES = {
+    "checks": "checking the nodes",
+    "trying": "running the image on every node",
+    "containers": "starting containers",
+    "Ray": "forming the Ray cluster",
+    "first node": "1/2 nodes in Ray",
+    "loading": "starting vLLM",
+    "engine": "engine starting",
+    "workers": "workers connecting",
+    "warm-up": "warming up",
+    "listening": "API listening",
+}
+"""Where `up` is → the line of its progress that says so."""
+
+
+@dataclass
+class Scene:
+    """A lab, the inventory in play, and the `up` that runs on it."""
+
+    lab: Lab
+    inventory: Path
+    cluster: str
+    process: subprocess.Popen[str]
+    others: list[subprocess.Popen[str]] = field(default_factory=list)
+    """Other commands that a fault has started."""
+
+    def command(self, *words: str) -> subprocess.Popen[str]:
+        """Another command of ours, at the same time."""
+        argv = [sys.executable, "-m", "clusterctl", "-i", str(self.inventory), *words]
+        started = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.inventory.parent
+        )
+        self.others.append(started)
+        return started
+
+
+def _signal_operator(number: int) -> Callable[[Scene], None]:
+    return lambda scene: os.kill(scene.process.pid, number)
+
+
+def _cut_ssh(node: str) -> Callable[[Scene], None]:
+    def cut(scene: Scene) -> None:
+        # The sessions' processes, not the listening one, which is the node's first process.
+        with contextlib.suppress(CommandError):  # none is open at this moment
+            scene.lab.exec(node, ["pkill", "-KILL", "-f", "^sshd: root@notty|^sshd: root \\[priv\\]|^sshd-session"])
+
+    return cut
+
+
+def _unname_image(node: str) -> Callable[[Scene], None]:
+    def unname(scene: Scene) -> None:
+        reference = scene.lab.exec(node, ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]).split()[0]
+        scene.lab.exec(node, ["docker", "tag", reference, "kept:kept"])
+        scene.lab.exec(node, ["docker", "rmi", "--force", reference])
+
+    return unname
+
+
+def _rename_image(node: str, reference: str) -> Callable[[Lab], None]:
+    def rename(lab: Lab) -> None:
+        if "kept:kept" in lab.exec(node, ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]).split():
+            lab.exec(node, ["docker", "tag", "kept:kept", reference])
+            lab.exec(node, ["docker", "rmi", "--force", "kept:kept"])
+
+    return rename
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that goes wrong while `up` runs. `mend` mends the machine, never the cluster."""
+
+    name: str
+    inject: Callable[[Scene], object]
+    mend: Callable[[Lab], None] = lambda _: None
+
+
+def faults(cluster: str, reference: str) -> Mapping[str, Fault]:
+    """By name."""
+
+    def quietly(action: Callable[[Lab], None]) -> Callable[[Scene], None]:
+        """What is to be hit may not be there yet."""
+
+        def act(scene: Scene) -> None:
+            with contextlib.suppress(CommandError):
+                action(scene.lab)
+
+        return act
+
+    found = [
+        Fault("operator killed -9", _signal_operator(signal.SIGKILL)),
+        Fault("operator Ctrl-C", _signal_operator(signal.SIGINT)),
+        Fault("operator SIGTERM", _signal_operator(signal.SIGTERM)),
+        Fault("a second up", lambda scene: scene.command("up")),
+        Fault("a down at the same time", lambda scene: scene.command("down")),
+        Fault("vLLM killed -9", quietly(lambda lab: signal_process(lab, "node1", "KILL", "children.py server"))),
+        Fault("gcs killed -9", quietly(lambda lab: signal_process(lab, "node1", "KILL", "gcs/gcs_server"))),
+    ]
+    for node in ("node1", "node2"):
+
+        def at(action: Callable[[Lab, str], None], node: str = node) -> Callable[[Lab], None]:
+            return lambda lab: action(lab, node)
+
+        found += [
+            Fault(f"{node}: SSH cut", _cut_ssh(node)),
+            Fault(f"{node}: power off", quietly(at(labs.power_off)), at(labs.power_on)),
+            Fault(f"{node}: partition", quietly(at(labs.partition)), at(labs.heal)),
+            Fault(f"{node}: engine stopped", quietly(at(lambda lab, n: restart_engine(lab, n, "TERM")))),
+            Fault(f"{node}: engine killed -9", quietly(at(lambda lab, n: restart_engine(lab, n, "KILL")))),
+            Fault(f"{node}: container killed", quietly(at(lambda lab, n: kill_container(lab, n, cluster)))),
+            Fault(
+                f"{node}: raylet killed", quietly(at(lambda lab, n: signal_process(lab, n, "KILL", "raylet/raylet")))
+            ),
+            Fault(f"{node}: image removed", _unname_image(node), _rename_image(node, reference)),
+        ]
+    return {fault.name: fault for fault in found}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run came to."""
+
+    fault: str
+    phase: str
+    reached: bool
+    """Whether `up` came as far as that phase."""
+    up_code: int
+    up_s: float
+    state: str
+    """What `status` said afterwards."""
+    then: str
+    """What was done next, and how it ended."""
+    lies: tuple[str, ...]
+    """Words of clusterctl that were not true, and things that were left behind."""
+
+
+def endpoint(lab: Lab) -> str:
+    return f"http://{lab.address('node1')}:8000"
+
+
+def really_serves(lab: Lab) -> bool:
+    """Whether a completion comes back, asked without clusterctl."""
+    return complete(endpoint(lab), "tiny", 1, timeout_s=15) is None
+
+
+def containers(lab: Lab, cluster: str) -> dict[str, list[str]]:
+    """Containers with the cluster's label on the nodes that have power."""
+    found = {}
+    for node in labs.status(lab):
+        if node.power == "on":
+            label = f"label=clusterctl.cluster={cluster}"
+            found[node.name] = lab.exec(node.name, ["docker", "ps", "-aq", "--filter", label]).split()
+    return found
+
+
+def left_behind(lab: Lab, cluster: str) -> list[str]:
+    """Everything of a cluster that is still on the nodes: containers, volumes, ports, processes, files."""
+    left = []
+    for node in lab.spec.members:
+        name = node.name
+        left += [f"{name}: container {each}" for each in lab.exec(name, ["docker", "ps", "-aq"]).split()]
+        left += [f"{name}: volume {each}" for each in lab.exec(name, ["docker", "volume", "ls", "-q"]).split()]
+        rows = lab.exec(name, ["ss", "-Hltn"]).splitlines()
+        ports = {int(row.split()[3].rsplit(":", 1)[1]) for row in rows}
+        left += [f"{name}: port {port}" for port in sorted(ports & OURS)]
+        processes = lab.exec(name, ["ps", "-eo", "args="]).splitlines()
+        left += [f"{name}: process {line[:80]}" for line in processes if any(word in line for word in PROCESSES)]
+        left += [f"{name}: file /tmp/{each}" for each in lab.exec(name, ["ls", "-A", "/tmp"]).split()]
+        left += [f"{name}: file /dev/shm/{each}" for each in lab.exec(name, ["ls", "-A", "/dev/shm"]).split()]
+    return left
+
+
+def clusterctl(inventory: Path, *words: str, timeout_s: float = UP_DEADLINE_S) -> subprocess.CompletedProcess[str]:
+    """Run a command of ours to its end."""
+    argv = [sys.executable, "-m", "clusterctl", "-i", str(inventory), *words]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=timeout_s, cwd=inventory.parent)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What happens in one run."""
+
+    fault: str
+    phase: str
+    delay_s: float
+    """Seconds after the phase's beginning."""
+    then: str
+    """What is done afterwards: `up` (and then `down`), or `down`."""
+
+
+def run_one(lab: Lab, inventory: Path, fault: Fault, chosen: Chosen) -> Outcome:
+    """Start, break, listen to what clusterctl says, and hold it against the truth."""
+    cluster, phase = lab.name, chosen.phase
+    scene = Scene(lab, inventory, cluster, _start(inventory))
+    lies: list[str] = []
+    began = time.monotonic()
+    errors: list[str] = []
+    reached = _wait_for(scene.process, PHASES[phase], errors)
+    if reached:
+        time.sleep(chosen.delay_s)
+        fault.inject(scene)
+    reader = threading.Thread(target=_read_on, args=(scene.process, errors), daemon=True)
+    reader.start()
+    try:
+        code = scene.process.wait(UP_DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        scene.process.kill()
+        code = scene.process.wait()
+        lies.append("`up` did not end")
+    up_s = time.monotonic() - began
+    reader.join(10)
+    if code == 0 and not really_serves(lab):
+        lies.append("false ready: `up` ended with 0, and no completion comes back")
+    if "Traceback" in "".join(errors):
+        lies.append("a traceback")
+    for other in scene.others:
+        _, said = other.communicate(timeout=UP_DEADLINE_S)
+        if other.returncode not in (0, 6):
+            lies.append(f"the other command ended with {other.returncode}: {said.strip().splitlines()[-3:]}")
+    state, wrong = _judge_status(lab, inventory, cluster)
+    lies += wrong
+    fault.mend(lab)
+    for node in labs.status(lab):
+        if node.power == "off":
+            labs.power_on(lab, node.name)
+    _await_engines(lab)
+    ended = _then(lab, inventory, cluster, chosen.then, lies)
+    if lies:
+        print("".join(errors)[-3000:], file=sys.stderr)
+    return Outcome(fault.name, phase, reached, code, round(up_s, 1), state, ended, tuple(lies))
+
+
+def _judge_status(lab: Lab, inventory: Path, cluster: str) -> tuple[str, list[str]]:
+    lies = []
+    said = clusterctl(inventory, "status", "--json", timeout_s=120)
+    try:
+        state = json.loads(said.stdout)["state"]
+    except (ValueError, KeyError):
+        return "?", [f"`status` ended with {said.returncode}: {said.stderr.strip()[-300:]}"]
+    if state == "healthy" and not really_serves(lab):
+        lies.append("false ready: `status` says healthy, and no completion comes back")
+    if state == "down" and any(containers(lab, cluster).values()):
+        lies.append(f"false down: `status` says down, and there is {containers(lab, cluster)}")
+    return state, lies
+
+
+def _then(lab: Lab, inventory: Path, cluster: str, then: str, lies: list[str]) -> str:
+    """The next command repairs it, whatever there is: `up` to a completion, `down` to nothing."""
+    ended = ""
+    if then == "up":
+        again = clusterctl(inventory, "up")
+        ended = f"up {again.returncode}, "
+        if again.returncode != 0:
+            lies.append(f"the next `up` ended with {again.returncode}: {again.stderr.strip()[-800:]}")
+        elif not really_serves(lab):
+            lies.append("false ready: the next `up` ended with 0, and no completion comes back")
+    down = clusterctl(inventory, "down", timeout_s=240)
+    ended += f"down {down.returncode}"
+    if down.returncode != 0:
+        lies.append(f"`down` ended with {down.returncode}: {down.stderr.strip()[-500:]}")
+    elif left := left_behind(lab, cluster):
+        lies.append(f"false down: left behind: {left}")
+    for bundle in inventory.parent.glob(f"clusterctl-{cluster}-*"):
+        bundle.unlink()
+    return ended
+
+
+def _start(inventory: Path) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "clusterctl", "-i", str(inventory), "up"]
+    return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=inventory.parent)
+
+
+def _wait_for(process: subprocess.Popen[str], text: str, seen: list[str]) -> bool:
+    assert process.stderr is not None
+    for line in process.stderr:
+        seen.append(line)
+        if text in line:
+            return True
+    return False
+
+
+def _read_on(process: subprocess.Popen[str], seen: list[str]) -> None:
+    assert process.stderr is not None
+    seen.extend(process.stderr)
+
+
+def _await_engines(lab: Lab) -> None:
+    """Until every engine answers again, as the machine's service manager sees to it."""
+    deadline = time.monotonic() + 60
+    while not all(node.engine for node in labs.status(lab)):
+        assert time.monotonic() < deadline, "an engine does not come back"
+        time.sleep(0.5)
+
+
+def choose(dice: random.Random, names: Sequence[str]) -> Chosen:
+    """A fault, a phase, a delay, and what is done afterwards."""
+    return Chosen(
+        fault=dice.choice(names),
+        phase=dice.choice(list(PHASES)),
+        delay_s=round(dice.uniform(0, 2), 2),
+        then=dice.choices(["down", "up"], weights=[6, 1])[0],
+    )
