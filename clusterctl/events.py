@@ -75,3 +75,6 @@ RETURNS: Mapping[str, str] = {
     "container-ended": "the container ended without a word: killed, out of memory, or the machine lost its power",
 }
 """What an agent's other reasons for a start mean (agent.py, Journal.restart)."""
+
+MEANINGS: Mapping[str, str] = {**FAILURES, **RETURNS}
+"""What every reason in an agent's events means."""

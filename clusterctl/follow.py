@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from clusterctl import vllm_log
 from clusterctl.errors import ClusterctlError
-from clusterctl.events import FAILURES, Event, Lines, parse_event
+from clusterctl.events import MEANINGS, Event, Lines, parse_event
 from clusterctl.hosts.engine import LogChunk
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Timeouts
@@ -170,7 +170,7 @@ def _agent_event(name: str, event: Event, start: Start, progress: Progress, *, i
     if failed_for_good or (failed_once and not patient):
         reason = str(event.fields.get("reason"))
         lines = list(start.tails[name]) or [str(line) for line in event.fields.get("tail", ())]
-        what = f"{event.fields.get('detail')}: {FAILURES.get(reason, reason)}"
+        what = f"{event.fields.get('detail')}: {MEANINGS.get(reason, reason)}"
         raise StartFailedError(name, what, phase=start.phase, lines=lines)
     if failed_once:
         progress.detail(f"{name} starts again: {event.fields.get('detail')}")

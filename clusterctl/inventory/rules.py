@@ -65,6 +65,7 @@ INSTEAD_OF_OPTION: Mapping[str, str] = {
     "master-addr": "leave it out: it follows from head",
     "master-port": "leave it out: the nodes are joined by Ray",
     "headless": "leave it out: it follows from head",
+    "shutdown-timeout": "use timeouts.drain_s",
 }
 SHORT_OPTIONS: Mapping[str, str] = {"tp": "tensor-parallel-size", "pp": "pipeline-parallel-size"}
 

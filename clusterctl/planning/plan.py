@@ -188,11 +188,10 @@ def _verdict(spec: ContainerSpec, existing: tuple[ContainerFacts, ...], *, anew:
         return (f"{len(existing)} containers carry this cluster's label",), ()
     container = existing[0]
     reasons = ["a restart was asked for"] if anew else []
-    changes: tuple[Change, ...] = ()
     if container.labels.get(LABEL_SPEC) != spec.hash:
         reasons.append("it was started with other values")
-        if isinstance(container.spec, Mapping):
-            changes = _changes(container.spec, spec)
+    # Also those that alone would take no new container: it will be started with them, whatever replaces it.
+    changes = _changes(container.spec, spec) if isinstance(container.spec, Mapping) else ()
     if container.ended:
         reasons.append(f"it is not running ({container.status}, exit code {container.exit_code})")
     elif isinstance(container.state, Mapping) and container.state.get("phase") in ("failed", "drained"):

@@ -168,19 +168,7 @@ def _server_rows(server: ServerAnswers) -> Iterable[tuple[str, str]]:
 
 def _nodes_table(nodes: Iterable[NodeStatus]) -> str:
     table = Table(box=None, pad_edge=False, header_style="")
-    for column in (
-        "NODE",
-        "ROLE",
-        "ADDRESS",
-        "REACHABLE",
-        "CONTAINER",
-        "AGENT",
-        "RAY",
-        "GPUS",
-        "GPU MEMORY",
-        "STAGE",
-        "RESTARTS",
-    ):
+    for column in NODE_COLUMNS:
         table.add_column(column, overflow="fold")
     for node in nodes:
         container = ", ".join(c.status + (f" ({c.exit_code})" if c.status == "exited" else "") for c in node.containers)

@@ -34,6 +34,14 @@ def agent_config(spec: ContainerSpec) -> dict[str, Any]:
     return dict(json.loads(spec.files[paths.AGENT_CONFIG_PATH]))
 
 
+def settings_file(spec: ContainerSpec) -> dict[str, Any]:
+    return dict(json.loads(spec.files[paths.SETTINGS_PATH]))
+
+
+def server_file(spec: ContainerSpec) -> dict[str, Any]:
+    return dict(json.loads(spec.files[paths.SERVER_PATH]))
+
+
 def server_config(spec: ContainerSpec) -> dict[str, Any]:
     return dict(yaml.safe_load(spec.files[paths.SERVER_CONFIG_PATH]))
 
@@ -199,7 +207,7 @@ def test_ray_offers_exactly_the_gpus_that_the_gate_waits_for() -> None:
 def test_where_the_server_listens_and_where_it_is_asked(host: str, listens: str, asked: str, endpoint: str) -> None:
     spec = specs({"serve": {"host": host}})["gpu1"]
     assert server_config(spec)["host"] == listens
-    assert agent_config(spec)["endpoint_host"] == asked
+    assert server_file(spec)["endpoint_host"] == asked
     assert deployment({"serve": {"host": host}}).endpoint == endpoint
 
 
@@ -235,11 +243,12 @@ def test_any_json_value_survives_the_rendering(options: dict[str, Any]) -> None:
 def test_any_path_and_model_name_survive_the_rendering(path: str, name: str) -> None:
     spec = specs({"model": {"path": path, "name": name}})["gpu1"]
     assert (server_config(spec)["model"], server_config(spec)["served-model-name"]) == (path, name)
-    assert agent_config(spec)["model"] == name
+    assert server_file(spec)["model"] == name
 
 
-# What the spec's hash must feel, and what must not replace a running cluster.
-MATTERS: list[Mapping[str, Any]] = [
+# What only a new container can change, what the server reads when it starts, what the agent looks up whenever it needs
+# it, and what only the operator's side sees.
+TAKES_A_CONTAINER: list[Mapping[str, Any]] = [
     {"container": {"image": "vllm:2"}},
     {"container": {"env": {"A": "1"}}},
     {"container": {"volumes": ["/a:/b"]}},
@@ -252,18 +261,27 @@ MATTERS: list[Mapping[str, Any]] = [
     {"accelerator": {"kind": "cpu"}},
     {"accelerator": {"per_node": 1}},
     {"model": {"path": "/models/other"}},
+    {"ray": {"ports": {"gcs": 7000}}},
+    {"ray": {"ports": {"workers": {"first": 11000, "last": 11999}}}},
+    {"ray": {"object_store_bytes": 1 << 30}},
+    {"head": "gpu2"},
+]
+TAKES_A_SERVER: list[Mapping[str, Any]] = [
     {"model": {"name": "other"}},
     {"serve": {"host": "any"}},
     {"serve": {"port": 9000}},
     {"serve": {"options": {"max-model-len": 1}}},
-    {"serve": {"tensor_parallel": 1}},
-    {"ray": {"ports": {"gcs": 7000}}},
-    {"ray": {"ports": {"workers": {"first": 11000, "last": 11999}}}},
-    {"ray": {"object_store_bytes": 1 << 30}},
+    {"serve": {"options": {"ssl-certfile": "/tls/cert.pem"}}},
+    {"serve": {"tensor_parallel": 1, "pipeline_parallel": 4}},
+    {"serve": {"api_key": "off"}},
+]
+TAKES_EFFECT_BY_ITSELF: list[Mapping[str, Any]] = [
     {"timeouts": {"load_s": 60}},
     {"timeouts": {"ray_s": 60}},
+    {"timeouts": {"drain_s": 0}},
     {"timeouts": {"stop_s": 30}},
-    {"head": "gpu2"},
+    {"timeouts": {"canary_interval_s": 5}},
+    {"timeouts": {"hang_s": 600}},
 ]
 DOES_NOT_MATTER: list[Mapping[str, Any]] = [
     {"timeouts": {"connect_s": 1}},
@@ -275,14 +293,58 @@ DOES_NOT_MATTER: list[Mapping[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("change", MATTERS, ids=str)
-def test_a_change_that_reaches_the_container_changes_its_hash(change: Mapping[str, Any]) -> None:
+def hashes(change: Mapping[str, Any] | None = None) -> dict[str, str]:
+    return {name: spec.hash for name, spec in specs(change).items()}
+
+
+def actions(plan: Plan) -> dict[str, str]:
+    return {node.node: node.action for node in plan.nodes}
+
+
+@pytest.mark.parametrize("change", TAKES_A_CONTAINER, ids=str)
+def test_what_only_a_new_container_can_change_replaces_the_gang(change: Mapping[str, Any]) -> None:
     assert specs(change)["gpu1"].hash != specs()["gpu1"].hash
+    plan = planned(change, running())
+    assert plan.new_gang
+    assert actions(plan) == {"gpu1": "replace", "gpu2": "replace"}
+
+
+@pytest.mark.parametrize("change", TAKES_A_SERVER, ids=str)
+def test_what_the_server_reads_takes_a_new_server_and_nothing_else(change: Mapping[str, Any]) -> None:
+    assert hashes(change) == hashes()
+    plan = planned(change, running())
+    assert actions(plan) == {"gpu1": "restart-server", "gpu2": "keep"}
+    assert not plan.new_gang
+    assert not plan.empty
+    head = plan.nodes[0]
+    assert head.reasons == ("the server was started with other options",)
+    assert head.changes, "old and new value are shown"
+    assert {change.path.rpartition("/")[2].partition(".")[0] for change in head.changes} <= {"server", "vllm"}
+
+
+@pytest.mark.parametrize("change", TAKES_EFFECT_BY_ITSELF, ids=str)
+def test_a_time_out_is_replaced_on_every_node_while_everything_runs(change: Mapping[str, Any]) -> None:
+    assert hashes(change) == hashes()
+    plan = planned(change, running())
+    assert actions(plan) == {"gpu1": "update", "gpu2": "update"}
+    assert [len(node.changes) for node in plan.nodes] == [1, 1]
+    assert {c.path.rpartition(".")[0] for node in plan.nodes for c in node.changes} == {f"files.{paths.SETTINGS_PATH}"}
 
 
 @pytest.mark.parametrize("change", DOES_NOT_MATTER, ids=str)
 def test_a_change_that_only_the_operators_side_sees_restarts_nothing(change: Mapping[str, Any]) -> None:
-    assert {n: s.hash for n, s in specs(change).items()} == {n: s.hash for n, s in specs().items()}
+    assert hashes(change) == hashes()
+    assert planned(change, running()).empty
+
+
+def test_the_agents_settings_are_those_of_the_inventory() -> None:
+    limits = {"ray_s": 1, "load_s": 2, "drain_s": 3, "stop_s": 4, "canary_interval_s": 5, "hang_s": 6}
+    made = specs({"timeouts": limits, "supervise": "off"})
+    for spec in made.values():
+        found = settings_file(spec)
+        assert found.pop("supervise") is False
+        assert found.pop("max_restarts") > 1
+        assert found == {name if name[:4] != "ray_" and name[:5] != "load_" else name.replace("_s", "_timeout_s"): float(s) for name, s in limits.items()}  # fmt: skip # noqa: E501
 
 
 def test_the_hash_is_the_same_in_every_run_and_after_the_way_through_the_container() -> None:
@@ -324,17 +386,22 @@ def test_what_runs_as_declared_is_kept() -> None:
         ((container(specs()["gpu2"], status="exited"),), "not running (exited, exit code 1)"),
         ((container(specs()["gpu2"], state={"phase": "failed", "detail": "Ray ended"}),), "it failed: Ray ended"),
         ((container(specs()["gpu2"]), container(name="x")), "2 containers"),
-        ((container(specs({"serve": {"port": 9}})["gpu2"]),), "started with other values"),
+        ((container(specs({"container": {"ipc": "private"}})["gpu2"]),), "started with other values"),
+        ((container(specs()["gpu2"], state={"phase": "drained"}),), "it drained: no reason recorded"),
     ],
 )
 def test_one_node_that_cannot_stay_takes_the_whole_gang_with_it(gpu2: tuple[ContainerFacts, ...], reason: str) -> None:
     plan = planned(None, {**running(), "gpu2": gpu2})
-    actions = {node.node: node for node in plan.nodes}
-    assert actions["gpu1"].action == "replace"
-    assert actions["gpu2"].action == ("replace" if gpu2 else "create")
-    assert reason in " ".join(actions["gpu2"].reasons)
-    assert "together with gpu2" in " ".join(actions["gpu1"].reasons)
-    assert len(actions["gpu2"].existing) == len(gpu2)
+    nodes = {node.node: node for node in plan.nodes}
+    assert nodes["gpu1"].action == "replace"
+    assert nodes["gpu2"].action == ("replace" if gpu2 else "create")
+    assert reason in " ".join(nodes["gpu2"].reasons)
+    assert "together with gpu2" in " ".join(nodes["gpu1"].reasons)
+    assert len(nodes["gpu2"].existing) == len(gpu2)
+
+
+def test_a_container_that_the_engine_is_about_to_start_again_is_left_alone() -> None:
+    assert planned(None, {**running(), "gpu2": (container(specs()["gpu2"], status="restarting"),)}).empty
 
 
 def differences(changes: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -346,7 +413,8 @@ def test_a_changed_option_is_shown_as_old_and_new() -> None:
     plan = planned({"serve": {"options": {"max-model-len": 512}}}, running())
     text = "\n".join(plan.lines())
     assert "max-model-len: absent -> 512" in text
-    assert "0 to create, 2 to replace, 0 to keep" in text
+    assert "~ gpu1: restart only the server in container demo-node" in text
+    assert "0 to create, 0 to replace, 1 to restart-server, 1 to keep" in text
     found = [d for node in plan.to_json()["nodes"] for d in node["differences"]]
     assert found == [{"path": f"files.{paths.SERVER_CONFIG_PATH}.max-model-len", "old": None, "new": 512}]
 
@@ -357,11 +425,97 @@ def test_a_changed_option_is_shown_as_old_and_new() -> None:
         ({"container": {"env": {"NCCL_DEBUG": "INFO"}}}, "config.environment.NCCL_DEBUG", None, "INFO"),
         ({"container": {"image": "vllm:2"}}, "config.image", "vllm:1", "vllm:2"),
         ({"container": {"privileged": True}}, "host_config.privileged", False, True),
-        ({"timeouts": {"load_s": 60}}, "files./etc/clusterctl/agent.json.load_timeout_s", 3600.0, 60.0),
+        ({"timeouts": {"load_s": 60}}, "files./etc/clusterctl/settings.json.load_timeout_s", 3600.0, 60.0),
     ],
 )
 def test_drift_names_the_value_that_differs(changes: Mapping[str, Any], path: str, old: Any, new: Any) -> None:
     assert differences(changes) == {path: (old, new)}
+
+
+def test_a_change_of_the_gang_beats_what_could_be_changed_live() -> None:
+    changes = {"serve": {"options": {"seed": 1}}, "container": {"ipc": "private"}, "timeouts": {"load_s": 60}}
+    plan = planned(changes, running())
+    assert actions(plan) == {"gpu1": "replace", "gpu2": "replace"}
+    text = "\n".join(plan.lines())
+    assert "0 to create, 2 to replace, 0 to keep" in text
+    assert all(words in text for words in ("seed: absent -> 1", "ipc_mode: host -> private", "load_timeout_s: 3600.0"))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [{"gpu2": ()}, {"gpu2": (container(specs()["gpu2"], status="exited"),)}],
+    ids=["a node without a container", "a container that has ended"],
+)
+def test_a_gang_that_is_replaced_for_another_reason_shows_its_new_options_too(
+    others: Mapping[str, tuple[ContainerFacts, ...]],
+) -> None:
+    plan = planned({"serve": {"options": {"seed": 1}}}, {**running(), **others})
+    assert "seed: absent -> 1" in "\n".join(plan.lines())
+    assert plan.nodes[0].reasons == ("the gang is replaced together with gpu2",)
+
+
+def test_a_restart_that_is_asked_for_replaces_what_is_as_declared() -> None:
+    plan = make_plan(deployment(), with_containers(cluster_facts(), running()), anew=True)
+    assert actions(plan) == {"gpu1": "replace", "gpu2": "replace"}
+    assert {node.reasons for node in plan.nodes} == {("a restart was asked for",)}
+    assert not any(node.changes for node in plan.nodes)
+
+
+def test_another_api_key_takes_a_new_server_and_is_not_shown() -> None:
+    plan = make_plan(deployment(), with_containers(cluster_facts(), running()), other_key=True)
+    assert actions(plan) == {"gpu1": "restart-server", "gpu2": "keep"}
+    assert plan.nodes[0].reasons == ("the server was started with another API key",)
+    assert plan.nodes[0].changes == ()
+
+
+def with_policy(policy: str, phase: str = "serving") -> dict[str, tuple[ContainerFacts, ...]]:
+    made = specs()
+    return {
+        "gpu1": (container(made["gpu1"], policy=policy, state={"phase": phase}),),
+        "gpu2": (container(made["gpu2"], policy=policy, state={"phase": "ray"}),),
+    }
+
+
+def test_a_cluster_that_serves_and_was_never_adopted_is_updated_without_a_restart() -> None:
+    plan = planned(None, with_policy("no"))
+    assert actions(plan) == {"gpu1": "update", "gpu2": "update"}
+    assert all("cut off" in " ".join(node.reasons) for node in plan.nodes)
+    assert {str(change) for node in plan.nodes for change in node.changes} == {"restart policy: no -> unless-stopped"}
+
+
+@pytest.mark.parametrize("phase", ["ray", "gate", "loading", "restarting", "draining"])
+def test_a_start_that_nobody_has_seen_serve_is_left_to_go_on(phase: str) -> None:
+    assert planned(None, with_policy("no", phase)).empty
+
+
+def test_turning_supervision_off_is_an_update_of_a_cluster_that_serves() -> None:
+    plan = planned({"supervise": "off"}, with_policy("unless-stopped"))
+    assert actions(plan) == {"gpu1": "update", "gpu2": "update"}
+    shown = {str(change) for node in plan.nodes for change in node.changes}
+    assert shown == {
+        f"files.{paths.SETTINGS_PATH}.supervise: True -> False",
+        "restart policy: unless-stopped -> no",
+    }
+
+
+def test_a_plan_as_json_names_every_action() -> None:
+    plan = planned({"serve": {"options": {"seed": 1}}}, running())
+    said = json.loads(json.dumps(plan.to_json()))
+    assert said["changes"] is True
+    assert [(node["name"], node["action"], node["reasons"]) for node in said["nodes"]] == [
+        ("gpu1", "restart-server", ["the server was started with other options"]),
+        ("gpu2", "keep", []),
+    ]
+    assert said["nodes"][1]["differences"] == []
+
+
+def test_an_option_that_looks_like_a_secret_is_masked_in_what_is_shown() -> None:
+    old = running()
+    plan = planned({"serve": {"options": {"hub-token": "hf_s3cr3t"}}}, old)
+    assert actions(plan)["gpu1"] == "restart-server"
+    shown = "\n".join([*plan.lines(), json.dumps(plan.to_json())])
+    assert "hf_s3cr3t" not in shown
+    assert "hub-token: absent -> (secret)" in shown
 
 
 def test_a_container_of_another_version_is_replaced_even_when_its_record_cannot_be_read() -> None:

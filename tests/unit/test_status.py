@@ -12,7 +12,7 @@ from clusterctl.errors import ExitCode
 from clusterctl.facts.model import ContainerFacts, Unknown
 from clusterctl.server import Completion, Metrics
 from clusterctl.stages import Stage, stages
-from clusterctl.status import ClusterStatus, ServerAnswers, cluster_status, endpoint_from, exit_code_of
+from clusterctl.status import RECOVERING, ClusterStatus, ServerAnswers, cluster_status, endpoint_from, exit_code_of
 from clusterctl.ui import render
 from tests.unit.support import cluster_facts, container, inventory, specs, with_containers
 
@@ -50,17 +50,31 @@ def seen(
     return cluster_status(wanted, facts, endpoint_from(wanted, facts), server)
 
 
-def with_head(phase: str) -> dict[str, Any]:
-    return running({"phase": phase})
+def with_head(phase: str, policy: str = "unless-stopped") -> dict[str, Any]:
+    """An agent of the head in that phase; the restart policy is `no` until a start has been seen to serve."""
+    made = specs()
+    return {
+        "gpu1": (container(made["gpu1"], state={"phase": phase}, policy=policy),),
+        "gpu2": (container(made["gpu2"], state={"phase": "ray"}, policy=policy),),
+    }
+
+
+def with_worker(head: str, status: str, policy: str = "unless-stopped") -> dict[str, Any]:
+    """The head's agent in a phase, while the worker's container is in a state of Docker's."""
+    return {**with_head(head, policy), "gpu2": (container(specs()["gpu2"], status=status, policy=policy),)}
 
 
 HALF = {**running(), "gpu2": ()}
 STATES: list[tuple[str, ClusterStatus, str, ExitCode]] = [
     ("as declared and completing", seen(running()), "healthy", ExitCode.OK),
     ("nothing there", seen({}, server=None), "down", ExitCode.DOWN),
-    ("forming Ray", seen(with_head("ray"), server=None), "starting", ExitCode.DEGRADED),
-    ("waiting for nodes", seen(with_head("gate"), server=None), "starting", ExitCode.DEGRADED),
-    ("loading", seen(with_head("loading"), server=SILENT), "starting", ExitCode.DEGRADED),
+    *((f"a start: {p}", seen(with_head(p, "no"), server=SILENT), "starting", ExitCode.DEGRADED) for p in RECOVERING),
+    *((f"a recovery: {p}", seen(with_head(p), server=SILENT), "recovering", ExitCode.DEGRADED) for p in RECOVERING),
+    ("a recovery: the worker starts again", seen(with_worker("gate", "restarting"), server=None), "recovering", ExitCode.DEGRADED),  # noqa: E501
+    ("a start: the worker has ended", seen(with_worker("gate", "exited", "no"), server=None), "degraded", ExitCode.DEGRADED),  # noqa: E501
+    ("a worker that nobody starts again", seen(with_worker("gate", "exited"), server=None), "degraded", ExitCode.DEGRADED),  # noqa: E501
+    ("drained, and nobody asked for more", seen(with_head("drained"), server=SILENT), "degraded", ExitCode.DEGRADED),
+    ("healthy, adopted on one node only", seen({**with_head("serving"), "gpu2": (container(specs()["gpu2"], policy="no"),)}), "healthy", ExitCode.DEGRADED),  # noqa: E501
     ("healthy says HTTP, no token comes", seen(running(), server=SILENT), "degraded", ExitCode.DEGRADED),
     ("the agent gave up", seen(with_head("failed"), server=SILENT), "degraded", ExitCode.DEGRADED),
     ("stopping", seen(with_head("stopping"), server=SILENT), "degraded", ExitCode.DEGRADED),
@@ -102,7 +116,60 @@ def test_a_healthy_cluster_as_text() -> None:
     rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("gpu")}
     assert rows["gpu1"].split()[1:6] == ["head", "10.77.0.11", "yes", "running", "serving"]
     assert rows["gpu2"].split()[1:6] == ["worker", "10.77.0.12", "yes", "running", "ray"]
-    assert [rows[name].split()[-1] for name in ("gpu1", "gpu2")] == ["1", "0"], "stages by Ray's actors, not by order"
+    assert [rows[name].split()[-2] for name in ("gpu1", "gpu2")] == ["1", "0"], "stages by Ray's actors, not by order"
+    assert [rows[name].split()[-1] for name in ("gpu1", "gpu2")] == ["0", "0"], "restarts"
+    assert "restarts, the latest last" not in text
+
+
+def restarted(count: int, first_s: int = 0) -> dict[str, Any]:
+    """What an agent that has started things again so often says, one a minute."""
+    records = [
+        {"t": first_s + 60 * n, "scope": "server", "reason": "server-exited", "detail": f"death {n}"}
+        for n in range(count)
+    ]
+    return {**HEAD_STATE, "restarts": records, "restarts_total": count}
+
+
+def test_restarts_are_shown_with_time_and_reason_the_latest_last() -> None:
+    made = specs()
+    worker = {"t": 90, "scope": "node", "reason": "head-lost", "detail": "refused"}
+    found = seen(
+        {
+            "gpu1": (container(made["gpu1"], state=restarted(2)),),
+            "gpu2": (container(made["gpu2"], state={"phase": "ray", "restarts": [worker], "restarts_total": 1}),),
+        }
+    )
+    lines = render.status(found).splitlines()
+    shown = [line.strip() for line in lines[lines.index(next(li for li in lines if li.startswith("restarts"))) + 1 :]]
+    assert shown[:3] == [
+        "1970-01-01 00:00:00Z  gpu1  server: death 0 [server-exited]",
+        "1970-01-01 00:01:00Z  gpu1  server: death 1 [server-exited]",
+        "1970-01-01 00:01:30Z  gpu2  node: refused [head-lost]",
+    ]
+    assert [c.restarts_total for node in found.nodes for c in node.containers] == [2, 1]
+    said = json.loads(json.dumps(found.to_json(), default=str))
+    assert [r["reason"] for r in said["nodes"][0]["containers"][0]["restarts"]] == ["server-exited"] * 2
+
+
+def test_only_the_latest_restarts_are_shown_and_all_are_counted() -> None:
+    text = render.status(seen(running(restarted(50))))
+    assert sum("death" in line for line in text.splitlines()) == render.SHOWN_RESTARTS
+    assert "death 49" in text
+    assert next(line for line in text.splitlines() if line.startswith("gpu1")).split()[-1] == "50"
+
+
+@pytest.mark.parametrize("restarts", [None, [], ["x"], [{}], [{"t": 1}]], ids=str)
+def test_a_record_of_restarts_that_is_no_such_record_hides_nothing_else(restarts: Any) -> None:
+    state = {**HEAD_STATE, "restarts": restarts} if restarts is not None else HEAD_STATE
+    assert "demo: healthy" in render.status(seen(running(state)))
+
+
+def test_what_a_recovery_waits_for_is_shown_until_it_is_over() -> None:
+    waiting = "only 1 of 2 nodes are in Ray; missing: 10.77.0.12"
+    found = seen(running({"phase": "gate", "waiting_for": waiting}), server=None)
+    assert found.waiting_for == waiting
+    assert f"waits for  {waiting}" in render.status(found)
+    assert "waits for" not in render.status(seen(running({**HEAD_STATE, "waiting_for": waiting})))
 
 
 def test_a_dead_generation_as_text_shows_both_answers() -> None:
