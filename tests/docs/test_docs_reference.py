@@ -3,7 +3,7 @@
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,8 +11,10 @@ import pytest
 
 from clusterctl import vllm_log
 from clusterctl.errors import ExitCode
-from clusterctl.events import FAILURES
+from clusterctl.events import FAILURES, MEANINGS, RETURNS
 from clusterctl.findings.finding import Finding
+from clusterctl.inventory.model import Timeouts
+from clusterctl.planning.files import MAX_RESTARTS
 from clusterctl.server import Completion, Metrics
 from clusterctl.status import ClusterStatus, ContainerStatus, GpuStatus, NodeStatus, ServerAnswers
 from clusterctl.vllm_log import KvCache
@@ -21,6 +23,8 @@ from tests.docs.pages import PAGES, ROOT, links, rows, sections
 FINDINGS = ROOT / "docs/reference/findings.md"
 START_FAILED = ROOT / "docs/runbooks/start-failed.md"
 START_CAUSES = ROOT / "docs/runbooks/start-causes.md"
+SELF_HEALING = ROOT / "docs/explanation/self-healing.md"
+RECOVERING = ROOT / "docs/runbooks/recovering.md"
 FAILURE_MODES = ROOT / "docs/reference/failure-modes.md"
 SHORTEST_FRAGMENT = 12
 STATUS_TYPES = (
@@ -119,10 +123,58 @@ def test_every_reason_of_a_failed_start_has_its_runbook() -> None:
         assert re.search(rf"^\S+: .+: {re.escape(normal(meaning))} \(phase: \w+\)", message), reason
 
 
+def test_every_reason_for_a_restart_is_in_the_table_with_its_meaning() -> None:
+    told = {
+        code.strip("`"): normal(meaning)
+        for code, meaning, *_ in rows(sections(SELF_HEALING, 2)["Reasons in the record"])
+        if code.startswith("`")
+    }
+    assert told == {reason: normal(meaning) for reason, meaning in MEANINGS.items()}
+
+
 def test_every_reason_that_the_agent_gives_is_explained() -> None:
+    failures, returns = reasons_in_agent()
+    assert failures - set(FAILURES) == set()
+    assert returns - set(RETURNS) == set()
+    # The other way round: nothing is explained that no agent says any more.
+    assert (set(FAILURES), set(RETURNS)) == (failures, returns)
+
+
+def reasons_in_agent() -> tuple[set[str], set[str]]:
+    """Reasons to give up and reasons to come back, from the agent's source: as arguments, and as what `_lost` returns."""
     tree = ast.parse((ROOT / "clusterctl/agent/agent.py").read_text(encoding="utf-8"))
-    given = {str(call.args[0].value) for call in calls(tree, "GiveUpError") if isinstance(call.args[0], ast.Constant)}
-    assert given <= set(FAILURES)
+    (lost,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "_lost"]
+    returned = [word for node in ast.walk(lost) if isinstance(node, ast.Return) for word in ast.walk(node)]
+    failures = [call.args[0] for call in calls(tree, "GiveUpError")]
+    returns = [call.args[1] for call in calls(tree, "restart") if len(call.args) > 1]
+    return texts([*failures, *returned]), texts(returns)
+
+
+def texts(expressions: Iterable[ast.AST]) -> set[str]:
+    """The text constants among them that look like a reason's code."""
+    constants = {node.value for node in expressions if isinstance(node, ast.Constant)}
+    return {value for value in constants if isinstance(value, str) and re.fullmatch(r"[a-z]+(-[a-z]+)*", value)}
+
+
+def test_what_the_agent_mends_and_waits_for_are_reasons_that_it_gives() -> None:
+    source = (ROOT / "clusterctl/agent/agent.py").read_text(encoding="utf-8")
+    for name in ("SERVER_REASONS", "WAITED_FOR"):
+        (block,) = re.findall(rf"^{name} = frozenset\(\s*\{{(.*?)\}}\s*\)", source, re.MULTILINE | re.DOTALL)
+        assert set(re.findall(r'"([a-z-]+)"', block)) <= set(FAILURES)
+
+
+def test_numbers_of_the_healing_are_those_of_the_code() -> None:
+    text = normal(SELF_HEALING.read_text(encoding="utf-8")) + normal(RECOVERING.read_text(encoding="utf-8"))
+    agent = (ROOT / "clusterctl/agent/agent.py").read_text(encoding="utf-8")
+    constants = {name: float(value) for name, value in re.findall(r"^([A-Z_]+_S) = ([\d.]+)$", agent, re.MULTILINE)}
+    defaults = Timeouts()
+    assert f"**{constants['STABLE_S']:g} s** of service" in text
+    assert f"**{MAX_RESTARTS}** failures" in text
+    assert f"after {MAX_RESTARTS} restarts in a row" in text
+    assert f"`timeouts.hang_s`, {defaults.hang_s:g} s" in text
+    assert f"`timeouts.canary_interval_s`, {defaults.canary_interval_s:g} s" in text
+    assert f"`timeouts.ray_s`, {defaults.ray_s:g} s" in text
+    assert f"for {constants['ACTORS_GONE_S']:g} s" in text
 
 
 def test_every_explained_cause_is_in_the_table() -> None:
