@@ -1,0 +1,198 @@
+"""A cluster that serves, and what happens to real machines: it serves again, and nobody has typed anything.
+
+Four faults of those in faults.py; benchmarks/faults_while_serving.py has all of them, with their times.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from .conftest import Clusterctl, Ran, Rehearsal
+from .during_up import left_behind
+from .faults import Load, Recovery, suffer, while_serving
+
+pytestmark = pytest.mark.lab
+
+RECOVERY_DEADLINE_S = 400
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A cluster that serves, and the means to ask it."""
+
+    rehearsal: Rehearsal
+    clusterctl: Clusterctl
+    summary: dict[str, Any]
+    key: str
+
+    def load(self) -> Load:
+        return Load(self.summary["endpoint"], self.summary["model"], self.key)
+
+    def restarts(self) -> list[tuple[str, str, str]]:
+        """Node, scope, reason, in order of time."""
+        status = self.clusterctl("status", "--json").json()
+        found = [
+            (each["t"], node["name"], each["scope"], each["reason"])
+            for node in status["nodes"]
+            for container in node["containers"]
+            for each in container["restarts"]
+        ]
+        return [(name, scope, reason) for _, name, scope, reason in sorted(found)]
+
+
+@pytest.fixture(scope="module")
+def serving(rehearsal: Rehearsal) -> Iterator[Serving]:
+    """One start for all tests of this file; they follow each other as faults do in a bad week."""
+    changes = {"accelerator.per_node": 1, "timeouts.canary_interval_s": 2, "timeouts.hang_s": 20}
+    clusterctl = rehearsal.clusterctl.with_changes("healing", changes)
+    ran: Ran = clusterctl("up", "--json")
+    assert ran.code == 0
+    yield Serving(rehearsal, clusterctl, ran.json(), clusterctl("api-key").out.strip())
+    clusterctl("down")
+
+
+FAULTS = {
+    "vLLM engine SIGSTOPped": ("node1", "server-hangs"),
+    "worker raylet killed": ("node2", "ray-exited"),
+    "head container killed": ("node1", "container-ended"),
+    "worker node off, on after 15 s": ("node2", "container-ended"),
+}
+"""Fault → the node and the reason that `status` shows for it."""
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_it_serves_again_by_itself(serving: Serving, name: str) -> None:
+    fault = while_serving("pytest")[name]
+    before = len(serving.restarts())
+    with serving.load() as load:
+        result: Recovery = suffer(serving.rehearsal.lab, fault, load, RECOVERY_DEADLINE_S)
+    print(result)
+    assert result.outage_s < RECOVERY_DEADLINE_S
+    new = serving.restarts()[before:]
+    node, reason = FAULTS[name]
+    assert (node, reason) in [(at, why) for at, _, why in new]
+    status = serving.clusterctl("status")
+    assert (status.code, "healthy" in status.out) == (0, True)
+    assert f"[{reason}]" in status.out
+    assert serving.clusterctl("plan", "--detailed-exitcode").code == 0
+
+
+def test_up_in_the_middle_of_a_recovery_waits_for_it(serving: Serving) -> None:
+    containers = [serving.rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()]
+    serving.rehearsal.lab.exec("node1", ["pkill", "-KILL", "-f", "children.py server"])
+    deadline = time.monotonic() + 20
+    while (status := serving.clusterctl("status", "--json")).json()["state"] != "recovering":
+        assert time.monotonic() < deadline
+    assert status.code == 3
+    ran = serving.clusterctl("up", "--json")
+    assert ran.code == 0
+    assert ran.json()["changed"] is False
+    assert [serving.rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()] == containers
+
+
+def test_down_ends_healing_too(serving: Serving) -> None:
+    assert serving.clusterctl("down").code == 0
+    time.sleep(2)
+    assert left_behind(serving.rehearsal.lab, "pytest") == []
+
+
+def test_a_server_option_restarts_only_the_server_and_a_bad_one_is_taken_back(rehearsal: Rehearsal) -> None:
+    """One start for three stories: another option, requests that end first, and an option that vLLM refuses."""
+    one = {"accelerator.per_node": 1, "timeouts.drain_s": 20}
+    clusterctl = rehearsal.clusterctl.with_changes("one", one)
+    summary = clusterctl("up", "--json").json()
+    key = clusterctl("api-key").out.strip()
+    ids = [rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in rehearsal.names()]
+    try:
+        other = rehearsal.clusterctl.with_changes("other", {**one, "serve.options.max-num-seqs": 8})
+        plan = other("plan", "--json").json()
+        assert [node["action"] for node in plan["nodes"]] == ["restart-server", "keep"]
+        with Load(summary["endpoint"], summary["model"], key, tokens=400) as load:
+            load.wait(lambda: len(load.asked) > 4, 60, "long requests")
+            running_since = time.monotonic()
+            time.sleep(0.5)
+            ran = other("up", "--json")
+            assert ran.code == 0
+        begun_before = [each for each in load.asked if each.began < running_since < each.began + each.seconds]
+        assert begun_before, "requests were running"
+        assert [each.error for each in begun_before if each.error] == [], "running requests end"
+        assert [rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in rehearsal.names()] == ids
+        assert other("plan", "--detailed-exitcode").code == 0
+
+        bad = rehearsal.clusterctl.with_changes("bad", {**one, "serve.options.no-such-option": 3})
+        ran = bad("up")
+        assert ran.code == 1
+        assert "no-such-option" in ran.err
+        assert "has its old options again, and serves" in ran.err
+        assert [rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in rehearsal.names()] == ids
+        assert other("plan", "--detailed-exitcode").code == 0
+        assert other("status").code == 0
+    finally:
+        assert clusterctl("down").code == 0
+    assert left_behind(rehearsal.lab, "pytest") == []
+
+
+def test_no_secret_is_where_it_is_not_documented(rehearsal: Rehearsal) -> None:
+    """The API key and Ray's token, searched for on the nodes and in everything that clusterctl prints."""
+    clusterctl = rehearsal.clusterctl.with_changes("secrets", {"accelerator.per_node": 1})
+    ran = clusterctl("up", "--json")
+    assert ran.code == 0
+    try:
+        key = clusterctl("api-key").out.strip()
+        token = rehearsal.lab.exec("node1", ["docker", "exec", "pytest-node", "cat", "/etc/clusterctl/ray-token"])
+        secrets = (key, token.strip())
+        texts = {"up": ran.out + ran.err}
+        for words in (("plan", "--json"), ("status", "--json"), ("logs",), ("history", "--json"), ("check", "--json")):
+            done = clusterctl(*words)
+            texts[" ".join(words)] = done.out + done.err
+        for node in rehearsal.names():
+            texts |= {f"{node} {what}": rehearsal.lab.exec(node, argv) for what, argv in LOOKS.items()}
+            held = rehearsal.lab.exec(node, ["sh", "-c", ENVIRONMENTS])
+            holders = [line for line in held.splitlines() if key in line]
+            assert all("VLLM_API_KEY=" in line for line in holders)
+            assert not [line for line in holders if "ray::" in line or "raylet" in line or "gcs_server" in line]
+            assert node == "node1" or not holders, "a worker's environment holds the API key"
+            assert token.strip() not in held
+        for where, text in texts.items():
+            assert not [secret for secret in secrets if secret in text], where
+        files = {
+            node: rehearsal.lab.exec(
+                node,
+                [
+                    "docker",
+                    "exec",
+                    "pytest-node",
+                    "sh",
+                    "-c",
+                    'grep -rlF -e "$0" -e "$1" /etc /run /tmp /root /opt/clusterctl 2>/dev/null || true',
+                    *secrets,
+                ],
+            ).split()
+            for node in rehearsal.names()
+        }
+        assert files == {
+            "node1": ["/etc/clusterctl/api-key", "/etc/clusterctl/ray-token"],
+            "node2": ["/etc/clusterctl/ray-token"],
+        }
+    finally:
+        assert clusterctl("down").code == 0
+    assert json.dumps(left_behind(rehearsal.lab, "pytest")) == "[]"
+
+
+LOOKS = {
+    "argv": ["ps", "-eo", "args="],
+    "inspect": ["docker", "inspect", "pytest-node"],
+    "logs": ["sh", "-c", "docker logs pytest-node 2>&1"],
+    "state": ["docker", "exec", "pytest-node", "cat", "/run/clusterctl/state.json", "/etc/clusterctl/spec.json"],
+}
+ENVIRONMENTS = (
+    "for p in /proc/[0-9]*; do printf '%s: ' \"$(tr '\\0' ' ' <$p/cmdline 2>/dev/null | cut -c1-200)\"; "
+    "tr '\\0' ' ' <$p/environ 2>/dev/null; echo; done"
+)
+"""A line for each process: its arguments and its environment."""
