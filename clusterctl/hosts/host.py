@@ -91,6 +91,11 @@ class Hosts:
             raise self.unreachable[name]
         return self.connected[name]
 
+    def give_up(self, name: str, error: ClusterctlError) -> None:
+        """From here on the node counts as one that was not reached: it answers no more, and nothing touches it."""
+        self.connected.pop(name).close()
+        self.unreachable[name] = ConnectError(name, error.message, hint=error.hint)
+
     def each(
         self,
         work: Callable[[Host], T],
