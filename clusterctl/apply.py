@@ -52,7 +52,12 @@ def remove(hosts: Hosts, containers: Mapping[str, str]) -> Mapping[str, Clusterc
 def remove_probes(hosts: Hosts, facts: ClusterFacts) -> None:
     """Remove what killed runs of clusterctl left of their probes; what cannot be removed holds nothing, and waits."""
     left = {name: node.leftovers for name, node in facts.nodes.items() if node.leftovers}
-    hosts.each(lambda host: _remove_all(host, left[host.name]), left)
+
+    def remove_left(host: Host) -> None:
+        for container in left[host.name]:
+            host.engine.remove(container, force=False)  # another run may have started it meanwhile
+
+    hosts.each(remove_left, left)
 
 
 def note_leftovers(error: ClusterctlError, left: Mapping[str, ClusterctlError]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from clusterctl.ui.progress import SILENT, Progress
 PROBE_TIMEOUT_S = 20
 """A healthy node answers the probe well within a second; a hung one (a dead mount, say) holds up the report on the
 others no longer than this."""
+STARTING_S = 10
+"""Between the making and the start of a probe's container: 0.1 s in the lab, more on a busy machine."""
 SHOWN_STRAGGLERS = 3
 """Nodes that are still waited for are named from here on down: the last ones are those that matter."""
 PARTS = ("frame", "node", "system", "gpu", "rdma", "model", "end")
@@ -84,7 +87,7 @@ def gather_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> N
         engine=engine,
         image=_image(host, inventory.container.image) if usable else not_asked,
         containers=containers if isinstance(containers, Unknown) else tuple(c for c in containers if not is_probe(c)),
-        leftovers=() if isinstance(containers, Unknown) else tuple(c.id for c in containers if is_leftover(c)),
+        leftovers=_leftovers(engine, containers),
     )
 
 
@@ -104,6 +107,7 @@ def _engine(host: Host, socket: parse.Section | None, *, sudo: bool) -> Fact[Eng
         cgroup_driver=str(info.get("CgroupDriver", "")),
         runtimes=tuple(sorted(info.get("Runtimes") or {})),
         data_root=str(info.get("DockerRootDir", "")),
+        time=str(info.get("SystemTime", "")),
     )
 
 
@@ -129,10 +133,22 @@ def is_probe(container: ContainerFacts) -> bool:
     return container.labels.get(LABEL_ROLE) == ROLE_PROBE
 
 
-def is_leftover(container: ContainerFacts) -> bool:
+def _leftovers(engine: Fact[EngineFacts], containers: tuple[ContainerFacts, ...] | Unknown) -> tuple[str, ...]:
+    if not isinstance(engine, EngineFacts) or isinstance(containers, Unknown):
+        return ()
+    return tuple(container.id for container in containers if is_leftover(container, engine.time))
+
+
+def is_leftover(container: ContainerFacts, now: str) -> bool:
     """Whether it is a probe that nobody waits for any more: the engine removes one that ends, not one whose
-    clusterctl was killed before it started it."""
-    return is_probe(container) and not container.running
+    clusterctl was killed before it started it. One made just now is another run's that is about to start it."""
+    if not is_probe(container) or container.running:
+        return False
+    try:
+        age = datetime.fromisoformat(now) - datetime.fromisoformat(container.created_at)
+    except (ValueError, TypeError):  # an engine that does not say: whatever does not run is left
+        return True
+    return age.total_seconds() > STARTING_S
 
 
 def container_facts(host: Host, inspected: Mapping[str, Any]) -> ContainerFacts:
@@ -147,6 +163,7 @@ def container_facts(host: Host, inspected: Mapping[str, Any]) -> ContainerFacts:
         started_at=str(state.get("StartedAt", "")),
         spec=json_in(host, inspected["Id"], SPEC_PATH),
         state=json_in(host, inspected["Id"], STATE_PATH),
+        created_at=str(inspected.get("Created", "")),
     )
 
 

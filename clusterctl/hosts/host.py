@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -67,6 +68,8 @@ class Hosts:
     """Nodes that answered, in inventory order."""
     unreachable: dict[str, ConnectError] = field(default_factory=dict)
     """Nodes that did not, each with the reason."""
+    run: str = field(default_factory=lambda: secrets.token_hex(4))
+    """What tells this run from others, in the names of what it starts for a moment."""
 
     def __enter__(self) -> Self:
         hosts = {
