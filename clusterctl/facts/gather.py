@@ -21,6 +21,7 @@ from clusterctl.facts.model import (
     Unknown,
     Unreachable,
 )
+from clusterctl.facts.pairs import pinned_ports
 from clusterctl.hosts.engine import EngineError
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Inventory
@@ -34,6 +35,9 @@ PROBE_TIMEOUT_S = 20
 others no longer than this."""
 STARTING_S = 10
 """Between the making and the start of a probe's container: 0.1 s in the lab, more on a busy machine."""
+PROBES_END_S = 20.0
+"""How long probes of another run are waited for; the network's take 2 s."""
+PROBES_POLL_S = 0.2
 SHOWN_STRAGGLERS = 3
 """Nodes that are still waited for are named from here on down: the last ones are those that matter."""
 PARTS = ("frame", "node", "system", "gpu", "rdma", "model", "end")
@@ -60,7 +64,39 @@ def gather(hosts: Hosts, progress: Progress = SILENT, now: Callable[[], float] =
 
 
 def gather_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> NodeFacts:
-    """Facts of one node. Raises HostError when SSH itself fails; everything else becomes Unknown."""
+    """Facts of one node. Raises HostError when SSH itself fails; everything else becomes Unknown.
+
+    What another run of clusterctl tries at this moment (its probes listen on the cluster's own ports, and may hold GPU
+    memory) is no fact of the node: where it may be that, the probes are waited for, and the node is read again.
+    """
+    facts, probed = _read_node(host, inventory, now)
+    if not _may_be_a_probe(inventory, host.name, facts, probed=probed):
+        return facts
+    deadline = time.monotonic() + PROBES_END_S
+    while True:
+        # Also when none was seen: it may have ended between the two looks, at the ports and at the containers.
+        time.sleep(PROBES_POLL_S)
+        containers = _containers(host, inventory.cluster)
+        if isinstance(containers, Unknown) or not _probed(containers) or time.monotonic() > deadline:
+            return _read_node(host, inventory, now)[0]
+
+
+def _may_be_a_probe(inventory: Inventory, name: str, facts: NodeFacts, *, probed: bool) -> bool:
+    """Whether something on the node is in the cluster's way that may be another run's probe."""
+    if not isinstance(facts.containers, tuple) or any(container.running for container in facts.containers):
+        return False
+    listeners = facts.listeners if isinstance(facts.listeners, tuple) else ()
+    return (probed and bool(facts.gpu_processes)) or not {each.port for each in listeners}.isdisjoint(
+        pinned_ports(inventory, name)
+    )
+
+
+def _probed(containers: tuple[ContainerFacts, ...]) -> bool:
+    return any(is_probe(container) and container.running for container in containers)
+
+
+def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tuple[NodeFacts, bool]:
+    """Facts of one node, and whether a probe of another run is at work there."""
     asked_at_s = now()
     timeout_s = min(PROBE_TIMEOUT_S, inventory.timeouts.command_s)
     done = host.ssh.run(["sh", "-s", "--", inventory.model.path], stdin=PROBE, timeout_s=timeout_s)
@@ -70,7 +106,7 @@ def gather_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> N
     usable = isinstance(engine, EngineFacts)
     not_asked = Unknown("the engine does not answer")
     containers = _containers(host, inventory.cluster) if usable else not_asked
-    return NodeFacts(
+    facts = NodeFacts(
         hostname=parse.text(found, "hostname"),
         kernel=parse.text(found, "kernel"),
         memory_available_bytes=parse.memory_available(found),
@@ -89,6 +125,7 @@ def gather_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> N
         containers=containers if isinstance(containers, Unknown) else tuple(c for c in containers if not is_probe(c)),
         leftovers=_leftovers(engine, containers),
     )
+    return facts, isinstance(containers, tuple) and _probed(containers)
 
 
 def _engine(host: Host, socket: parse.Section | None, *, sudo: bool) -> Fact[EngineFacts]:
