@@ -129,25 +129,31 @@ gone() {
 for tool in flock timeout stat; do
     command -v "$tool" >/dev/null || { say "missing $tool"; exit 4; }
 done
-say ready
-while :; do
-    # A shell of its own, because POSIX read has no time-out; and read, because it takes no byte beyond its line.
-    # It keeps nothing of the channel open but its input: when this shell is killed, its end is seen at once.
-    request=$(timeout "$silence" sh -c 'IFS= read -r line && printf %s "$line"' 2>/dev/null 9<&-)
-    case $? in
-    0) ;;
-    1) gone eof ;;
-    *) gone silence ;;
-    esac
-    argument=${request#* }
-    case $request in
-    "beat "*) say "$request" ;;
-    "try "*) try_lock "$argument" ;;
-    look) say "holder $(holder)" ;;
-    wait) wait_for_lock ;;
-    unlock) unlock; say unlocked ;;
-    "begin "*) cut_off=$argument; say begun ;;
-    "record "*) record "$argument" ;;
-    end) unlock; say released; exit 0 ;;
-    esac
-done
+
+# A function, called in the last line: a shell reads its script in blocks, and would take for script what it is sent
+# after `ready` in the same block.
+serve() {
+    say ready
+    while :; do
+        # A shell of its own, because POSIX read has no time-out; and read, because it takes no byte beyond its line.
+        # It keeps nothing of the channel open but its input: when this shell is killed, its end is seen at once.
+        request=$(exec 9<&- 2>/dev/null; exec timeout "$silence" sh -c 'IFS= read -r line && printf %s "$line"')
+        case $? in
+        0) ;;
+        1) gone eof ;;
+        *) gone silence ;;
+        esac
+        argument=${request#* }
+        case $request in
+        "beat "*) say "$request" ;;
+        "try "*) try_lock "$argument" ;;
+        look) say "holder $(holder)" ;;
+        wait) wait_for_lock ;;
+        unlock) unlock; say unlocked ;;
+        "begin "*) cut_off=$argument; say begun ;;
+        "record "*) record "$argument" ;;
+        end) unlock; say released; exit 0 ;;
+        esac
+    done
+}
+serve
