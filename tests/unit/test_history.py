@@ -30,7 +30,7 @@ def only(found: History) -> Run:
 
 
 def test_a_run_on_many_nodes_is_one() -> None:
-    records = (
+    records: tuple[dict[str, Any], ...] = (
         {"t": 100, **BEGIN},
         {"t": 101, "event": "note", "run": "r1", "text": "serve.port 8000 -> 8001"},
         {"t": 160, "event": "end", "run": "r1", "outcome": "ok", "seconds": 60.2},
@@ -88,10 +88,10 @@ def test_restarts_stand_where_they_happened_and_the_last_ones_are_shown() -> Non
     said = {"restarts": [{"t": 150, "scope": "server", "reason": "stuck", "detail": "no completion"}, {"t": "?"}, 5]}
     restarts = restarts_in("node1", said)
     assert restarts == (Restart(150, "node1", "server", "stuck", "no completion"),)
-    nodes = {"node1": node({"t": 100, **BEGIN}, {"t": 200, **BEGIN, "run": "r2"}, restarts=restarts)}
-    assert [entry.at for entry in of(**nodes).entries] == [100, 150, 200]
-    assert [entry.at for entry in of(limit=2, **nodes).entries] == [150, 200]
-    assert "1970-01-01T00:02:30Z  node1  restarted the server  stuck: no completion" in text(of(**nodes))
+    both = node({"t": 100, **BEGIN}, {"t": 200, **BEGIN, "run": "r2"}, restarts=restarts)
+    assert [entry.at for entry in of(node1=both).entries] == [100, 150, 200]
+    assert [entry.at for entry in of(limit=2, node1=both).entries] == [150, 200]
+    assert "1970-01-01T00:02:30Z  node1  restarted the server  stuck: no completion" in text(of(node1=both))
 
 
 def test_no_container_and_an_old_agent_have_no_restarts() -> None:

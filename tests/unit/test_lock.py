@@ -298,7 +298,8 @@ def test_what_a_lock_says_is_shown_as_plain_text() -> None:
 def test_errors_say_who_and_what_next() -> None:
     busy = {"node1": Busy(read_holder('{"who": "a@b", "command": "up", "t": 1}'), 61), "node2": Busy(None, 0)}
     error = LockedError("demo", busy, waited_s=None)
-    assert error.exit_code == ExitCode.LOCKED == 6
+    assert error.exit_code is ExitCode.LOCKED
+    assert int(error.exit_code) == 6
     assert "node1: a@b runs `up` since 1970-01-01T00:00:01Z (60 s ago)" in error.message
     assert error.hint is not None
     assert "--wait" in error.hint
