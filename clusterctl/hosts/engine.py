@@ -357,7 +357,7 @@ class Engine:
         """Run a container to its end and return what it wrote; whatever happens, nothing of it stays.
 
         The engine itself removes it when it ends, also when nobody here waits for it any more: only one that was
-        never started can be left behind, and the next run under that name removes it. Raises EngineError, without
+        never started can be left behind, and a later run finds it by its labels. Raises EngineError, without
         `status` when the deadline (seconds) passes.
         """
         self.remove(name)
@@ -461,13 +461,13 @@ class Engine:
             raise
         return tuple(int(row[0]) for row in top["Processes"])
 
-    def remove(self, container: str) -> None:
-        """Remove a container by force, with its anonymous volumes; harmless when it is gone."""
+    def remove(self, container: str, *, force: bool = True) -> None:
+        """Remove a container and its anonymous volumes; harmless when it is gone, and without `force` when it runs."""
         try:
             with self._errors(f"remove container {container[:12]}"):
-                self._api.remove_container(container, v=True, force=True)
+                self._api.remove_container(container, v=True, force=force)
         except EngineError as error:
-            # 404: gone already. 409: a removal is in progress (two operators, or a restart of the engine).
+            # 404: gone already. 409: a removal is in progress (two operators, or a restart of the engine), or it runs.
             if error.status not in (404, 409):
                 raise
 
