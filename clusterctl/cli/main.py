@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from clusterctl import __version__
+from clusterctl.cli.common import Options, echo, emit, json_option, write_file
 from clusterctl.down import down as take_down
 from clusterctl.errors import ClusterctlError, ExitCode, UsageError
 from clusterctl.facts.deep import Asked, with_deep
@@ -25,9 +25,6 @@ from clusterctl.findings.finding import ChecksFailedError, has_errors
 from clusterctl.findings.identity import differences
 from clusterctl.findings.junit import junit_xml
 from clusterctl.findings.rules import check as find_problems
-from clusterctl.hosts.host import Hosts
-from clusterctl.inventory.load import load_inventory
-from clusterctl.inventory.model import Inventory
 from clusterctl.inventory.schema import json_schema
 from clusterctl.lab.cli import lab
 from clusterctl.layout.report import report as layout_report
@@ -41,25 +38,6 @@ from clusterctl.ui.progress import progress_on_stderr
 from clusterctl.up import prepare
 from clusterctl.up import up as bring_up
 from clusterctl.watch import watch_status
-
-
-class Options:
-    """Global options, and the inventory, read when a command first needs it."""
-
-    def __init__(self, inventory: Path, *, accept_new_host_keys: bool) -> None:
-        self.path = inventory
-        self.accept_new_host_keys = accept_new_host_keys
-
-    def inventory(self) -> Inventory:
-        """The inventory. Raises InventoryError with everything that is wrong with it."""
-        return load_inventory(self.path)
-
-    def hosts(self) -> Hosts:
-        """Connections to all nodes, not yet open."""
-        return Hosts(self.inventory(), accept_new_host_keys=self.accept_new_host_keys)
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": None})
@@ -250,28 +228,6 @@ def logs(options: Options, nodes: tuple[str, ...], follow: bool, tail: int | Non
 def schema() -> None:
     """Print the inventory's JSON Schema, for editors."""
     emit(json_schema())
-
-
-def emit(result: object) -> None:
-    """A result to stdout: text as it is, anything else as JSON."""
-    echo(result if isinstance(result, str) else json.dumps(result, indent=2, default=str))
-
-
-def echo(line: str) -> None:
-    """A line to stdout. A reader that went away (`clusterctl logs | head`) ends the command, and is no error."""
-    try:
-        click.echo(line)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.OK)
-
-
-def write_file(path: Path, text: str) -> None:
-    """A result to a file. Raises ClusterctlError when it cannot be written."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ClusterctlError(f"cannot write {path}: {error.strerror}") from error
 
 
 def main() -> NoReturn:
