@@ -13,6 +13,7 @@ import click
 
 from clusterctl import __version__
 from clusterctl.cli.common import Options, echo, emit, json_option, write_file
+from clusterctl.cli.diagnose import diagnose
 from clusterctl.down import down as take_down
 from clusterctl.errors import ClusterctlError, ExitCode, UsageError
 from clusterctl.facts.deep import Asked, with_deep
@@ -64,6 +65,7 @@ def cli(context: click.Context, inventory: Path, accept_new_host_keys: bool) -> 
 
 
 cli.add_command(lab)
+cli.add_command(diagnose)
 
 
 @cli.command()

@@ -164,6 +164,11 @@ class Engine:
         with self._errors("info"):
             return dict(self._api.info())
 
+    def version(self) -> dict[str, Any]:
+        """`docker version`: the engine's own, its components' and its API's."""
+        with self._errors("tell its version"):
+            return dict(self._api.version())
+
     def image(self, reference: str) -> dict[str, Any] | None:
         """`docker image inspect`, or None when the image is absent."""
         try:
@@ -221,6 +226,25 @@ class Engine:
             member = tar.next()
             file = tar.extractfile(member) if member is not None else None
             return file.read() if file is not None else None
+
+    def archive(self, container: str, path: str) -> Iterator[bytes] | None:
+        """A file or directory in a container, running or not, as the chunks of a tar stream; None when it is absent.
+
+        The engine follows symbolic links on the way to `path` inside the container, not one at its end, and leaves
+        sockets out (seen with 20.10). Reading it may be given up at any time.
+        """
+        try:
+            with self._errors(f"read {path} in {container[:12]}"):
+                chunks, _ = self._api.get_archive(container, path)
+        except EngineError as error:
+            if error.status == 404:
+                return None
+            raise
+        return self._chunks(chunks, f"read {path} in {container[:12]}")
+
+    def _chunks(self, chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
+        with self._errors(what):
+            yield from chunks
 
     def start(self, container: str) -> None:
         """Start a created or stopped container."""
@@ -296,11 +320,20 @@ class Engine:
             if error.status not in (404, 409):
                 raise
 
-    def logs(self, container: str, *, follow: bool, tail: int | None = None, since: float = 0) -> Iterator[LogChunk]:
+    def logs(
+        self,
+        container: str,
+        *,
+        follow: bool,
+        tail: int | None = None,
+        since: float = 0,
+        timestamps: bool = False,
+    ) -> Iterator[LogChunk]:
         """The container's log as frames, each with the stream it was written to; ends when the container stops.
 
-        `tail` limits to the last lines, `since` is Unix time in seconds. The SDK's own `logs` drops the stream's
-        name, which tells the agent's events (stderr) from the server's output (stdout).
+        `tail` limits to the last lines, `since` is Unix time in seconds. With `timestamps` EVERY frame begins with its
+        time and a blank, also one that goes on in the middle of a line (20.10). The SDK's own `logs` drops the
+        stream's name, which tells the agent's events (stderr) from the server's output (stdout).
         """
         params = {
             "stdout": 1,
@@ -308,6 +341,7 @@ class Engine:
             "follow": int(follow),
             "tail": "all" if tail is None else tail,
             **({"since": since} if since else {}),
+            **({"timestamps": 1} if timestamps else {}),
         }
         with self._errors(f"read the log of {container[:12]}"):
             response = self._api._get(

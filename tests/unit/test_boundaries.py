@@ -34,7 +34,18 @@ DOORS = {
 }
 """Module → the files (or folders) that may import it."""
 
-PURE = ("planning/", "findings/", "inventory/", "facts/model.py", "facts/parse.py", "stages.py", "vllm_log.py")
+PURE = (
+    "planning/",
+    "findings/",
+    "inventory/",
+    "facts/model.py",
+    "facts/parse.py",
+    "stages.py",
+    "vllm_log.py",
+    "redact.py",
+    "diagnosis.py",
+    "kernel_log.py",
+)
 ACTING = {
     *("asyncio", "fabric", "http", "httpx", "multiprocessing", "paramiko", "requests", "shutil", "signal", "socket"),
     *("subprocess", "tempfile", "threading", "time", "urllib", "clusterctl.hosts", "clusterctl.apply", "clusterctl.ui"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -177,7 +176,7 @@ def test_values_that_are_none_are_no_secrets() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["HF_TOKEN", "VLLM_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "MY_CREDENTIALS", "api-key", "x_passwd"],
+    ["HF_TOKEN", "VLLM_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "CREDENTIALS", "api-key", "x_passwd"],
 )
 def test_names_that_say_secret(name: str) -> None:
     assert looks_secret(name)
@@ -189,7 +188,7 @@ def test_names_that_do_not(name: str) -> None:
 
 
 INSPECTED = {
-    "Config": {"Env": ["HF_TOKEN=hidden-1", "HOME=/root", "RAY_AUTH_TOKEN_PATH=/etc/t"], "Labels": {"my.key": "hidden-2"}},
+    "Config": {"Env": ["HF_TOKEN=hidden-1", "HOME=/root", "RAY_AUTH_TOKEN_PATH=/etc/t"], "Labels": {"a.key": "hidden-2"}},
     "spec": {"environment": {"PASSWORD": "hidden-3", "A": "b"}, "tokens": 5},
 }  # fmt: skip
 
