@@ -4,7 +4,7 @@ The order can be explained, and each cause says why it has its place:
 
 - **certain**: seen as a fact (a node that does not answer, an error of `check`, a fault in the kernel's log while the
   container ran, the OOM killer, an engine that could not start the container);
-- **likely**: a log line that is known and that nothing earlier explains, or the agent's own reason when nothing else does;
+- **likely**: a log line that is known, or the agent's own reason where nothing else is known;
 - **possible**: seen, and harmless in other circumstances;
 - **consequence**: what the others say once one has died; true, and no reason while another one is known;
 - **past**: it happened and the cluster has healed: it serves.
@@ -238,8 +238,8 @@ def _machines(evidence: Evidence) -> Iterator[Cause]:
                 fix or "is the machine on, and does its SSH answer? clusterctl check",
                 "no node can do without another one",
             )
-    for name, node in evidence.nodes.items():
-        yield from _kernel(name, node, serving=evidence.serving)
+    for name, said in evidence.nodes.items():
+        yield from _kernel(name, said, serving=evidence.serving)
 
 
 def _kernel(name: str, node: NodeEvidence, *, serving: bool) -> Iterator[Cause]:
@@ -297,7 +297,8 @@ def _containers(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _state(node: str, container: ContainerEvidence) -> Iterator[Cause]:
-    def cause(certainty: Certainty, code: str, seen: str, meaning: str, fix: str, why: str) -> Cause:
+    def cause(certainty: Certainty, code: str, *said: str) -> Cause:
+        seen, meaning, fix, why = said
         return Cause(certainty, (node,), code, (_short(seen),), meaning, fix, why)
 
     if container.oom_killed:
@@ -436,7 +437,7 @@ def _agents(evidence: Evidence, found: list[Cause]) -> Iterator[Cause]:
 
 
 def _restarts(container: ContainerEvidence) -> int:
-    """Restarts that the engine and the agent count, whichever way the agent writes them: a number, or one entry each."""
+    """Restarts that the engine and the agent count; the agent's are a number, or one entry each."""
     own = container.state.get("restarts")
     if isinstance(own, Mapping):
         own = own.get("count")

@@ -127,13 +127,15 @@ class Bundle:
     causes: tuple[Cause, ...]
     unreachable: Mapping[str, str]
     """Node → why it was not reached."""
+    complete: bool
+    """Whether every node could be read and said which containers it has."""
     missed: tuple[Missed, ...]
     seconds: float
 
     @property
     def fine(self) -> bool:
         """Whether nothing wrong was found, and every node answered."""
-        return not self.unreachable and all(cause.certainty is Certainty.PAST for cause in self.causes)
+        return self.complete and all(cause.certainty is Certainty.PAST for cause in self.causes)
 
     def to_json(self) -> dict[str, Any]:
         """The result for machines."""
@@ -218,7 +220,9 @@ def collect(
     target = (output or folder / f"{name}.tar.gz") if write else None
     file = _created(target) if target else None
     try:
-        with_facts, evidence, store = _collected(hosts, facts, error, progress, limits, began + limits.total_s)
+        with_facts, evidence, store = _collected(
+            hosts, facts, error, progress, limits=limits, deadline=began + limits.total_s
+        )
         causes = tuple(_clean(cause, store.redactor) for cause in diagnose(evidence))
         unreachable = {n: store.redactor.text(reason) for n, (reason, _) in evidence.unreachable.items()}
         _of_the_cluster(store, hosts.inventory, with_facts, evidence, inventory_file)
@@ -229,11 +233,12 @@ def collect(
             situation(evidence),
             causes,
             unreachable,
+            with_facts is not None and not unreachable and None not in [n.containers for n in evidence.nodes.values()],
             tuple(store.missed),
             round(time.monotonic() - began, 2),
         )
         if file is not None and target is not None:
-            _write(file, target, name, store, bundle, now)
+            _write(file, target, name, store, bundle=bundle, collected_at=now)
     except BaseException:
         if file is not None and target is not None:
             file.close()
@@ -284,7 +289,7 @@ def _clean(cause: Cause, redactor: Redactor) -> Cause:
 
 
 def _collected(
-    hosts: Hosts, facts: ClusterFacts | None, error: str | None, progress: Progress, limits: Limits, deadline: float
+    hosts: Hosts, facts: ClusterFacts | None, error: str | None, progress: Progress, *, limits: Limits, deadline: float
 ) -> tuple[ClusterFacts | None, Evidence, _Store]:
     nodes = {name: _Node(host) for name, host in hosts.connected.items()}
     unreachable = {name: (e.message, e.hint) for name, e in hosts.unreachable.items()}
@@ -366,8 +371,8 @@ def _own_secrets(inventory: Inventory) -> Iterator[str]:
 def _look(node: _Node, cluster: str) -> None:
     """The node's containers, and the secrets that their texts must be cleared of."""
     containers = tuple(
-        c for c in node.host.engine.containers(cluster) if (c["Config"].get("Labels") or {}).get(LABEL_ROLE) != ROLE_PROBE
-    )  # fmt: skip
+        container for container in node.host.engine.containers(cluster) if _label(container, LABEL_ROLE) != ROLE_PROBE
+    )
     for container in containers:
         node.secrets += secret_values(container)
         try:
@@ -377,6 +382,10 @@ def _look(node: _Node, cluster: str) -> None:
         except ClusterctlError:
             node.sealed.add(container["Id"])
     node.inspected = containers
+
+
+def _label(inspected: Mapping[str, Any], name: str) -> str:
+    return str((inspected["Config"].get("Labels") or {}).get(name, ""))
 
 
 Job = tuple[str, Callable[[], None]]
@@ -500,7 +509,7 @@ class Tail:
 def whole_lines(chunks: Iterable[LogChunk]) -> Iterator[LogChunk]:
     """Frames that each begin with a time, as the text that was written: the time stands before whole lines only.
 
-    The engine splits lines at 16 KiB and puts the time before each part: a secret that lies across would be hidden by it.
+    The engine splits lines at 16 KiB and puts the time before each part, also in the middle of a secret.
     """
     middle = {"stdout": False, "stderr": False}
     for chunk in chunks:
@@ -606,7 +615,7 @@ def _container_evidence(node: _Node, inspected: Mapping[str, Any]) -> ContainerE
     state = inspected["State"]
     return ContainerEvidence(
         name=str(inspected["Name"]).lstrip("/"),
-        role=str((inspected["Config"].get("Labels") or {}).get(LABEL_ROLE, "")),
+        role=_label(inspected, LABEL_ROLE),
         status=str(state["Status"]),
         exit_code=int(state.get("ExitCode") or 0),
         oom_killed=bool(state.get("OOMKilled")),
@@ -663,7 +672,7 @@ def _of_the_cluster(
 
 
 def _write(
-    file: io.BufferedWriter, target: Path, name: str, store: _Store, bundle: Bundle, collected_at: datetime
+    file: io.BufferedWriter, target: Path, name: str, store: _Store, *, bundle: Bundle, collected_at: datetime
 ) -> None:
     manifest = {
         "clusterctl": __version__,
@@ -699,6 +708,9 @@ def readme_text(
     command: str,
 ) -> str:
     """What stands at the top of the bundle."""
+    sizes = {
+        path: f"{size} bytes" + (f", {cut[path]}" if path in cut else "") for path, (_, size) in sorted(items.items())
+    }
     lines = [
         f"Evidence of the cluster {bundle.cluster}, {collected_at:%Y-%m-%d %H:%M:%S} UTC",
         f"clusterctl {__version__}: {command}",
@@ -707,8 +719,8 @@ def readme_text(
         *summary(bundle),
         "",
         "What is in it",
-        *(f"  {path} ({size} bytes{', ' + cut[path] if path in cut else ''})" for path, (_, size) in sorted(items.items())),
-    ]  # fmt: skip
+        *(f"  {path} ({said})" for path, said in sizes.items()),
+    ]
     return "\n".join(lines) + "\n"
 
 

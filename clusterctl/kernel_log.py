@@ -44,8 +44,8 @@ CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
         (
             r"NVRM: Xid \([^)]*\): (?:13|31|43|45|68|69)\b",
             "-",
-            "a process was stopped for what it did on a GPU (Xid 13, 31, 43, 45): often a defect of a kernel of vLLM or "
-            "its libraries, or another GPU's fault",
+            "a process was stopped for what it did on a GPU (Xid 13, 31, 43, 45): a defect of software, or another "
+            "GPU's fault",
             "read the log's lines of that moment; when it is always the same GPU: dcgmi diag -r 3",
         ),
         (
@@ -58,7 +58,7 @@ CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
             r"Out of memory: Kill(?:ed)? process|oom-kill:|invoked oom-killer|Memory cgroup out of memory",
             "F9",
             "the node's memory was full, and the kernel killed a process",
-            "free memory on the node, a smaller ray.object_store_bytes, or lower the load; clusterctl check: memory-low",
+            "free memory on the node, a smaller ray.object_store_bytes, or less load (clusterctl check: memory-low)",
         ),
         (
             r"EXT4-fs error|XFS \([^)]*\): (?:Corruption|Internal error|metadata I/O error|.*[Ss]hut(?:ting)? ?down)"
@@ -77,7 +77,7 @@ CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
             r"nfs: server \S+ not responding",
             "-",
             "a network file system does not answer: what reads from it hangs",
-            "is that server up, and is the way to it? then look at what waits: ps -eo pid,stat,wchan:30,args | grep ' D'",
+            "is that server up, and can the node reach it? ps -eo pid,stat,comm shows what waits (D)",
         ),
         (
             r"Hardware Error\]|Machine Check|AER: .*Uncorrect",
@@ -86,8 +86,8 @@ CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
             "the machine's own event log (ipmitool sel list) names the part",
         ),
         (
-            r"(?:mlx[45]_core|bnxt_en|ice|i40e|ixgbe|bond\d|eno?\w+|eth\d|ib\d).*(?:[Ll]ink (?:is )?[Dd]own|NIC Link is Down"
-            r"|link status definitely down|NETDEV WATCHDOG)",
+            r"(?:mlx[45]_core|bnxt_en|ice|i40e|ixgbe|bond\d|en[op]\w+|eth\d|ib\d).*"
+            r"(?:[Ll]ink (?:is )?[Dd]own|link status definitely down|NETDEV WATCHDOG)",
             "F29",
             "a network port lost its link",
             "cable, transceiver, switch port; ip -br link on the node; clusterctl check tries every pair",

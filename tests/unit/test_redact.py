@@ -188,9 +188,9 @@ def test_names_that_do_not(name: str) -> None:
 
 
 INSPECTED = {
-    "Config": {"Env": ["HF_TOKEN=hidden-1", "HOME=/root", "RAY_AUTH_TOKEN_PATH=/etc/t"], "Labels": {"a.key": "hidden-2"}},
+    "Config": {"Env": ["HF_TOKEN=hidden-1", "HOME=/root", "RAY_AUTH_TOKEN_PATH=/etc/t"], "Labels": {"key": "hidden-2"}},
     "spec": {"environment": {"PASSWORD": "hidden-3", "A": "b"}, "tokens": 5},
-}  # fmt: skip
+}
 
 
 def test_trees_lose_their_secrets_and_give_them_by_value() -> None:
