@@ -250,7 +250,7 @@ def _kernel(name: str, node: NodeEvidence, *, serving: bool) -> Iterator[Cause]:
         return
     lines = [(t, line) for t, line in kernel_log.timed(node.kernel) if t is not None and t >= since]
     times = {line: t for t, line in reversed(lines)}
-    for hit in vllm_log.explained(kernel_log.CAUSES, [line for _, line in lines]):
+    for hit in _once(vllm_log.explained(kernel_log.CAUSES, [line for _, line in lines])):
         yield Cause(
             Certainty.POSSIBLE if serving else Certainty.CERTAIN,
             (name,),
@@ -385,14 +385,21 @@ def _hits(text: str) -> Iterator[tuple[Certainty, vllm_log.Cause, float | None]]
         times.setdefault(bare, stamp)
     lines = list(times)
     found = [*vllm_log.causes(lines), *nccl_log.causes([line for line in lines if _OF_THE_NETWORK.search(line)])]
-    told: set[str] = set()
-    for hit in found:
-        if hit.failure_mode in told and hit.failure_mode != "-":
-            continue  # the same number in both tables
-        told.add(hit.failure_mode)
+    for hit in _once(found):
         harmless = hit.failure_mode in HARMLESS or "healthy start" in hit.meaning
         t = next((times[line] for line in lines if line.strip() == hit.line), None)
         yield (Certainty.POSSIBLE if harmless else Certainty.LIKELY), hit, t
+
+
+def _once(hits: Iterable[vllm_log.Cause]) -> Iterator[vllm_log.Cause]:
+    """Each line once, by what is most specific of it, and each failure mode once: two tables have the same."""
+    lines, numbers = set[str](), set[str]()
+    for hit in hits:
+        if hit.line not in lines and hit.failure_mode not in numbers:
+            yield hit
+        lines.add(hit.line)
+        if hit.failure_mode != "-":
+            numbers.add(hit.failure_mode)
 
 
 def _unstamped(line: str) -> tuple[float | None, str]:

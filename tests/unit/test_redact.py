@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -168,6 +169,14 @@ def test_a_short_secret_is_hidden_behind_its_name_only() -> None:
     assert redactor.text("HF_TOKEN=abc abc 1 abcd my_key: 'abc' --api-key 1") == (
         f"HF_TOKEN={MASK} abc 1 abcd my_key: '{MASK}' --api-key {MASK}"
     )
+
+
+def test_a_long_line_without_a_blank_takes_no_time() -> None:
+    redactor = Redactor(["abc", "a-longer-secret"])
+    for part in ("x", "ab1", "key", "KEY=", "token_", "://", "sk-a", "eyJ", "-----BEGIN PRIVATE KEY-----"):
+        began = time.process_time()
+        redactor.text(part * (100_000 // len(part)))
+        assert time.process_time() - began < 2, part
 
 
 def test_values_that_are_none_are_no_secrets() -> None:
