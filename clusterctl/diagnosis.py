@@ -27,6 +27,8 @@ from clusterctl.findings.finding import Finding, is_error
 
 SHOWN_WIDTH = 300
 SHOWN_LINES = 3
+LONGEST_LINE = 4000
+"""Characters of a line that are looked at: some patterns take quadratic time on lines that are made for it."""
 SETTLE_S = 60
 """A fault of the machine so many seconds before a container started may still be why it fails."""
 RECENT_S = 3600
@@ -382,6 +384,8 @@ def _hits(text: str) -> Iterator[tuple[Certainty, vllm_log.Cause, float | None]]
     times: dict[str, float | None] = {}
     for line in stamped:
         stamp, bare = _unstamped(line)
+        if len(bare) > LONGEST_LINE:
+            bare = f"{bare[: LONGEST_LINE // 2]} … {bare[-LONGEST_LINE // 2 :]}"
         times.setdefault(bare, stamp)
     lines = list(times)
     found = [*vllm_log.causes(lines), *nccl_log.causes([line for line in lines if _OF_THE_NETWORK.search(line)])]

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 CLOCK = re.compile(r"\Aclock (?P<uptime>\d+\.\d+) (?P<now>\d+)\n")
 """What stands above dmesg's lines: seconds since boot and Unix time, of the same moment."""
+LONGEST_LINE = 1000
+"""Characters of a line that are looked at; the kernel's own are shorter (LOG_LINE_MAX)."""
 _STAMP = re.compile(r"^\[ *(\d+\.\d+)\] ?", re.MULTILINE)
 
 CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
@@ -115,4 +117,4 @@ def timed(text: str) -> Iterator[tuple[float | None, str]]:
     boot = float(clock["now"]) - float(clock["uptime"]) if clock else None
     for line in text[clock.end() if clock else 0 :].splitlines():
         stamp = _STAMP.match(line)
-        yield (boot + float(stamp[1]) if stamp and boot is not None else None), line
+        yield (boot + float(stamp[1]) if stamp and boot is not None else None), line[:LONGEST_LINE]

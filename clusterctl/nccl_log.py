@@ -107,7 +107,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
         (
             r"LOC_LEN_ERR|[Gg]ot completion (?:with|from peer).*(?:error |status=)1\b",
             "F34",
-            "a message was larger than what the other side takes: the MTU differs between the nodes, or between the HCAs",
+            "a message was larger than the other side takes: the MTU differs between the nodes or their HCAs",
             "the same MTU on every node and on the switches between them: clusterctl check (mtu-differs, mtu-path)",
         ),
         (

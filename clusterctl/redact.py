@@ -151,7 +151,7 @@ class Redactor:
         # The longest first: a form may be part of another.
         self._forms = tuple(sorted(forms, key=lambda form: (-len(form), form)))
         short = "|".join(re.escape(secret) for secret in sorted(known - long, key=lambda each: (-len(each), each)))
-        # Nothing before the word: a pattern that begins with any number of letters is quadratic on a line without blanks.
+        # Nothing before the word: a pattern that begins with any number of letters is quadratic on a long word.
         word = r"(?i:token|secret|key|passw|passphrase|credential)[\w-]{0,40}"
         named = rf"({word}[\"']?(?:\s{{0,2}}[=:]\s{{0,2}}|\s)[\"']?)"
         self._short = re.compile(rf"{named}(?:{short})(?!\w)") if short else None
