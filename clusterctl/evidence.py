@@ -48,6 +48,8 @@ MIB = 1024 * 1024
 SESSIONS = 4
 """Pieces asked of one node at once. sshd carries ten sessions on a connection (MaxSessions), and the engine's calls
 are sessions too."""
+ALIVE_S = 5.0
+"""A node whose shell does not run `true` in so many seconds is asked for nothing else."""
 LOG_LINES = 100_000
 """Last lines of a container's log that are asked for: 20 MB at the 200 bytes that a line of vLLM has."""
 DIAGNOSED_BYTES = 4 * MIB
@@ -186,6 +188,8 @@ class _Node:
     """What is known of one node while it is asked."""
 
     host: Host
+    answers: bool = False
+    """Whether its SSH still answers: the connection may be older than the fault."""
     inspected: tuple[dict[str, Any], ...] | None = None
     secrets: list[str] = field(default_factory=list)
     sealed: set[str] = field(default_factory=set)
@@ -305,6 +309,9 @@ def _collected(
         asked = {}
         for name, future in opened.items():
             problem = _problem(future, limits.item_s)
+            if not nodes[name].answers:
+                unreachable[name] = (problem or "its SSH does not answer any more", None)
+                continue
             if problem:
                 store.miss(name, "containers", problem)
             asked[name] = [*_node_jobs(nodes[name], hosts.inventory, store, limits)]
@@ -370,6 +377,8 @@ def _own_secrets(inventory: Inventory) -> Iterator[str]:
 
 def _look(node: _Node, cluster: str) -> None:
     """The node's containers, and the secrets that their texts must be cleared of."""
+    node.host.ssh.run(["true"], timeout_s=ALIVE_S)
+    node.answers = True
     containers = tuple(
         container for container in node.host.engine.containers(cluster) if _label(container, LABEL_ROLE) != ROLE_PROBE
     )
