@@ -218,12 +218,18 @@ def _settled(evidence: Evidence, causes: list[Cause]) -> list[Cause]:
     ]  # fmt: skip
     settled = []
     for cause in causes:
-        if cause.code in ECHOES and cause.certainty is Certainty.LIKELY and reasons:
-            said = f"others say so once one has failed, and there is a reason: [{reasons[0].code}]"
+        reason = _nearest(reasons, cause.nodes)
+        if cause.code in ECHOES and cause.certainty is Certainty.LIKELY and reason:
+            said = f"others say so once one has failed, and there is a reason: [{reason.code}]"
             settled.append(replace(cause, certainty=Certainty.CONSEQUENCE, why=said))
         else:
             settled.append(cause)
     return settled
+
+
+def _nearest(reasons: list[Cause], nodes: tuple[str, ...]) -> Cause | None:
+    """A reason on the same node, else any."""
+    return next((reason for reason in reasons if set(reason.nodes) & set(nodes)), next(iter(reasons), None))
 
 
 def _machines(evidence: Evidence) -> Iterator[Cause]:
@@ -422,11 +428,12 @@ def unstamped(text: str) -> list[str]:
 
 def _agents(evidence: Evidence, found: list[Cause]) -> Iterator[Cause]:
     """The reasons that agents recorded, and how often something was restarted."""
-    better = next((c for c in found if c.certainty in (Certainty.CERTAIN, Certainty.LIKELY)), None)
+    reasons = [cause for cause in found if cause.certainty in (Certainty.CERTAIN, Certainty.LIKELY)]
     for name, node in evidence.nodes.items():
         for container in node.containers or ():
             state = container.state
             restarts = _restarts(container)
+            better = _nearest(reasons, (name,))
             if evidence.serving:
                 if restarts:
                     yield _restarted(name, container, restarts)

@@ -165,7 +165,14 @@ class _Store:
     def put(self, path: str, data: bytes | str, cut: str | None = None) -> str:
         """Keep a piece without its secrets; returns it as text."""
         raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
-        clean = self.redactor.data(raw)
+        return self.keep(path, self.redactor.data(raw), cut)
+
+    def put_json(self, path: str, value: Any) -> str:
+        """Keep a tree of JSON values without its secrets."""
+        return self.keep(path, self.redactor.json(value).encode("utf-8", "surrogateescape"))
+
+    def keep(self, path: str, clean: bytes, cut: str | None = None) -> str:
+        """Keep a piece that has no secrets any more."""
         with self.lock:
             if not self.closed:
                 self.items[self.redactor.text(path)] = (zlib.compress(clean, 1), len(clean))
@@ -426,7 +433,7 @@ def _node_jobs(node: _Node, inventory: Inventory, store: _Store, limits: Limits)
         else:
             yield f"{inside}: log", _job(_log, node, inspected["Id"], inside, store, limits)
             yield f"{inside}: files", _job(_files, node, inspected["Id"], inside, store)
-        yield f"{inside}: inspect", _job(store.put, f"{inside}/inspect.json", store.redactor.json(inspected))
+        yield f"{inside}: inspect", _job(store.put_json, f"{inside}/inspect.json", inspected)
     yield "dmesg", _job(_kernel, node, store, limits, sudo=inventory.container.sudo)
     for file, argv in COMMANDS.items():
         yield " ".join(argv), _job(_command, host, argv, f"{place}/{file}", store, limits)
@@ -465,7 +472,7 @@ def _kernel(node: _Node, store: _Store, limits: Limits, *, sudo: bool) -> None:
 
 
 def _engine(ask: Callable[[], dict[str, Any]], path: str, store: _Store) -> None:
-    store.put(path, store.redactor.json(ask()))
+    store.put_json(path, ask())
 
 
 def _log(node: _Node, container: str, inside: str, store: _Store, limits: Limits) -> None:
@@ -537,22 +544,18 @@ def _files(node: _Node, container: str, inside: str, store: _Store) -> None:
             continue
         if content is None:
             continue  # a worker has no server's configuration
-        text = _clean_file(path, content, store.redactor)
-        store.put(f"{inside}{path}", text)
-        if path == paths.STATE_PATH and isinstance(state := _parsed(text), dict):
+        value = _parsed(content) if path.endswith(".json") else None
+        if value is None:
+            store.put(f"{inside}{path}", content)
+            continue
+        state = _parsed(store.put_json(f"{inside}{path}", value))
+        if path == paths.STATE_PATH and isinstance(state, dict):
             node.states[container] = state
     if failed:
         raise ClusterctlError("; ".join(failed))
 
 
-def _clean_file(path: str, content: bytes, redactor: Redactor) -> str:
-    """A file's text; JSON also without what only its names make a secret."""
-    text = content.decode("utf-8", "surrogateescape")
-    value = _parsed(text) if path.endswith(".json") else None
-    return redactor.json(value) if value is not None else redactor.text(text)
-
-
-def _parsed(text: str) -> Any:
+def _parsed(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except ValueError:
@@ -663,21 +666,28 @@ def _of_the_cluster(
         except OSError as error:
             store.miss("", "inventory.yaml", str(error.strerror))
     if facts is not None:
-        store.put("facts.json", store.redactor.json(asdict(facts)))
+        store.put_json("facts.json", asdict(facts))
         lines = [line for finding in evidence.findings for line in finding.lines()]
         store.put("findings.txt", "\n".join(lines or ["no finding"]) + "\n")
-        store.put("findings.json", store.redactor.json([finding.to_json() for finding in evidence.findings]))
-        try:
-            plan = make_plan(resolve(inventory, facts), facts)
-            store.put("plan.txt", "\n".join(plan.lines()) + "\n")
-            store.put("plan.json", store.redactor.json(plan.to_json()))
-        except Exception as error:  # noqa: BLE001 (facts of a broken cluster may have no plan, for any reason)
-            said = (
-                error.message if isinstance(error, ClusterctlError) else f"it cannot be made ({type(error).__name__})"
-            )
-            store.miss("", "plan", said)
+        store.put_json("findings.json", [finding.to_json() for finding in evidence.findings])
+        _plan(store, inventory, facts)
     if evidence.error:
         store.put("error.txt", evidence.error + "\n")
+
+
+def _plan(store: _Store, inventory: Inventory, facts: ClusterFacts) -> None:
+    """What `up` would do now, where that can be said."""
+    if facts.unreachable:
+        store.miss("", "plan", "there is none while a node cannot be read")
+        return
+    try:
+        plan = make_plan(resolve(inventory, facts), facts)
+        store.put("plan.txt", "\n".join(plan.lines()) + "\n")
+        store.put_json("plan.json", plan.to_json())
+    except ClusterctlError as error:
+        store.miss("", "plan", error.message)
+    except Exception as error:  # noqa: BLE001 (odd facts of a broken cluster must not cost the rest)
+        store.miss("", "plan", f"it cannot be made: {type(error).__name__}: {error}")
 
 
 def _write(

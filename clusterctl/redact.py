@@ -35,6 +35,9 @@ _NAME = (
 """Names of settings as logs, command lines and environments write them. Not every name with «key» or «token» in it:
 `num_key_value_heads`, `eos_token` and «KeyError» belong to what logs are read for."""
 
+_OPTIONS = r"--(?:api-key|(?:hf|auth|access|api|ray-auth)-token|token|password|secret)"
+_OPTION = re.compile(_OPTIONS)
+
 # (pattern, what stays). Those over several lines (a list as JSON among them) have a bound, so that none is quadratic.
 _LONG_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, flags), kept)
@@ -54,7 +57,7 @@ _LONG_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\A[A-Za-z0-9+/=\s]*-----END [A-Z0-9 ]*PRIVATE KEY-----", 0, MASK),
         # Options of command lines, as a line and as a list: --api-key X, "--api-key", "X".
         (
-            r"(--(?:api-key|(?:hf|auth|access|api|ray-auth)-token|token|password|secret)[\"']?(?:\s*,\s*|=|\s+)[\"']?)"
+            rf"({_OPTIONS}[\"']?(?:\s*,\s*|=|\s+)[\"']?)"
             r"(?!-)" + _NO_VALUE + r"[^\s\"',\]]+",
             0,
             rf"\1{MASK}",
@@ -105,14 +108,18 @@ def redacted_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def masked(value: Any) -> Any:
-    """A tree of JSON values without the texts whose name says «secret», also in lists of NAME=value."""
+    """A tree of JSON values without the texts whose name says «secret», also in lists of NAME=value and of arguments."""
     if isinstance(value, Mapping):
         return {
             key: MASK if isinstance(item, str) and item and looks_secret(str(key)) else masked(item)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [masked(item) for item in value]
+        before = [None, *value]
+        return [
+            MASK if isinstance(item, str) and isinstance(option, str) and _OPTION.fullmatch(option) else masked(item)
+            for option, item in zip(before, value, strict=False)
+        ]
     if isinstance(value, str):
         name, equals, rest = value.partition("=")
         return f"{name}={MASK}" if equals and rest and re.fullmatch(r"\w+", name) and looks_secret(name) else value
@@ -174,8 +181,17 @@ class Redactor:
         return self.text(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
     def json(self, value: Any) -> str:
-        """A tree of JSON values as text, without secrets."""
-        return self.text(json.dumps(masked(value), indent=2, default=str, ensure_ascii=False) + "\n")
+        """A tree of JSON values as text that still is JSON, without secrets: each text in it is cleared by itself."""
+        # Through JSON first, so that what json makes a text (dates, enumerations) is one before it is looked at.
+        plain = json.loads(json.dumps(value, default=str))
+        return json.dumps(self._tree(masked(plain)), indent=2, ensure_ascii=False) + "\n"
+
+    def _tree(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {self.text(key): self._tree(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._tree(item) for item in value]
+        return self.text(value) if isinstance(value, str) else value
 
 
 def _without_shapes(line: str) -> str:

@@ -210,6 +210,25 @@ def test_trees_lose_their_secrets_and_give_them_by_value() -> None:
     assert "hidden" not in NOTHING.json(INSPECTED)
 
 
+def texts(tree: object) -> list[str]:
+    if isinstance(tree, dict):
+        return [*tree, *(text for item in tree.values() for text in texts(item))]
+    if isinstance(tree, list):
+        return [text for item in tree for text in texts(item)]
+    return [tree] if isinstance(tree, str) else []
+
+
+trees = st.recursive(st.text(max_size=30) | st.integers() | st.none(), lambda t: st.lists(t, max_size=4) | st.dictionaries(st.text(max_size=8), t, max_size=4), max_leaves=8)  # fmt: skip # noqa: E501
+
+
+@given(trees, secrets)
+@example(['"api_key": "\\"', "'api_key': ['\" + x"], "abcdef")
+def test_json_stays_json_and_has_no_secret(tree: object, secret: str) -> None:
+    told = Redactor([secret]).json({"a": [tree, f"x {secret}", {secret: secret}], "argv": ["--api-key", "S3cr3t"]})
+    assert not [text for text in texts(json.loads(told)) if secret in text.replace(MASK, " ")]
+    assert "S3cr3t" not in told
+
+
 def test_an_environment_keeps_its_names() -> None:
     environment = {"HF_TOKEN": "x", "EMPTY_KEY": "", "A": "b"}
     assert redacted_environment(environment) == {"HF_TOKEN": MASK, "EMPTY_KEY": "", "A": "b"}
