@@ -5,20 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
 
 from clusterctl import vllm_log
 from clusterctl.apply import adopt, apply, note_leftovers, put_back, remove, remove_probes
 from clusterctl.credentials import api_key, held_api_key
 from clusterctl.errors import ClusterctlError
+from clusterctl.evidence import collect_after_failure
 from clusterctl.facts.deep import with_deep
 from clusterctl.facts.gather import gather, json_in
 from clusterctl.facts.model import ClusterFacts, ContainerFacts, Unknown
 from clusterctl.findings.finding import ChecksFailedError, Finding, has_errors
 from clusterctl.findings.rules import check
 from clusterctl.follow import Followed, Start, StartFailedError, follow
-from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.host import Hosts
 from clusterctl.lock import ClusterLock
 from clusterctl.planning.container import restart_policy
 from clusterctl.planning.deployment import Deployment, resolve
@@ -241,31 +240,12 @@ def first_completion(hosts: Hosts, deployment: Deployment, start: Start) -> Comp
 
 
 def _give_up(hosts: Hosts, started: Mapping[str, str], error: ClusterctlError) -> None:
-    """Save what the containers said, then remove what this run started; the error says so."""
-    saved = save_logs(hosts, started)
+    """Keep the evidence, then remove what this run started; the error says so."""
+    saved = collect_after_failure(hosts, error, None)
     left = remove(hosts, {name: container for name, container in started.items() if name in hosts.connected})
     said = saved if left else f"{saved}; what this run started was removed (--keep leaves it)"
     error.hint = f"{error.hint}\n     {said}" if error.hint else said
     note_leftovers(error, left)
-
-
-def save_logs(hosts: Hosts, containers: Mapping[str, str]) -> str:
-    """Write every container's log to a new directory that only its owner may read; returns where they are, or why
-    they could not be saved (the cleaning up goes on either way)."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    folder = Path(f"clusterctl-{hosts.inventory.cluster}-{stamp}")
-
-    def save(host: Host) -> None:
-        with (folder / f"{host.name}.log").open("wb") as file:
-            for chunk in host.engine.logs(containers[host.name], follow=False):
-                file.write(chunk.data)
-
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        missed = hosts.each(save, [name for name in containers if name in hosts.connected]).errors
-    except OSError as error:
-        return f"the nodes' logs could not be saved in {Path.cwd()}: {error.strerror}"
-    return f"all nodes' logs: {folder}/" + (f" (not of {', '.join(missed)})" if missed else "")
 
 
 def summary_of(

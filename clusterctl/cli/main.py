@@ -15,6 +15,7 @@ from clusterctl.cli.api_key import api_key
 from clusterctl.cli.check import check
 from clusterctl.cli.common import COMPLETE_VARIABLE, PROGRAM, Options
 from clusterctl.cli.completion import completion
+from clusterctl.cli.diagnose import diagnose
 from clusterctl.cli.down import down
 from clusterctl.cli.exec import exec_
 from clusterctl.cli.firewall import firewall
@@ -65,6 +66,7 @@ cli.add_command(down)
 cli.add_command(restart)
 cli.add_command(logs)
 cli.add_command(history)
+cli.add_command(diagnose)
 cli.add_command(exec_)
 cli.add_command(shell)
 cli.add_command(api_key)
