@@ -68,7 +68,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_it_serves_again_by_itself(serving: Serving, name: str) -> None:
-    fault = while_serving("pytest")[name]
+    fault = while_serving(serving.rehearsal.lab.name)[name]
     before = len(serving.restarts())
     with serving.load() as load:
         result: Recovery = suffer(serving.rehearsal.lab, fault, load, RECOVERY_DEADLINE_S)
@@ -99,7 +99,7 @@ def test_up_in_the_middle_of_a_recovery_waits_for_it(serving: Serving) -> None:
 def test_down_ends_healing_too(serving: Serving) -> None:
     assert serving.clusterctl("down").code == 0
     time.sleep(2)
-    assert left_behind(serving.rehearsal.lab, "pytest") == []
+    assert left_behind(serving.rehearsal.lab, serving.rehearsal.lab.name) == []
 
 
 def test_a_server_option_restarts_only_the_server_and_a_bad_one_is_taken_back(rehearsal: Rehearsal) -> None:
@@ -135,24 +135,25 @@ def test_a_server_option_restarts_only_the_server_and_a_bad_one_is_taken_back(re
         assert other("status").code == 0
     finally:
         assert clusterctl("down").code == 0
-    assert left_behind(rehearsal.lab, "pytest") == []
+    assert left_behind(rehearsal.lab, rehearsal.lab.name) == []
 
 
 def test_no_secret_is_where_it_is_not_documented(rehearsal: Rehearsal) -> None:
     """The API key and Ray's token, searched for on the nodes and in everything that clusterctl prints."""
     clusterctl = rehearsal.clusterctl.with_changes("secrets", {"accelerator.per_node": 1})
+    container = f"{rehearsal.lab.name}-node"
     ran = clusterctl("up", "--json")
     assert ran.code == 0
     try:
         key = clusterctl("api-key").out.strip()
-        token = rehearsal.lab.exec("node1", ["docker", "exec", "pytest-node", "cat", "/etc/clusterctl/ray-token"])
+        token = rehearsal.lab.exec("node1", ["docker", "exec", container, "cat", "/etc/clusterctl/ray-token"])
         secrets = (key, token.strip())
         texts = {"up": ran.out + ran.err}
         for words in (("plan", "--json"), ("status", "--json"), ("logs",), ("history", "--json"), ("check", "--json")):
             done = clusterctl(*words)
             texts[" ".join(words)] = done.out + done.err
         for node in rehearsal.names():
-            texts |= {f"{node} {what}": rehearsal.lab.exec(node, argv) for what, argv in LOOKS.items()}
+            texts |= {f"{node} {what}": rehearsal.lab.exec(node, argv) for what, argv in looks(container).items()}
             held = rehearsal.lab.exec(node, ["sh", "-c", ENVIRONMENTS])
             holders = [line for line in held.splitlines() if key in line]
             assert all("VLLM_API_KEY=" in line for line in holders)
@@ -167,7 +168,7 @@ def test_no_secret_is_where_it_is_not_documented(rehearsal: Rehearsal) -> None:
                 [
                     "docker",
                     "exec",
-                    "pytest-node",
+                    container,
                     "sh",
                     "-c",
                     'grep -rlF -e "$0" -e "$1" /etc /run /tmp /root /opt/clusterctl 2>/dev/null || true',
@@ -182,15 +183,19 @@ def test_no_secret_is_where_it_is_not_documented(rehearsal: Rehearsal) -> None:
         }
     finally:
         assert clusterctl("down").code == 0
-    assert json.dumps(left_behind(rehearsal.lab, "pytest")) == "[]"
+    assert json.dumps(left_behind(rehearsal.lab, rehearsal.lab.name)) == "[]"
 
 
-LOOKS = {
-    "argv": ["ps", "-eo", "args="],
-    "inspect": ["docker", "inspect", "pytest-node"],
-    "logs": ["sh", "-c", "docker logs pytest-node 2>&1"],
-    "state": ["docker", "exec", "pytest-node", "cat", "/run/clusterctl/state.json", "/etc/clusterctl/spec.json"],
-}
+def looks(container: str) -> dict[str, list[str]]:
+    """What is looked at on a node → the command that shows it."""
+    return {
+        "argv": ["ps", "-eo", "args="],
+        "inspect": ["docker", "inspect", container],
+        "logs": ["sh", "-c", f"docker logs {container} 2>&1"],
+        "state": ["docker", "exec", container, "cat", "/run/clusterctl/state.json", "/etc/clusterctl/spec.json"],
+    }
+
+
 ENVIRONMENTS = (
     "for p in /proc/[0-9]*; do printf '%s: ' \"$(tr '\\0' ' ' <$p/cmdline 2>/dev/null | cut -c1-200)\"; "
     "tr '\\0' ' ' <$p/environ 2>/dev/null; echo; done"
