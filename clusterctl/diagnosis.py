@@ -455,12 +455,10 @@ def _agents(evidence: Evidence, found: list[Cause]) -> Iterator[Cause]:
 
 
 def _restarts(container: ContainerEvidence) -> int:
-    """Restarts that the engine and the agent count; the agent's are a number, or one entry each."""
-    own = container.state.get("restarts")
-    if isinstance(own, Mapping):
-        own = own.get("count")
-    counted = len(own) if isinstance(own, list) else own if isinstance(own, int) else 0
-    return container.restarts + counted
+    """Restarts that the engine counts, or the agent, whose record outlives them (and keeps the last ones only)."""
+    total, own = container.state.get("restarts_total"), container.state.get("restarts")
+    counted = total if isinstance(total, int) else len(own) if isinstance(own, list) else own
+    return max(container.restarts, counted if isinstance(counted, int) else 0)
 
 
 def _restarted(node: str, container: ContainerEvidence, restarts: int) -> Cause:

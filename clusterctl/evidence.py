@@ -64,6 +64,7 @@ SECRET_FILES = (paths.RAY_TOKEN_PATH, f"{paths.CONFIG_DIR}/api-key")
 """Read to know what to take out; never a part of the bundle."""
 FILES = (
     paths.AGENT_CONFIG_PATH,
+    f"{paths.CONFIG_DIR}/settings.json",
     f"{paths.CONFIG_DIR}/server.json",
     paths.SERVER_CONFIG_PATH,
     paths.SPEC_PATH,

@@ -108,7 +108,7 @@ def redacted_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def masked(value: Any) -> Any:
-    """A tree of JSON values without the texts whose name says «secret», also in lists of NAME=value and arguments."""
+    """A tree of JSON values without the texts whose name says «secret», also in lists of NAME=value or arguments."""
     if isinstance(value, Mapping):
         return {
             key: MASK if isinstance(item, str) and item and looks_secret(str(key)) else masked(item)
