@@ -184,7 +184,7 @@ def test_a_defect_is_1_with_a_request_to_report_it_and_a_traceback_only_on_deman
         raise RuntimeError("boom")
 
     write({}, door)
-    monkeypatch.setattr(sys.modules[main.__module__], "load_inventory", broken)
+    monkeypatch.setattr("clusterctl.cli.common.load_inventory", broken)
     assert run(monkeypatch, "status") == 1
     err = capsys.readouterr().err
     assert "boom" in err
