@@ -12,7 +12,7 @@ from clusterctl.cli.common import Options, emit, json_option, wait_option
 
 @click.command()
 @json_option
-@click.option("--keep", is_flag=True, help="Leave what was started when the start fails (default: save logs, remove).")
+@click.option("--keep", is_flag=True, help="When the start fails, leave what was started (default: remove it).")
 @click.option(
     "--check",
     "checks",

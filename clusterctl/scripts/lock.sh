@@ -94,12 +94,11 @@ stop_waiting() {
     kill "$waiter" 2>/dev/null
     wait "$waiter"
     waiter=''
-    exec 9<&-
 }
 
 unlock() {
     stop_waiting
-    if is_current; then
+    if is_current && flock -n 9; then # also what waiting for it got; not what is still another's
         rm -f "$lock" || printf '' >/proc/self/fd/9 # another login's: it stays, and says nothing
     fi 2>/dev/null
     exec 9<&-

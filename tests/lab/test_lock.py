@@ -231,9 +231,9 @@ def as_another_login(lab: Rehearsal) -> Clusterctl:
     """An inventory whose login is a user of its own on the nodes, made there."""
     for node in lab.names():
         script = (
-            "grep -q ^other: /etc/passwd || { echo other:x:1234:101::/home/other:/bin/sh >>/etc/passwd;"
+            "grep -q ^other: /etc/passwd || { echo other:x:1234:101::/srv/other:/bin/sh >>/etc/passwd;"
             " echo 'other:*:19000:0:99999:7:::' >>/etc/shadow; };"
-            " mkdir -p /home/other && cp -r /root/.ssh /home/other/ && chown -R 1234:101 /home/other"
+            " mkdir -p /srv/other && cp -r /root/.ssh /srv/other/ && chown -R 1234:101 /srv/other"
         )
         lab.lab.exec(node, ["sh", "-c", script])
     data = yaml.safe_load(lab.clusterctl.inventory.read_text())
