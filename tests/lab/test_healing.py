@@ -1,11 +1,12 @@
 """A cluster that serves, and what happens to real machines: it serves again, and nobody has typed anything.
 
-Four faults of those in faults.py; benchmarks/faults_while_serving.py has all of them, with their times.
+Three faults of those in faults.py; benchmarks/faults_while_serving.py has all of them, with their times.
 """
 
 from __future__ import annotations
 
 import json
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,12 @@ from .faults import Load, Recovery, suffer, while_serving
 pytestmark = pytest.mark.lab
 
 RECOVERY_DEADLINE_S = 400
+CHANGES = {
+    "accelerator.per_node": 1,
+    "timeouts.canary_interval_s": 2,
+    "timeouts.hang_s": 20,
+    "timeouts.drain_s": 20,
+}
 
 
 @dataclass(frozen=True)
@@ -49,17 +56,52 @@ class Serving:
 @pytest.fixture(scope="module")
 def serving(rehearsal: Rehearsal) -> Iterator[Serving]:
     """One start for all tests of this file; they follow each other as faults do in a bad week."""
-    changes = {"accelerator.per_node": 1, "timeouts.canary_interval_s": 2, "timeouts.hang_s": 20}
-    clusterctl = rehearsal.clusterctl.with_changes("healing", changes)
+    clusterctl = rehearsal.clusterctl.with_changes("healing", CHANGES)
     ran: Ran = clusterctl("up", "--json")
     assert ran.code == 0
     yield Serving(rehearsal, clusterctl, ran.json(), clusterctl("api-key").out.strip())
     clusterctl("down")
 
 
+def test_no_secret_is_where_it_is_not_documented(serving: Serving) -> None:
+    """The API key and Ray's token, searched for on the nodes and in everything that clusterctl prints."""
+    lab, clusterctl, key = serving.rehearsal.lab, serving.clusterctl, serving.key
+    container = f"{lab.name}-node"
+    token = lab.exec("node1", ["docker", "exec", container, "cat", "/etc/clusterctl/ray-token"]).strip()
+    assert min(len(key), len(token)) >= 32
+    texts = {"up": json.dumps(serving.summary)}
+    for words in (("plan", "--json"), ("status", "--json"), ("logs",), ("history", "--json"), ("check", "--json")):
+        done = clusterctl(*words)
+        texts[" ".join(words)] = done.out + done.err
+    texts["diagnose"] = clusterctl("diagnose", "--output", "healthy.tar.gz").out
+    bundle = clusterctl.inventory.parent / "healthy.tar.gz"
+    with tarfile.open(bundle) as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            texts[f"bundle: {member.name}"] = content.read().decode(errors="replace") if content else ""
+    bundle.unlink()
+    for node in serving.rehearsal.names():
+        texts |= {f"{node} {what}": lab.exec(node, argv) for what, argv in looks(container).items()}
+        held = lab.exec(node, ["sh", "-c", ENVIRONMENTS])
+        holders = [line for line in held.splitlines() if key in line]
+        assert all("VLLM_API_KEY=" in line for line in holders)
+        assert not [line for line in holders if "ray::" in line or "raylet" in line or "gcs_server" in line]
+        assert bool(holders) == (node == "node1"), "the server has the key, and no other node's process"
+        assert token not in held
+    for where, text in texts.items():
+        assert not [secret for secret in (key, token) if secret in text], where
+    files = {
+        node: lab.exec(node, ["docker", "exec", container, "sh", "-c", FILES_WITH, key, token]).split()
+        for node in serving.rehearsal.names()
+    }
+    assert files == {
+        "node1": ["/etc/clusterctl/api-key", "/etc/clusterctl/ray-token"],
+        "node2": ["/etc/clusterctl/ray-token"],
+    }
+
+
 FAULTS = {
     "vLLM engine SIGSTOPped": ("node1", "server-hangs"),
-    "worker raylet killed": ("node2", "ray-exited"),
     "head container killed": ("node1", "container-ended"),
     "worker node off, on after 15 s": ("node2", "container-ended"),
 }
@@ -96,94 +138,38 @@ def test_up_in_the_middle_of_a_recovery_waits_for_it(serving: Serving) -> None:
     assert [serving.rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()] == containers
 
 
+def test_a_server_option_restarts_only_the_server_and_a_bad_one_is_taken_back(serving: Serving) -> None:
+    """Another option, requests that end first, and an option that vLLM refuses."""
+    lab, clusterctl = serving.rehearsal.lab, serving.rehearsal.clusterctl
+    ids = [lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()]
+    other = clusterctl.with_changes("other", {**CHANGES, "serve.options.max-num-seqs": 8})
+    plan = other("plan", "--json").json()
+    assert [node["action"] for node in plan["nodes"]] == ["restart-server", "keep"]
+    with Load(serving.summary["endpoint"], serving.summary["model"], serving.key, tokens=400) as load:
+        load.wait(lambda: len(load.asked) > 4, 60, "long requests")
+        running_since = time.monotonic()
+        ran = other("up", "--json")
+        assert ran.code == 0
+    running = [each for each in load.asked if each.began < running_since < each.began + each.seconds]
+    assert running
+    assert [each.error for each in running if each.error] == [], "running requests end"
+    assert [lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()] == ids
+    assert other("plan", "--detailed-exitcode").code == 0
+
+    bad = clusterctl.with_changes("bad", {**CHANGES, "serve.options.no-such-option": 3})
+    ran = bad("up")
+    assert ran.code == 1
+    assert "no-such-option" in ran.err
+    assert "has its old options again, and serves" in ran.err
+    assert [lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()] == ids
+    assert other("plan", "--detailed-exitcode").code == 0
+    assert other("status").code == 0
+
+
 def test_down_ends_healing_too(serving: Serving) -> None:
     assert serving.clusterctl("down").code == 0
     time.sleep(2)
     assert left_behind(serving.rehearsal.lab, serving.rehearsal.lab.name) == []
-
-
-def test_a_server_option_restarts_only_the_server_and_a_bad_one_is_taken_back(rehearsal: Rehearsal) -> None:
-    """One start for three stories: another option, requests that end first, and an option that vLLM refuses."""
-    one = {"accelerator.per_node": 1, "timeouts.drain_s": 20}
-    clusterctl = rehearsal.clusterctl.with_changes("one", one)
-    summary = clusterctl("up", "--json").json()
-    key = clusterctl("api-key").out.strip()
-    ids = [rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in rehearsal.names()]
-    try:
-        other = rehearsal.clusterctl.with_changes("other", {**one, "serve.options.max-num-seqs": 8})
-        plan = other("plan", "--json").json()
-        assert [node["action"] for node in plan["nodes"]] == ["restart-server", "keep"]
-        with Load(summary["endpoint"], summary["model"], key, tokens=400) as load:
-            load.wait(lambda: len(load.asked) > 4, 60, "long requests")
-            running_since = time.monotonic()
-            time.sleep(0.5)
-            ran = other("up", "--json")
-            assert ran.code == 0
-        begun_before = [each for each in load.asked if each.began < running_since < each.began + each.seconds]
-        assert begun_before, "requests were running"
-        assert [each.error for each in begun_before if each.error] == [], "running requests end"
-        assert [rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in rehearsal.names()] == ids
-        assert other("plan", "--detailed-exitcode").code == 0
-
-        bad = rehearsal.clusterctl.with_changes("bad", {**one, "serve.options.no-such-option": 3})
-        ran = bad("up")
-        assert ran.code == 1
-        assert "no-such-option" in ran.err
-        assert "has its old options again, and serves" in ran.err
-        assert [rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in rehearsal.names()] == ids
-        assert other("plan", "--detailed-exitcode").code == 0
-        assert other("status").code == 0
-    finally:
-        assert clusterctl("down").code == 0
-    assert left_behind(rehearsal.lab, rehearsal.lab.name) == []
-
-
-def test_no_secret_is_where_it_is_not_documented(rehearsal: Rehearsal) -> None:
-    """The API key and Ray's token, searched for on the nodes and in everything that clusterctl prints."""
-    clusterctl = rehearsal.clusterctl.with_changes("secrets", {"accelerator.per_node": 1})
-    container = f"{rehearsal.lab.name}-node"
-    ran = clusterctl("up", "--json")
-    assert ran.code == 0
-    try:
-        key = clusterctl("api-key").out.strip()
-        token = rehearsal.lab.exec("node1", ["docker", "exec", container, "cat", "/etc/clusterctl/ray-token"])
-        secrets = (key, token.strip())
-        texts = {"up": ran.out + ran.err}
-        for words in (("plan", "--json"), ("status", "--json"), ("logs",), ("history", "--json"), ("check", "--json")):
-            done = clusterctl(*words)
-            texts[" ".join(words)] = done.out + done.err
-        for node in rehearsal.names():
-            texts |= {f"{node} {what}": rehearsal.lab.exec(node, argv) for what, argv in looks(container).items()}
-            held = rehearsal.lab.exec(node, ["sh", "-c", ENVIRONMENTS])
-            holders = [line for line in held.splitlines() if key in line]
-            assert all("VLLM_API_KEY=" in line for line in holders)
-            assert not [line for line in holders if "ray::" in line or "raylet" in line or "gcs_server" in line]
-            assert node == "node1" or not holders, "a worker's environment holds the API key"
-            assert token.strip() not in held
-        for where, text in texts.items():
-            assert not [secret for secret in secrets if secret in text], where
-        files = {
-            node: rehearsal.lab.exec(
-                node,
-                [
-                    "docker",
-                    "exec",
-                    container,
-                    "sh",
-                    "-c",
-                    'grep -rlF -e "$0" -e "$1" /etc /run /tmp /root /opt/clusterctl 2>/dev/null || true',
-                    *secrets,
-                ],
-            ).split()
-            for node in rehearsal.names()
-        }
-        assert files == {
-            "node1": ["/etc/clusterctl/api-key", "/etc/clusterctl/ray-token"],
-            "node2": ["/etc/clusterctl/ray-token"],
-        }
-    finally:
-        assert clusterctl("down").code == 0
-    assert json.dumps(left_behind(rehearsal.lab, rehearsal.lab.name)) == "[]"
 
 
 def looks(container: str) -> dict[str, list[str]]:
@@ -196,6 +182,7 @@ def looks(container: str) -> dict[str, list[str]]:
     }
 
 
+FILES_WITH = 'grep -rlF -e "$0" -e "$1" /etc /run /tmp /root /opt/clusterctl 2>/dev/null || true'
 ENVIRONMENTS = (
     "for p in /proc/[0-9]*; do printf '%s: ' \"$(tr '\\0' ' ' <$p/cmdline 2>/dev/null | cut -c1-200)\"; "
     "tr '\\0' ' ' <$p/environ 2>/dev/null; echo; done"
