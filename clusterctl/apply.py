@@ -10,6 +10,7 @@ from clusterctl.errors import ClusterctlError
 from clusterctl.facts.model import ClusterFacts, ContainerFacts
 from clusterctl.hosts.engine import FileInContainer
 from clusterctl.hosts.host import Host, Hosts, Outcomes
+from clusterctl.lock import ClusterLock
 from clusterctl.planning.container import LABEL_ROLE, LIVE_FILES, ContainerSpec
 from clusterctl.planning.deployment import Deployment
 from clusterctl.planning.paths import (
@@ -28,13 +29,20 @@ PRIVATE_MODE = 0o600
 
 
 def apply(
-    hosts: Hosts, deployment: Deployment, plan: Plan, progress: Progress, *, by: str, drain_s: float
+    hosts: Hosts,
+    deployment: Deployment,
+    plan: Plan,
+    progress: Progress,
+    lock: ClusterLock,
+    *,
+    by: str,
+    drain_s: float,
 ) -> Mapping[str, str]:
     """Carry out the plan on all nodes at once. Returns node name → ID of its new container; nodes kept are not in it.
 
     Each stage ends on every node before the next begins, so that no node runs what another could not create. What is
     replaced is stopped in order, after `drain_s` seconds for running requests. `by` is who asks, for the record.
-    Raises NodesError, which lists every node that failed.
+    Raises NodesError, which lists every node that failed, and LockLostError before a stage.
     """
     if not plan.new_gang:
         update(hosts, plan, by=by)
@@ -49,9 +57,11 @@ def apply(
     if any(member.running for members in gang.values() for member in members):
         failures = shut_down(hosts, gang, progress, by=by, drain_s=drain_s)
         Outcomes[None]({}, failures).or_raise("stopping old containers")
+    lock.ensure()
     old = {name: tuple(container.id for container in node.existing) for name, node in todo.items()}
     hosts.each(lambda host: _remove_all(host, old[host.name]), todo).or_raise("removing old containers")
     progress.phase("starting containers")
+    lock.ensure()
     created: dict[str, str] = {}
 
     def create(host: Host) -> None:
@@ -60,6 +70,7 @@ def apply(
 
     try:
         hosts.each(create, todo).or_raise("creating containers")
+        lock.ensure()
         hosts.each(lambda host: host.engine.start(created[host.name]), todo).or_raise("starting containers")
     except ClusterctlError as error:
         note_leftovers(error, remove(hosts, created))
@@ -133,7 +144,12 @@ def remove(hosts: Hosts, containers: Mapping[str, str]) -> Mapping[str, Clusterc
 def remove_probes(hosts: Hosts, facts: ClusterFacts) -> None:
     """Remove what killed runs of clusterctl left of their probes; what cannot be removed holds nothing, and waits."""
     left = {name: node.leftovers for name, node in facts.nodes.items() if node.leftovers}
-    hosts.each(lambda host: _remove_all(host, left[host.name]), left)
+
+    def remove_left(host: Host) -> None:
+        for container in left[host.name]:
+            host.engine.remove(container, force=False)  # another run may have started it meanwhile
+
+    hosts.each(remove_left, left)
 
 
 def note_leftovers(error: ClusterctlError, left: Mapping[str, ClusterctlError]) -> None:

@@ -14,6 +14,7 @@ from clusterctl.facts.model import ClusterFacts, NodeFacts, Unknown
 from clusterctl.findings.rules.network import ports_of
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Inventory
+from clusterctl.lock import ClusterLock
 from clusterctl.planning.container import LABEL_ROLE
 from clusterctl.shutdown import Member, shut_down
 from clusterctl.ui.progress import Progress
@@ -35,7 +36,7 @@ class DownResult:
 Containers = Mapping[str, tuple[dict[str, Any], ...]]
 
 
-def down(hosts: Hosts, progress: Progress, *, by: str, drain_s: float | None = None) -> DownResult:
+def down(hosts: Hosts, progress: Progress, lock: ClusterLock, *, by: str, drain_s: float | None = None) -> DownResult:
     """Remove everything with the cluster's label on every node that can be reached, and verify it.
 
     `by` is who asks, for the record; `drain_s` seconds are given to running requests (default: timeouts.drain_s).
@@ -50,10 +51,12 @@ def down(hosts: Hosts, progress: Progress, *, by: str, drain_s: float | None = N
     before = gather(hosts)
     owned = {name: host_pids(hosts.connected[name], containers) for name, containers in found.values.items()}
 
+    lock.ensure()
     gang = {name: tuple(_member(c) for c in containers) for name, containers in found.values.items()}
     drain_s = hosts.inventory.timeouts.drain_s if drain_s is None else drain_s
     failures |= shut_down(hosts, gang, progress, by=by, drain_s=drain_s)
     progress.phase("removing containers")
+    lock.ensure()
     failures |= hosts.each(lambda host: _remove(host, found.values[host.name]), found.values).errors
     progress.phase("verifying that everything is gone")
     left = _verify(hosts, before, found.values, owned)

@@ -28,6 +28,8 @@ class ExitCode(IntEnum):
     """`status` only: every node was reached and nothing of this cluster runs."""
     UNKNOWN = 5
     """`status` only: a node could not be asked, so no statement about the whole cluster is possible."""
+    LOCKED = 6
+    """Another run of clusterctl holds the cluster's lock; nothing was changed."""
     INTERRUPTED = 130
     """Ctrl-C or SIGTERM."""
 

@@ -105,6 +105,12 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
             "unset NCCL_IB_GID_INDEX (NCCL 2.21 and newer choose well); show_gids; open UDP 4791 on the switches",
         ),
         (
+            r"LOC_LEN_ERR|[Gg]ot completion (?:with|from peer).*(?:error |status=)1\b",
+            "F34",
+            "a message was larger than the other side takes: the MTU differs between the nodes or their HCAs",
+            "the same MTU on every node and on the switches between them: clusterctl check (mtu-differs, mtu-path)",
+        ),
+        (
             r"Failed to initialize any NET plugin",
             "F23",
             "NCCL may use RDMA only (NCCL_NET=IB) and found no HCA in the container",

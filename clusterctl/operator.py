@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 
 
@@ -10,6 +11,6 @@ def whoami() -> str:
     """user@host of the operator's machine, as other operators know them."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container without /etc/passwd
-        user = "unknown"
+    except (KeyError, OSError):  # a user id without a name
+        user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"

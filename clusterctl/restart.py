@@ -9,22 +9,23 @@ from dataclasses import replace
 from clusterctl.errors import ClusterctlError
 from clusterctl.follow import follow
 from clusterctl.hosts.host import Hosts
+from clusterctl.lock import ClusterLock
 from clusterctl.shutdown import SERVER_PHASES, ask_agent
 from clusterctl.ui.progress import Progress
 from clusterctl.up import UpOptions, UpSummary, first_completion, from_now_on, head_container, prepare, summary_of, up
 
 
-def restart(hosts: Hosts, progress: Progress, asked: UpOptions) -> UpSummary:
+def restart(hosts: Hosts, progress: Progress, lock: ClusterLock, asked: UpOptions) -> UpSummary:
     """Replace the whole gang, as `up` does when something differs. Raises what `up` raises, and ClusterctlError when
     nothing runs that could be restarted."""
     progress.phase("looking at what runs")
     running = hosts.each(lambda host: host.engine.containers(hosts.inventory.cluster)).or_raise("looking at what runs")
     if not any(running.values()):
         raise ClusterctlError(f"{hosts.inventory.cluster}: nothing runs that could be restarted", hint="clusterctl up")
-    return up(hosts, progress, replace(asked, anew=True))
+    return up(hosts, progress, lock, replace(asked, anew=True))
 
 
-def restart_server(hosts: Hosts, progress: Progress, *, by: str, drain_s: float | None) -> UpSummary:
+def restart_server(hosts: Hosts, progress: Progress, lock: ClusterLock, *, by: str, drain_s: float | None) -> UpSummary:
     """Have the head's agent end the server, after `drain_s` seconds for running requests (None: timeouts.drain_s), and
     start it again with the options that it has; Ray and the containers stay.
 
@@ -40,6 +41,7 @@ def restart_server(hosts: Hosts, progress: Progress, *, by: str, drain_s: float 
         phase = state.get("phase") if isinstance(state, Mapping) else "not running"
         raise ClusterctlError(f"{head}: there is no server to restart (the head is {phase})", hint="clusterctl up")
     progress.phase("stopping the server")
+    lock.ensure()
     drain_s = limits.drain_s if drain_s is None else drain_s
     ask_agent(hosts.head, container.id, "restart", by=by, wait_s=drain_s + limits.stop_s if drain_s else 0.0)
     start = follow(hosts, from_now_on(prepared.facts), head, limits, progress, after=int(state.get("server", 0)))

@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
 
 from clusterctl import vllm_log
 from clusterctl.apply import adopt, apply, note_leftovers, put_back, remove, remove_probes
 from clusterctl.credentials import api_key, held_api_key
 from clusterctl.errors import ClusterctlError
+from clusterctl.evidence import collect_after_failure
 from clusterctl.facts.deep import with_deep
 from clusterctl.facts.gather import gather, json_in
 from clusterctl.facts.model import ClusterFacts, ContainerFacts, Unknown
 from clusterctl.findings.finding import ChecksFailedError, Finding, has_errors
 from clusterctl.findings.rules import check
 from clusterctl.follow import Followed, Start, StartFailedError, follow
-from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.host import Hosts
+from clusterctl.lock import ClusterLock
 from clusterctl.planning.container import restart_policy
 from clusterctl.planning.deployment import Deployment, resolve
 from clusterctl.planning.paths import STATE_PATH, container_name
@@ -106,11 +106,11 @@ class UpOptions:
     """For running requests of what is replaced; None: timeouts.drain_s."""
 
 
-def up(hosts: Hosts, progress: Progress, asked: UpOptions) -> UpSummary:
+def up(hosts: Hosts, progress: Progress, lock: ClusterLock, asked: UpOptions) -> UpSummary:
     """Make the cluster what the inventory declares, prove it with a completion, and have it heal from then on.
 
     What this run started is removed again when it fails, and a server that was only given other options gets its old
-    ones back: what ran before is not lost. Raises ChecksFailedError, NodesError, StartFailedError.
+    ones back: what ran before is not lost. Raises ChecksFailedError, LockLostError, NodesError, StartFailedError.
     """
     began = time.monotonic()
     progress.phase("checking the nodes")
@@ -118,11 +118,14 @@ def up(hosts: Hosts, progress: Progress, asked: UpOptions) -> UpSummary:
     if asked.full_check and prepared.plan.new_gang:
         progress.detail("running the image on every node, and trying the network between them")
         prepared = examine(hosts, prepared)
+    lock.ensure()
     remove_probes(hosts, prepared.facts)
     checks_s = time.monotonic() - began
     applying = time.monotonic()
     drain_s = hosts.inventory.timeouts.drain_s if asked.drain_s is None else asked.drain_s
-    started = apply(hosts, prepared.deployment, prepared.plan, progress, by=asked.by, drain_s=drain_s)
+    for change in prepared.plan.history():
+        lock.note(change)
+    started = apply(hosts, prepared.deployment, prepared.plan, progress, lock, by=asked.by, drain_s=drain_s)
     containers_s = time.monotonic() - applying
     try:
         start = wait_until_serving(hosts, prepared, started, progress)
@@ -133,6 +136,7 @@ def up(hosts: Hosts, progress: Progress, asked: UpOptions) -> UpSummary:
         elif restarts_server(prepared.plan):
             _put_back(hosts, prepared, error, progress, by=asked.by)
         raise
+    lock.ensure()
     _adopt(hosts, prepared, started)
     waited = {**start.timings, "containers": containers_s + start.timings.get("containers", 0.0)}
     timings = {"checks": checks_s, **waited, "total": time.monotonic() - began}
@@ -210,23 +214,18 @@ def _put_back(hosts: Hosts, prepared: Prepared, error: ClusterctlError, progress
     """Give the server its old options again, and say in the error whether it serves with them."""
     progress.phase("giving the server its old options back")
     try:
-        head = hosts.head.engine.container(container_name(hosts.inventory.cluster))
-        number = server_number(hosts)
+        name = container_name(hosts.inventory.cluster)
+        said = json_in(hosts.head, name, STATE_PATH)
+        state = said if isinstance(said, Mapping) else {}
         put_back(hosts, prepared.plan, by=by)
-        found = {hosts.head.name: Followed(head["Id"], hosts.head.engine.started_at(head["Id"]))} if head else {}
+        found = {hosts.head.name: Followed(name, float(state.get("since", 0)))}
+        number = int(state.get("server", 0))
         follow(hosts, found, hosts.head.name, hosts.inventory.timeouts, progress, after=number, patient=True)
-        said = "the server has its old options again, and serves"
+        outcome = "the server has its old options again, and serves"
     except ClusterctlError as second:
-        said = (
-            f"the server's old options could not be brought back: {second.message.splitlines()[0]}; clusterctl status"
-        )
-    error.hint = f"{error.hint}\n     {said}" if error.hint else said
-
-
-def server_number(hosts: Hosts) -> int:
-    """Number of the latest server that the head's agent has started; 0 where it cannot be asked."""
-    said = json_in(hosts.head, container_name(hosts.inventory.cluster), STATE_PATH)
-    return int(said.get("server", 0)) if isinstance(said, Mapping) else 0
+        why = second.message.splitlines()[0]
+        outcome = f"the server's old options could not be brought back: {why}; clusterctl status"
+    error.hint = f"{error.hint}\n     {outcome}" if error.hint else outcome
 
 
 def first_completion(hosts: Hosts, deployment: Deployment, start: Start) -> Completion:
@@ -241,31 +240,12 @@ def first_completion(hosts: Hosts, deployment: Deployment, start: Start) -> Comp
 
 
 def _give_up(hosts: Hosts, started: Mapping[str, str], error: ClusterctlError) -> None:
-    """Save what the containers said, then remove what this run started; the error says so."""
-    saved = save_logs(hosts, started)
+    """Keep the evidence, then remove what this run started; the error says so."""
+    saved = collect_after_failure(hosts, error, None)
     left = remove(hosts, {name: container for name, container in started.items() if name in hosts.connected})
     said = saved if left else f"{saved}; what this run started was removed (--keep leaves it)"
     error.hint = f"{error.hint}\n     {said}" if error.hint else said
     note_leftovers(error, left)
-
-
-def save_logs(hosts: Hosts, containers: Mapping[str, str]) -> str:
-    """Write every container's log to a new directory that only its owner may read; returns where they are, or why
-    they could not be saved (the cleaning up goes on either way)."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    folder = Path(f"clusterctl-{hosts.inventory.cluster}-{stamp}")
-
-    def save(host: Host) -> None:
-        with (folder / f"{host.name}.log").open("wb") as file:
-            for chunk in host.engine.logs(containers[host.name], follow=False):
-                file.write(chunk.data)
-
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        missed = hosts.each(save, [name for name in containers if name in hosts.connected]).errors
-    except OSError as error:
-        return f"the nodes' logs could not be saved in {Path.cwd()}: {error.strerror}"
-    return f"all nodes' logs: {folder}/" + (f" (not of {', '.join(missed)})" if missed else "")
 
 
 def summary_of(

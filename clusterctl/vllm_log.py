@@ -126,7 +126,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
             "copy the model again on the node that the line names",
         ),
         (
-            r"must be divisible by tensor parallel size|Total number of attention heads",
+            r"must be divisible by tensor parallel size|Total number of attention heads|assert .*num_kv_heads % ",
             "F51",
             "tensor_parallel does not divide the model's attention heads",
             "choose a tensor_parallel that divides them",
@@ -202,6 +202,12 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
             "F18",
             "the container lost its GPUs: systemd reloaded and took back its devices",
             "clusterctl down, then up; then cgroupfs or CDI for the engine (gpu-lost-on-reload)",
+        ),
+        (
+            r"could not select device driver \"\" with capabilities",
+            "F17",
+            "the engine knows no way to give GPUs to a container",
+            "install nvidia-container-toolkit on the node and restart the engine; Docker from snap does not see it",
         ),
         (
             r"ray: (?:command )?not found|Failed to import Ray",

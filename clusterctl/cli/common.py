@@ -51,6 +51,15 @@ class Options:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+wait_option = click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    is_flag=False,
+    flag_value=3600.0,
+    metavar="[SECONDS]",
+    help="Wait for the cluster's lock when another run holds it; an hour unless SECONDS says otherwise.",
+)
 drain_option = click.option(
     "--drain-timeout",
     "drain_s",

@@ -15,9 +15,11 @@ from clusterctl.cli.api_key import api_key
 from clusterctl.cli.check import check
 from clusterctl.cli.common import COMPLETE_VARIABLE, PROGRAM, Options
 from clusterctl.cli.completion import completion
+from clusterctl.cli.diagnose import diagnose
 from clusterctl.cli.down import down
 from clusterctl.cli.exec import exec_
 from clusterctl.cli.firewall import firewall
+from clusterctl.cli.history import history
 from clusterctl.cli.layout import layout
 from clusterctl.cli.logs import logs
 from clusterctl.cli.plan import plan
@@ -63,6 +65,8 @@ cli.add_command(status)
 cli.add_command(down)
 cli.add_command(restart)
 cli.add_command(logs)
+cli.add_command(history)
+cli.add_command(diagnose)
 cli.add_command(exec_)
 cli.add_command(shell)
 cli.add_command(api_key)

@@ -7,16 +7,18 @@ from dataclasses import asdict
 import click
 
 from clusterctl.cli.api_key import key_command
-from clusterctl.cli.common import Options, drain_option, emit, json_option
+from clusterctl.cli.common import Options, drain_option, emit, json_option, wait_option
 
 
 @click.command()
 @json_option
 @click.option("--server-only", is_flag=True, help="Only a new server: Ray and the containers stay.")
 @drain_option
+@wait_option
 @click.pass_obj
-def restart(options: Options, as_json: bool, server_only: bool, drain_s: float | None) -> None:
+def restart(options: Options, *, as_json: bool, server_only: bool, drain_s: float | None, wait_s: float | None) -> None:
     """Let running requests end, start everything (or only the server) again, wait for a real completion."""
+    from clusterctl.lock import cluster_lock
     from clusterctl.operator import whoami
     from clusterctl.restart import restart as restart_all
     from clusterctl.restart import restart_server
@@ -24,9 +26,14 @@ def restart(options: Options, as_json: bool, server_only: bool, drain_s: float |
     from clusterctl.ui.progress import progress_on_stderr
     from clusterctl.up import UpOptions
 
-    with options.hosts() as hosts, progress_on_stderr() as progress:
+    command = "restart --server-only" if server_only else "restart"
+    with (
+        options.hosts() as hosts,
+        progress_on_stderr() as progress,
+        cluster_lock(hosts, command, wait_s=wait_s, progress=progress) as lock,
+    ):
         if server_only:
-            summary = restart_server(hosts, progress, by=whoami(), drain_s=drain_s)
+            summary = restart_server(hosts, progress, lock, by=whoami(), drain_s=drain_s)
         else:
-            summary = restart_all(hosts, progress, UpOptions(by=whoami(), drain_s=drain_s))
+            summary = restart_all(hosts, progress, lock, UpOptions(by=whoami(), drain_s=drain_s))
     emit(asdict(summary) if as_json else render.up_summary(summary, key_command(hosts.inventory)))

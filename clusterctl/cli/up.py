@@ -7,12 +7,12 @@ from dataclasses import asdict
 import click
 
 from clusterctl.cli.api_key import key_command
-from clusterctl.cli.common import Options, emit, json_option
+from clusterctl.cli.common import Options, emit, json_option, wait_option
 
 
 @click.command()
 @json_option
-@click.option("--keep", is_flag=True, help="Leave what was started when the start fails (default: save logs, remove).")
+@click.option("--keep", is_flag=True, help="When the start fails, leave what was started (default: remove it).")
 @click.option(
     "--check",
     "checks",
@@ -21,9 +21,11 @@ from clusterctl.cli.common import Options, emit, json_option
     show_default=True,
     help="full: everything that `check` looks at, when there is something to start. quick: only what one look shows.",
 )
+@wait_option
 @click.pass_obj
-def up(options: Options, as_json: bool, keep: bool, checks: str) -> None:
+def up(options: Options, *, as_json: bool, keep: bool, checks: str, wait_s: float | None) -> None:
     """Check the nodes, start the cluster, wait until a real completion comes back."""
+    from clusterctl.lock import cluster_lock
     from clusterctl.operator import whoami
     from clusterctl.ui import render
     from clusterctl.ui.progress import progress_on_stderr
@@ -31,6 +33,10 @@ def up(options: Options, as_json: bool, keep: bool, checks: str) -> None:
     from clusterctl.up import up as bring_up
 
     asked = UpOptions(by=whoami(), keep=keep, full_check=checks == "full")
-    with options.hosts() as hosts, progress_on_stderr() as progress:
-        summary = bring_up(hosts, progress, asked)
+    with (
+        options.hosts() as hosts,
+        progress_on_stderr() as progress,
+        cluster_lock(hosts, "up", wait_s=wait_s, progress=progress) as lock,
+    ):
+        summary = bring_up(hosts, progress, lock, asked)
     emit(asdict(summary) if as_json else render.up_summary(summary, key_command(hosts.inventory)))

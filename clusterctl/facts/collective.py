@@ -89,7 +89,7 @@ def gather_collective(hosts: Hosts, facts: ClusterFacts) -> Collective | Unknown
     def run(host: Host) -> NodeRun:
         node = plan.nodes[host.name]
         files = [FileInContainer(COLLECTIVE_PATH, COLLECTIVE_SOURCE.read_bytes()), node.file]
-        name = probe_name(hosts.inventory.cluster, "collective")
+        name = probe_name(hosts.inventory.cluster, "collective", hosts.run)
         output = host.engine.run_once(name, node.config, node.host_config, files, deadline_s=DEADLINE_S + MARGIN_S)
         return read_run((output.stdout + b"\n" + output.stderr).decode(errors="replace").splitlines())
 

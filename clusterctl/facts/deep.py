@@ -79,7 +79,7 @@ def gather_images(hosts: Hosts, facts: ClusterFacts, *, ask_registry: bool = Fal
 
 def _report_of(host: Host, hosts: Hosts, facts: ClusterFacts, *, ask_registry: bool) -> Answer:
     probe = image_probe(hosts.inventory, facts, host.name, ask_registry=ask_registry)
-    name = probe_name(hosts.inventory.cluster, "image")
+    name = probe_name(hosts.inventory.cluster, "image", hosts.run)
     deadline_s = MARGIN_S + (DEEP_DEADLINE_S if ask_registry else REPORT_DEADLINE_S)
     try:
         return _run(host, name, probe, deadline_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from clusterctl.facts.model import (
     Unknown,
     Unreachable,
 )
+from clusterctl.facts.pairs import pinned_ports
 from clusterctl.hosts.engine import EngineError
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Inventory
@@ -31,6 +33,11 @@ from clusterctl.ui.progress import SILENT, Progress
 PROBE_TIMEOUT_S = 20
 """A healthy node answers the probe well within a second; a hung one (a dead mount, say) holds up the report on the
 others no longer than this."""
+STARTING_S = 10
+"""Between the making and the start of a probe's container: 0.1 s in the lab, more on a busy machine."""
+PROBES_END_S = 20.0
+"""How long probes of another run are waited for; the network's take 2 s."""
+PROBES_POLL_S = 0.2
 SHOWN_STRAGGLERS = 3
 """Nodes that are still waited for are named from here on down: the last ones are those that matter."""
 PARTS = ("frame", "node", "system", "gpu", "rdma", "model", "end")
@@ -57,7 +64,39 @@ def gather(hosts: Hosts, progress: Progress = SILENT, now: Callable[[], float] =
 
 
 def gather_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> NodeFacts:
-    """Facts of one node. Raises HostError when SSH itself fails; everything else becomes Unknown."""
+    """Facts of one node. Raises HostError when SSH itself fails; everything else becomes Unknown.
+
+    What another run of clusterctl tries at this moment (its probes listen on the cluster's own ports, and may hold GPU
+    memory) is no fact of the node: where it may be that, the probes are waited for, and the node is read again.
+    """
+    facts, probed = _read_node(host, inventory, now)
+    if not _may_be_a_probe(inventory, host.name, facts, probed=probed):
+        return facts
+    deadline = time.monotonic() + PROBES_END_S
+    while True:
+        # Also when none was seen: it may have ended between the two looks, at the ports and at the containers.
+        time.sleep(PROBES_POLL_S)
+        containers = _containers(host, inventory.cluster)
+        if isinstance(containers, Unknown) or not _probed(containers) or time.monotonic() > deadline:
+            return _read_node(host, inventory, now)[0]
+
+
+def _may_be_a_probe(inventory: Inventory, name: str, facts: NodeFacts, *, probed: bool) -> bool:
+    """Whether something on the node is in the cluster's way that may be another run's probe."""
+    if not isinstance(facts.containers, tuple) or any(container.running for container in facts.containers):
+        return False
+    listeners = facts.listeners if isinstance(facts.listeners, tuple) else ()
+    return (probed and bool(facts.gpu_processes)) or not {each.port for each in listeners}.isdisjoint(
+        pinned_ports(inventory, name)
+    )
+
+
+def _probed(containers: tuple[ContainerFacts, ...]) -> bool:
+    return any(is_probe(container) and container.running for container in containers)
+
+
+def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tuple[NodeFacts, bool]:
+    """Facts of one node, and whether a probe of another run is at work there."""
     asked_at_s = now()
     timeout_s = min(PROBE_TIMEOUT_S, inventory.timeouts.command_s)
     done = host.ssh.run(["sh", "-s", "--", inventory.model.path], stdin=PROBE, timeout_s=timeout_s)
@@ -67,7 +106,7 @@ def gather_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> N
     usable = isinstance(engine, EngineFacts)
     not_asked = Unknown("the engine does not answer")
     containers = _containers(host, inventory.cluster) if usable else not_asked
-    return NodeFacts(
+    facts = NodeFacts(
         hostname=parse.text(found, "hostname"),
         kernel=parse.text(found, "kernel"),
         memory_available_bytes=parse.memory_available(found),
@@ -84,8 +123,9 @@ def gather_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> N
         engine=engine,
         image=_image(host, inventory.container.image) if usable else not_asked,
         containers=containers if isinstance(containers, Unknown) else tuple(c for c in containers if not is_probe(c)),
-        leftovers=() if isinstance(containers, Unknown) else tuple(c.id for c in containers if is_leftover(c)),
+        leftovers=_leftovers(engine, containers),
     )
+    return facts, isinstance(containers, tuple) and _probed(containers)
 
 
 def _engine(host: Host, socket: parse.Section | None, *, sudo: bool) -> Fact[EngineFacts]:
@@ -104,6 +144,7 @@ def _engine(host: Host, socket: parse.Section | None, *, sudo: bool) -> Fact[Eng
         cgroup_driver=str(info.get("CgroupDriver", "")),
         runtimes=tuple(sorted(info.get("Runtimes") or {})),
         data_root=str(info.get("DockerRootDir", "")),
+        time=str(info.get("SystemTime", "")),
     )
 
 
@@ -129,10 +170,22 @@ def is_probe(container: ContainerFacts) -> bool:
     return container.labels.get(LABEL_ROLE) == ROLE_PROBE
 
 
-def is_leftover(container: ContainerFacts) -> bool:
+def _leftovers(engine: Fact[EngineFacts], containers: tuple[ContainerFacts, ...] | Unknown) -> tuple[str, ...]:
+    if not isinstance(engine, EngineFacts) or isinstance(containers, Unknown):
+        return ()
+    return tuple(container.id for container in containers if is_leftover(container, engine.time))
+
+
+def is_leftover(container: ContainerFacts, now: str) -> bool:
     """Whether it is a probe that nobody waits for any more: the engine removes one that ends, not one whose
-    clusterctl was killed before it started it."""
-    return is_probe(container) and not container.running
+    clusterctl was killed before it started it. One made just now is another run's that is about to start it."""
+    if not is_probe(container) or container.running:
+        return False
+    try:
+        age = datetime.fromisoformat(now) - datetime.fromisoformat(container.created_at)
+    except (ValueError, TypeError):  # an engine that does not say: whatever does not run is left
+        return True
+    return age.total_seconds() > STARTING_S
 
 
 def container_facts(host: Host, inspected: Mapping[str, Any]) -> ContainerFacts:
@@ -149,6 +202,7 @@ def container_facts(host: Host, inspected: Mapping[str, Any]) -> ContainerFacts:
         restart_count=int(inspected.get("RestartCount", 0)),
         spec=json_in(host, inspected["Id"], SPEC_PATH),
         state=json_in(host, inspected["Id"], STATE_PATH),
+        created_at=str(inspected.get("Created", "")),
     )
 
 

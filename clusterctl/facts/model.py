@@ -89,6 +89,8 @@ class EngineFacts:
     cgroup_driver: str
     runtimes: tuple[str, ...]
     data_root: str
+    time: str = ""
+    """Its clock when it was asked (RFC 3339)."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class ContainerFacts:
     """What it was started with (/etc/clusterctl/spec.json)."""
     state: Fact[Mapping[str, Any]]
     """What its agent says it is doing (/run/clusterctl/state.json)."""
+    created_at: str = ""
+    """When it was made, by the engine's clock (RFC 3339)."""
 
     @property
     def running(self) -> bool:

@@ -45,12 +45,10 @@ SEND_S = 1.5
 class PeerProbe:
     """The probe's container on one node: asked in steps, each answered by one line."""
 
-    def __init__(self, host: Host, cluster: str, image_id: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, host: Host, name: str, cluster: str, image_id: str, config: Mapping[str, Any]) -> None:
         self._host = host
         self._answers: queue.Queue[Mapping[str, Any]] = queue.Queue()
         self._reader: threading.Thread | None = None
-        name = probe_name(cluster, "peers")
-        host.engine.remove(name)  # of a run that was cut off
         body, host_config = peers_container(cluster, host.name, image_id)
         self._container = host.engine.create(name, body, host_config)
         try:
@@ -108,6 +106,7 @@ def gather_pairs(hosts: Hosts, facts: ClusterFacts, *, bandwidth: bool = False) 
     4 s more for each further node."""
     inventory = hosts.inventory
     places = candidates(inventory, facts)
+    container = probe_name(inventory.cluster, "peers", hosts.run)
     if len(places) < 2:
         return None
     probes: dict[str, PeerProbe] = {}
@@ -123,7 +122,7 @@ def gather_pairs(hosts: Hosts, facts: ClusterFacts, *, bandwidth: bool = False) 
             "ephemeral": EPHEMERAL_SAMPLES,
             "idle_s": IDLE_S,
         }
-        probes[host.name] = PeerProbe(host, inventory.cluster, getattr(image, "id", ""), config)
+        probes[host.name] = PeerProbe(host, container, inventory.cluster, getattr(image, "id", ""), config)
         return probes[host.name].answer(START_S)
 
     try:

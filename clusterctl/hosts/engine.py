@@ -267,6 +267,11 @@ class Engine:
         with self._errors("info"):
             return dict(self._api.info())
 
+    def version(self) -> dict[str, Any]:
+        """`docker version`: the engine's own, its components' and its API's."""
+        with self._errors("tell its version"):
+            return dict(self._api.version())
+
     def image(self, reference: str) -> dict[str, Any] | None:
         """`docker image inspect`, or None when the image is absent."""
         try:
@@ -340,6 +345,25 @@ class Engine:
             file = tar.extractfile(member) if member is not None else None
             return file.read() if file is not None else None
 
+    def archive(self, container: str, path: str) -> Iterator[bytes] | None:
+        """A file or directory in a container, running or not, as the chunks of a tar stream; None when it is absent.
+
+        The engine follows symbolic links on the way to `path` inside the container, not one at its end, and leaves
+        sockets out (seen with 20.10). Reading it may be given up at any time.
+        """
+        try:
+            with self._errors(f"read {path} in {container[:12]}"):
+                chunks, _ = self._api.get_archive(container, path)
+        except EngineError as error:
+            if error.status == 404:
+                return None
+            raise
+        return self._chunks(chunks, f"read {path} in {container[:12]}")
+
+    def _chunks(self, chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
+        with self._errors(what):
+            yield from chunks
+
     def start(self, container: str) -> None:
         """Start a created or stopped container."""
         with self._errors(f"start container {container[:12]}"):
@@ -357,7 +381,7 @@ class Engine:
         """Run a container to its end and return what it wrote; whatever happens, nothing of it stays.
 
         The engine itself removes it when it ends, also when nobody here waits for it any more: only one that was
-        never started can be left behind, and the next run under that name removes it. Raises EngineError, without
+        never started can be left behind, and a later run finds it by its labels. Raises EngineError, without
         `status` when the deadline (seconds) passes.
         """
         self.remove(name)
@@ -461,13 +485,13 @@ class Engine:
             raise
         return tuple(int(row[0]) for row in top["Processes"])
 
-    def remove(self, container: str) -> None:
-        """Remove a container by force, with its anonymous volumes; harmless when it is gone."""
+    def remove(self, container: str, *, force: bool = True) -> None:
+        """Remove a container and its anonymous volumes; harmless when it is gone, and without `force` when it runs."""
         try:
             with self._errors(f"remove container {container[:12]}"):
-                self._api.remove_container(container, v=True, force=True)
+                self._api.remove_container(container, v=True, force=force)
         except EngineError as error:
-            # 404: gone already. 409: a removal is in progress (two operators, or a restart of the engine).
+            # 404: gone already. 409: a removal is in progress (two operators, or a restart of the engine), or it runs.
             if error.status not in (404, 409):
                 raise
 
@@ -479,12 +503,14 @@ class Engine:
         tail: int | None = None,
         since: float = 0,
         silence_s: float | None = None,
+        timestamps: bool = False,
     ) -> Iterator[LogChunk]:
         """The container's log as frames, each with the stream it was written to; ends when the container stops.
 
         `tail` limits to the last lines, `since` is Unix time in seconds; with `silence_s` following ends when nothing
-        comes for so long. The SDK's own `logs` drops the stream's
-        name, which tells the agent's events (stderr) from the server's output (stdout).
+        comes for so long. With `timestamps` EVERY frame begins with its time and a blank, also one that goes on in the
+        middle of a line (20.10). The SDK's own `logs` drops the stream's name, which tells the agent's events (stderr)
+        from the server's output (stdout).
         """
         params = {
             "stdout": 1,
@@ -492,6 +518,7 @@ class Engine:
             "follow": int(follow),
             "tail": "all" if tail is None else tail,
             **({"since": since} if since else {}),
+            **({"timestamps": 1} if timestamps else {}),
         }
         with self._errors(f"read the log of {container[:12]}"):
             response = self._api._get(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -76,6 +77,8 @@ class Hosts:
     """Nodes that answered, in inventory order."""
     unreachable: dict[str, ConnectError] = field(default_factory=dict)
     """Nodes that did not, each with the reason."""
+    run: str = field(default_factory=lambda: secrets.token_hex(4))
+    """What tells this run from others, in the names of what it starts for a moment."""
 
     def __enter__(self) -> Self:
         hosts = {
@@ -103,6 +106,11 @@ class Hosts:
         if name in self.unreachable:
             raise self.unreachable[name]
         return self.connected[name]
+
+    def give_up(self, name: str, error: ClusterctlError) -> None:
+        """From here on the node counts as one that was not reached: it answers no more, and nothing touches it."""
+        self.connected.pop(name).close()
+        self.unreachable[name] = ConnectError(name, error.message, hint=error.hint)
 
     def each(
         self,

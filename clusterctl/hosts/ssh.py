@@ -366,6 +366,12 @@ class SshConnection:
         if channel.exit_status != 0:
             raise HostError(self.node, f"`{argv[0]}` ended with exit code {channel.exit_status}: {last}")
 
+    def converse(self, argv: Sequence[str], *, stdin: bytes) -> Conversation:
+        """Start a command that is then spoken with line by line. `stdin` is what it is sent first."""
+        conversation = Conversation(self.node, argv[0], self.session(argv))
+        conversation.send(stdin)
+        return conversation
+
     def lost(self, what: str, error: BaseException | None) -> ConnectionLostError:
         """The error for a connection that broke while it did this."""
         detail = f" ({error or type(error).__name__})" if error is not None else ""
@@ -440,6 +446,48 @@ def arriving(channel: paramiko.Channel, node: str, what: str, deadline: float | 
             return
         if silent:
             poll.poll(1000 * min(TURN_S, max(0.0, deadline - time.monotonic()) if deadline is not None else TURN_S))
+
+
+class Conversation:
+    """A running remote command: lines go in, lines (stderr among them) come out. One thread reads, any may send."""
+
+    def __init__(self, node: str, name: str, channel: paramiko.Channel) -> None:
+        self._node, self._name, self._channel = node, name, channel
+        self._sending = threading.Lock()
+        channel.set_combine_stderr(True)
+
+    def send(self, data: bytes) -> None:
+        """Raises ConnectionLostError when the command or the connection is not there any more."""
+        try:
+            with self._sending:
+                self._channel.sendall(data)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise ConnectionLostError(self._node, f"`{self._name}` can no longer be spoken with ({error})") from error
+
+    def lines(self, turn_s: float) -> Iterator[str | None]:
+        """Its lines as they come, and None whenever none came for `turn_s` seconds; ends with the command or the
+        connection."""
+        rest = b""
+        while True:
+            self._channel.settimeout(turn_s)
+            try:
+                data = self._channel.recv(65536)
+            except TimeoutError:
+                if self._channel.exit_status_ready():  # ended, though a child of it keeps its output open
+                    return
+                yield None
+                continue
+            except (paramiko.SSHException, EOFError, OSError):
+                return
+            if not data:
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                yield line.decode(errors="replace")
+
+    def close(self) -> None:
+        """End it: the command reads the end of its input."""
+        self._channel.close()
 
 
 def _ssh_config(path: Path | None) -> fabric.Config:

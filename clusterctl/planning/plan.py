@@ -91,6 +91,15 @@ class Plan:
             ],
         }
 
+    def history(self) -> Iterator[str]:
+        """What is done, in a line for each kind of action: for the record on the nodes. Nothing when nothing is."""
+        for action in SIGNS:
+            nodes = [node for node in self.nodes if node.action == action != "keep"]
+            changes = dict.fromkeys(str(change) for node in nodes for change in node.changes)
+            why = dict.fromkeys(reason for node in nodes for reason in node.reasons)
+            if nodes:
+                yield f"{action} on {', '.join(node.node for node in nodes)}: {'; '.join([*why, *changes])}"
+
     def lines(self) -> Iterator[str]:
         """The plan for a person."""
         if self.empty:

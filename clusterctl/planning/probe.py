@@ -18,9 +18,10 @@ PEERS_CONFIG_PATH = "/etc/clusterctl/peers.json"
 PEERS_STEP_PATH = "/etc/clusterctl/step.json"
 
 
-def probe_name(cluster: str, kind: str) -> str:
-    """Name of a probe's container, the same on every node."""
-    return f"{cluster}-probe-{kind}"
+def probe_name(cluster: str, kind: str, run: str) -> str:
+    """Name of a probe's container, the same on every node, and no other run's: two that look at the same cluster at
+    once do not get in each other's way. What is left of one is found by its labels."""
+    return f"{cluster}-probe-{kind}-{run}"
 
 
 def probe_labels(cluster: str, node: str) -> Mapping[str, str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clusterctl import vllm_log
+from clusterctl import kernel_log, vllm_log
+from clusterctl.diagnosis import Certainty
 from clusterctl.errors import ExitCode
 from clusterctl.events import FAILURES, MEANINGS, RETURNS
 from clusterctl.findings.finding import Finding
@@ -189,6 +190,17 @@ def test_the_lines_shown_for_a_cause_are_explained_by_it() -> None:
     for _, lines, meaning, _ in rows(START_CAUSES.read_text(encoding="utf-8")):
         for line in re.findall(r"`([^`]+)`", lines):
             assert meaning in [cause.meaning for cause in vllm_log.causes([line])], line
+
+
+def test_faults_that_the_kernels_log_tells_of_are_in_the_page() -> None:
+    page = ROOT / "docs/how-to/diagnose.md"
+    told = {row[:2] for row in rows(sections(page, 2)["How causes are ranked"]) if len(row) == 2}
+    assert {(normal(meaning), normal(fix)) for _, _, meaning, fix in kernel_log.CAUSES} <= told
+
+
+def test_words_for_how_sure_a_cause_is_are_explained() -> None:
+    told = {row[0].strip("`") for row in rows(sections(ROOT / "docs/how-to/diagnose.md", 2)["How causes are ranked"])}
+    assert {str(certainty) for certainty in Certainty} <= told
 
 
 def test_every_failure_mode_that_is_named_is_documented() -> None:

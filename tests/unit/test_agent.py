@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -173,10 +174,12 @@ class Run:
 def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     runs: list[Run] = []
 
-    def start_one(mode: str = "ok", **options: Any) -> Run:
-        folder = tmp_path / str(len(runs))
-        folder.mkdir()
-        runs.append(Run(folder, mode, **options))
+    def start_one(mode: str = "ok", *, again: Run | None = None, **options: Any) -> Run:
+        """`again`: the container's next life, as the engine's restart policy gives it: the same files."""
+        folder = tmp_path / str(len(runs)) if again is None else again.fake
+        assert again is None or again.process.poll() is not None
+        folder.mkdir(exist_ok=True)
+        runs.append(Run(folder, mode, adopted=options.pop("adopted", again is not None), **options))
         return runs[-1]
 
     yield start_one
@@ -395,36 +398,39 @@ def test_when_a_new_server_does_not_help_the_whole_gang_begins_anew(start: Start
     assert "failed" not in run.phases()
 
 
-def again(run: Run, tmp_path: Path, mode: str = "ok", **config: Any) -> Run:
-    """The container's next life, as the engine's restart policy gives it: the same files."""
-    assert run.process.poll() is not None
-    return Run(run.fake, mode, adopted=True, **config)
+def cut_power(run: Run) -> None:
+    """Everything dies at once, as in a container whose first process is killed."""
+    children = Path("/proc", str(run.process.pid), "task", str(run.process.pid), "children").read_text().split()
+    run.process.kill()
+    run.process.wait()
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), signal.SIGKILL)
 
 
-def test_the_record_of_restarts_outlives_the_container(start: Start, tmp_path: Path) -> None:
+def test_the_record_of_restarts_outlives_the_container(start: Start) -> None:
     run = start("dies-later", adopted=True)
     assert run.end() == 1
-    second = again(run, tmp_path)
+    second = start(again=run)
     second.until_phase("serving")
     assert restarts(second) == [("server", "server-exited"), ("gang", "server-exited")]
     assert second.state["server"] == 3
-    second.process.kill()  # as a power cut does
-    second.process.wait()
-    third = again(second, tmp_path)
+    cut_power(second)
+    third = start(again=second)
     third.until_phase("ray")
     assert restarts(third)[-1] == ("container", "container-ended")
     third.process.terminate()
     assert third.end() == 0
-    fourth = again(third, tmp_path)
+    fourth = start(again=third)
     fourth.until_phase("ray")
     assert restarts(fourth)[-1] == ("container", "started-again")
-    fourth.process.kill()
+    cut_power(fourth)
 
 
-def test_there_is_a_limit_and_the_container_then_stays_with_the_reason(start: Start, tmp_path: Path) -> None:
+def test_there_is_a_limit_and_the_container_then_stays_with_the_reason(start: Start) -> None:
     run = start("exit3", adopted=True, max_restarts=2)
     assert run.end() == 1
-    second = again(run, tmp_path, "exit3", max_restarts=2)
+    second = start("exit3", again=run, max_restarts=2)
     second.until_phase("failed")
     assert second.state["detail"].startswith("gave up after 2 restarts in a row; the last time: ")
     assert (second.state["reason"], second.state["ready"]) == ("server-exited", False)
@@ -493,12 +499,12 @@ def test_workers_that_ray_does_not_end_take_a_new_gang(start: Start) -> None:
     assert run.phases().count("loading") == 1
 
 
-def test_missing_nodes_take_one_new_gang_and_then_patience(start: Start, tmp_path: Path) -> None:
+def test_missing_nodes_take_one_new_gang_and_then_patience(start: Start) -> None:
     missing = {"127.0.0.1": 1, "127.0.0.2": -1}
     run = start(adopted=True, nodes=missing, ray_timeout_s=3)
     assert run.end() == 1
     assert restarts(run) == [("gang", "ray-nodes-missing")]
-    second = again(run, tmp_path, nodes=missing, ray_timeout_s=1)
+    second = start(again=run, nodes=missing, ray_timeout_s=1)
     second.until_phase("gate")
     time.sleep(3)
     assert second.process.poll() is None

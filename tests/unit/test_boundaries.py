@@ -36,11 +36,12 @@ DOORS = {
 
 PURE = (
     *("planning/", "findings/", "inventory/", "facts/model.py", "facts/parse.py"),
-    *("firewall.py", "stages.py", "vllm_log.py"),
+    *("diagnosis.py", "firewall.py", "kernel_log.py", "redact.py", "stages.py", "vllm_log.py"),
 )
 ACTING = {
     *("asyncio", "fabric", "http", "httpx", "multiprocessing", "paramiko", "requests", "shutil", "signal", "socket"),
-    *("subprocess", "tempfile", "threading", "time", "urllib", "clusterctl.hosts", "clusterctl.apply", "clusterctl.ui"),
+    *("subprocess", "tempfile", "threading", "time", "urllib.request", "clusterctl.hosts", "clusterctl.apply"),
+    *("clusterctl.ui",),
 }
 VALUES = {"LABEL_CLUSTER", "FileInContainer"}
 """What planning takes from the engine's door: a name and a frozen value, with which nothing can be done."""

@@ -77,6 +77,7 @@ def test_hcas_that_nccl_took(line: str, hcas: tuple[str, ...]) -> None:
     ("line", "failure_mode"),
     [
         ("h:1:2 [0] misc/ibvwrap.cc:187 NCCL WARN Call to ibv_create_qp failed", "F22"),
+        ("w [0] NCCL WARN NET/IB : Got completion from peer 10.0.0.1<55921> with status=1 opcode=128 len=0", "F34"),
         ("h:1:2 [0] NCCL WARN Call to ibv_reg_mr_iova2 failed with error Cannot allocate memory", "F22"),
         ("h:1 [0] NCCL INFO Failed to open libibverbs.so[.1]", "F24"),
         ("h:1 [0] NCCL INFO dlvsym failed on mlx5dv_get_data_direct_sysfs_path - undefined symbol", "F25"),

@@ -1,0 +1,50 @@
+"""`diagnose`: evidence of all nodes in one file, and what it says of the cause."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from clusterctl.cli.common import Options, emit, json_option
+from clusterctl.errors import ExitCode
+
+
+@click.command()
+@json_option
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The bundle's file (default: clusterctl-CLUSTER-TIME.tar.gz here). An existing one is not overwritten.",
+)
+@click.option("--no-bundle", is_flag=True, help="Print the causes only.")
+@click.pass_obj
+def diagnose(options: Options, *, as_json: bool, output: Path | None, no_bundle: bool) -> None:
+    """Collect evidence from every node into one file, and say what went wrong, the likeliest first. Changes nothing.
+
+    Secrets are taken out of everything in the file. A node or a piece that does not answer is named, and holds up no
+    other.
+
+    Exit codes: 0 nothing wrong was found and every node answered, 1 otherwise.
+    """
+    from clusterctl.evidence import collect, summary
+    from clusterctl.ui.progress import progress_on_stderr
+
+    with options.hosts() as hosts, progress_on_stderr() as progress:
+        bundle = collect(
+            hosts,
+            facts=None,
+            error=None,
+            folder=Path.cwd(),
+            progress=progress,
+            output=output,
+            write=not no_bundle,
+            inventory_file=options.path,
+        )
+    if as_json:
+        emit(bundle.to_json())
+    else:
+        emit("\n".join([*summary(bundle), *(["", f"bundle: {bundle.path}"] if bundle.path else [])]))
+    if not bundle.fine:
+        sys.exit(ExitCode.FAILED)

@@ -1,0 +1,40 @@
+"""`clusterctl history`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from clusterctl.cli.common import Options, emit, json_option
+from clusterctl.errors import ExitCode, UsageError
+
+
+@click.command()
+@json_option
+@click.option("--node", "nodes", multiple=True, help="Only this node (may be given several times).")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most this many, the last ones."
+)
+@click.option("--forget", is_flag=True, help="Remove the history from the nodes: the only thing that `down` leaves.")
+@click.pass_obj
+def history(options: Options, *, as_json: bool, nodes: tuple[str, ...], limit: int, forget: bool) -> None:
+    """Show who changed the cluster when, how it ended, and what the nodes restarted by themselves.
+
+    Each node keeps the last 1000 records in its login's ~/.local/state/clusterctl. Exit code 1: no node could be read.
+    """
+    from clusterctl.history import forget_history, read_history
+    from clusterctl.logs import chosen_nodes
+    from clusterctl.ui import history as history_text
+
+    if forget and as_json:
+        raise UsageError("--forget has no result to print as JSON")
+    chosen = chosen_nodes(options.inventory(), nodes)
+    with options.hosts() as hosts:
+        if forget:
+            forget_history(hosts, chosen)
+            return
+        found = read_history(hosts, chosen, limit=limit)
+    emit(found.to_json() if as_json else history_text.text(found))
+    if len(found.unread) == len(chosen):
+        sys.exit(ExitCode.FAILED)

@@ -1,0 +1,448 @@
+"""One lock per cluster, held on every node that is reached, for as long as somebody changes the cluster.
+
+On each node a shell script (scripts/lock.sh) holds a flock and ends, and with it the lock, when its SSH channel does or
+when it hears nothing for SILENCE_S: what a closed laptop, `kill -9` or a cut cable leaves is gone by itself. The same
+script keeps the node's history (history.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from clusterctl import __version__
+from clusterctl.errors import ClusterctlError, ExitCode, NodeFailure, NodesError
+from clusterctl.history import duration, plain, utc
+from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.ssh import CommandTimeoutError, ConnectionLostError, HostError
+from clusterctl.operator import whoami
+from clusterctl.ui.progress import Progress
+
+SCRIPT = Path(__file__).with_name("scripts").joinpath("lock.sh").read_bytes()
+BEAT_S = 10.0
+"""Seconds between two signs of life: two may be lost before SILENCE_S ends the lock."""
+SILENCE_S = 30
+"""Seconds without a sign of life after which a node gives the lock up."""
+SURE_S = SILENCE_S - 5.0
+"""How long an answered sign of life proves the lock; the rest is for what is decided to be done."""
+ANSWER_S = 10.0
+"""For the script to start, and for each of its answers; milliseconds, unless the node hangs."""
+RELEASE_S = 2.0
+"""For a node to confirm that the lock is free, and to write the end down."""
+SETTLE_TURNS, SETTLE_S = 5, 0.05
+"""A holder is locked a moment before it has written who it is, and after it has removed that: looked at again."""
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""A clock that goes on while the machine sleeps: a laptop that was closed for an hour must not believe in its lock."""
+
+
+def lock_path(cluster: str) -> str:
+    """The lock's file on a node: /tmp is the one directory that every login has and may write."""
+    return f"/tmp/clusterctl-{cluster}.lock"  # noqa: S108 (scripts/lock.sh says how it is opened there)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the lock, as the lock's file on a node says."""
+
+    run: str
+    who: str
+    pid: int | None
+    command: str
+    since: float | None
+    """Unix time in seconds, the node's clock."""
+
+    def sentence(self, now: float) -> str:
+        """Who, from where, what, since when. `now` is the node's clock as well."""
+        process = f" (pid {self.pid} there)" if self.pid is not None else ""
+        since = f" since {utc(self.since)} ({duration(now - self.since)} ago)" if self.since is not None else ""
+        return f"{self.who}{process} runs `{self.command}`{since}"
+
+
+def read_holder(text: str) -> Holder | None:
+    """What a lock's file says; None when it says nothing that can be read. Any login may write there: nothing but plain
+    text of bounded length comes out."""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(said, dict):
+        return None
+    pid, since = said.get("pid"), said.get("t")
+    return Holder(
+        run=plain(said.get("run")),
+        who=plain(said.get("who")) or "somebody",
+        pid=pid if isinstance(pid, int) else None,
+        command=plain(said.get("command")) or "clusterctl",
+        since=float(since) if isinstance(since, int | float) else None,
+    )
+
+
+@dataclass(frozen=True)
+class Busy:
+    """A node whose lock another one holds. `now` is the node's clock, Unix time in seconds."""
+
+    holder: Holder | None
+    now: float
+
+    def __str__(self) -> str:
+        return self.holder.sentence(self.now) if self.holder else "somebody who has not said who it is"
+
+
+class LockedError(ClusterctlError):
+    """Another run holds the cluster's lock. Nothing was changed, and nothing is held by this run."""
+
+    exit_code = ExitCode.LOCKED
+
+    def __init__(self, cluster: str, busy: Mapping[str, Busy], *, waited_s: float | None) -> None:
+        self.busy = dict(busy)
+        still = f" still, after {waited_s:g} s," if waited_s is not None else ""
+        lines = [f"  {node}: {found}" for node, found in busy.items()]
+        super().__init__(
+            "\n".join([f"cluster {cluster} is{still} locked by another run of clusterctl:", *lines]),
+            hint=("" if waited_s is not None else "wait for it with --wait, or ")
+            + f"ask there; the lock of a run that is gone ends by itself within {SILENCE_S} s",
+        )
+
+
+class LockLostError(ClusterctlError):
+    """The lock is gone on some nodes, though the run was not done: nothing more may be changed."""
+
+    def __init__(self, cluster: str, lost: Mapping[str, str]) -> None:
+        self.lost = dict(lost)
+        lines = [f"  {node}: {why}" for node, why in lost.items()]
+        super().__init__(
+            "\n".join([f"the lock of cluster {cluster} was lost, so nothing more was changed:", *lines]),
+            hint="clusterctl status says what is there, clusterctl history who was there; then run it again",
+        )
+
+
+class NodeLock:
+    """The script on one node, and the thread that listens to it and keeps it alive."""
+
+    def __init__(self, host: Host, cluster: str) -> None:
+        self.node = host.name
+        argv = ["sh", "-s", "--", lock_path(cluster), cluster, str(SILENCE_S)]
+        self._answers: queue.Queue[str | None] = queue.Queue()
+        self._beats: dict[int, float] = {}
+        self._count = 0
+        self._proven_at = _now()
+        self._heard = threading.Condition()
+        self._ended = False
+        self._last = ""
+        self._conversation = host.ssh.converse(argv, stdin=SCRIPT)
+        threading.Thread(target=self._listen, name=f"lock of {host.name}", daemon=True).start()
+        try:
+            word, rest = self.answer("ready", "missing", timeout_s=ANSWER_S)
+        except BaseException:
+            self.close()
+            raise
+        if word == "missing":
+            self.close()
+            raise HostError(
+                self.node,
+                f"the command `{rest}` is missing, with which the cluster is locked",
+                hint=f"install {'util-linux' if rest == 'flock' else 'coreutils'} on the node",
+            )
+
+    def ask(self, request: str, *words: str, timeout_s: float = ANSWER_S) -> tuple[str, str]:
+        """Send a request, and return the answer that begins with one of `words`: the word, and the rest.
+
+        Raises ConnectionLostError when the script or the connection ended, CommandTimeoutError at the deadline.
+        """
+        self._conversation.send(f"{request}\n".encode())
+        return self.answer(*words, timeout_s=timeout_s)
+
+    def answer(self, *words: str, timeout_s: float) -> tuple[str, str]:
+        """The next answer that begins with one of `words`. Raises as `ask` does."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                line = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise CommandTimeoutError(
+                    self.node, f"the lock's script did not answer within {timeout_s:g} s: does the machine hang?"
+                ) from None
+            if line is None:
+                self._answers.put(None)  # for whoever asks next
+                raise ConnectionLostError(self.node, self._ended_because())
+            word, _, rest = line.partition(" ")
+            if word in words:
+                return word, rest
+            self._last = line
+
+    def try_lock(self, record: str) -> Busy | None:
+        """Take the lock: None when it is ours now. Raises HostError when the lock's file cannot be used."""
+        for _ in range(SETTLE_TURNS):
+            word, rest = self.ask(f"try {record}", "locked", "busy", "refused")
+            if word == "locked":
+                return None
+            if word == "refused":
+                raise HostError(
+                    self.node, f"the lock cannot be taken: {rest}", hint="remove that file as its owner or root"
+                )
+            now, _, text = rest.partition(" ")
+            busy = Busy(read_holder(text), float(now))
+            if busy.holder is not None:
+                break
+            time.sleep(SETTLE_S)
+        return busy
+
+    def lost(self) -> str | None:
+        """Why the lock is not held any more; None when it surely is.
+
+        A sign of life that was answered proves it for SURE_S; after that the node is asked, at once.
+        """
+        with self._heard:
+            if not self._ended and _now() - self._proven_at < SURE_S:
+                return None
+            asked_at = _now()
+        with suppress(HostError):
+            self._beat()
+        with self._heard:
+            self._heard.wait_for(lambda: self._ended or self._proven_at >= asked_at, SILENCE_S - SURE_S)
+            if not self._ended and self._proven_at >= asked_at:
+                return None
+            return self._ended_because() if self._ended else f"no sign of life for {_now() - self._proven_at:.0f} s"
+
+    def end(self) -> None:
+        """Give the lock up, wait until the node says so or RELEASE_S have passed, and close the channel."""
+        with suppress(HostError):
+            self.ask("end", "released", timeout_s=RELEASE_S)
+        self.close()
+
+    def close(self) -> None:
+        """Close the channel; whatever the script holds goes with it."""
+        self._conversation.close()
+
+    def _ended_because(self) -> str:
+        return f"the script that holds the lock ended{f': {plain(self._last)}' if self._last else ''}"
+
+    def _beat(self) -> None:
+        with self._heard:
+            self._count += 1
+            number = self._count
+            self._beats[number] = _now()
+        self._conversation.send(f"beat {number}\n".encode())
+
+    def _listen(self) -> None:
+        due = _now() + BEAT_S
+        with suppress(HostError):
+            for line in self._conversation.lines(BEAT_S):
+                if line is not None:
+                    self._hear(line)
+                if _now() >= due or line is None:
+                    due = _now() + BEAT_S
+                    self._beat()
+        with self._heard:
+            self._ended = True
+            self._heard.notify_all()
+        self._answers.put(None)
+
+    def _hear(self, line: str) -> None:
+        word, _, rest = line.partition(" ")
+        if word != "beat":
+            self._answers.put(line)
+            return
+        with self._heard:
+            self._proven_at = max(self._proven_at, self._beats.pop(int(rest), 0.0))
+            self._heard.notify_all()
+
+
+class ClusterLock:
+    """The lock while it is held, on all nodes that were reached when it was taken."""
+
+    def __init__(self, hosts: Hosts, locks: Mapping[str, NodeLock], about: Mapping[str, Any]) -> None:
+        self._hosts, self._locks, self._about = hosts, locks, about
+        self._began = time.monotonic()
+        self._finished = False
+
+    @property
+    def run(self) -> str:
+        """What tells this run from others in the history."""
+        return str(self._about["run"])
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes on which it is held."""
+        return tuple(self._locks)
+
+    def ensure(self) -> None:
+        """To be called before every step that changes something. Raises LockLostError, which names the nodes."""
+        outcomes = self._hosts.each(lambda host: self._locks[host.name].lost(), self._locks)
+        if lost := {node: why for node, why in outcomes.values.items() if why is not None}:
+            raise LockLostError(self._hosts.inventory.cluster, lost)
+
+    def note(self, text: str) -> None:
+        """Put down in the history of all nodes what was changed. Never a secret."""
+        self._record({"event": "note", "run": self.run, "text": text}, timeout_s=ANSWER_S)
+
+    def finish(self, outcome: str) -> None:
+        """Put down how it ended (ok; failed: why; interrupted), and release. Harmless when that was done."""
+        if self._finished:
+            return
+        self._finished = True
+        seconds = round(time.monotonic() - self._began, 1)
+        end = {"event": "end", "run": self.run, "outcome": outcome, "seconds": seconds}
+        self._record(end, timeout_s=RELEASE_S)
+        release(self._hosts, self._locks)
+
+    def begin(self) -> Mapping[str, str]:
+        """Put down that it began. Returns node → why it keeps no history, for those that cannot."""
+        cut_off = _record({"event": "cut-off", "run": self.run})
+        self._hosts.each(lambda host: self._locks[host.name].ask(f"begin {cut_off}", "begun"), self._locks)
+        return self._record({"event": "begin", **self._about}, timeout_s=RELEASE_S)
+
+    def _record(self, values: Mapping[str, Any], *, timeout_s: float) -> Mapping[str, str]:
+        """Node → why it was not written down there. A lock that was lost is `ensure`'s to tell."""
+
+        def write(host: Host) -> tuple[str, str]:
+            record = _record({**values, "node": host.name})
+            return self._locks[host.name].ask(f"record {record}", "recorded", "unrecorded", timeout_s=timeout_s)
+
+        outcomes = self._hosts.each(write, self._locks)
+        unwritten = {node: plain(why) for node, (word, why) in outcomes.values.items() if word == "unrecorded"}
+        return unwritten | {node: error.message for node, error in outcomes.errors.items()}
+
+
+@contextmanager
+def cluster_lock(hosts: Hosts, command: str, *, wait_s: float | None, progress: Progress) -> Iterator[ClusterLock]:
+    """Hold the cluster's lock on every connected node. `command` is what others are told that runs; no secret in it.
+
+    All or nothing. When another run holds it: LockedError at once, or with `wait_s` after that many seconds. A node
+    that does not answer is given up (Hosts.give_up), so that what is not locked is not touched. Raises NodesError when
+    a node cannot be locked at all. How the block ends is written into the nodes' history.
+    """
+    about = _about(hosts.inventory.cluster, command)
+    locks: dict[str, NodeLock] = {}
+    try:
+        _open(hosts, locks)
+        locks = {name: locks[name] for name in hosts.connected}  # in inventory order
+        _take(hosts, locks, _record(about), wait_s=wait_s, progress=progress)
+        lock = ClusterLock(hosts, locks, about)
+        for node, why in lock.begin().items():
+            progress.detail(f"{node} keeps no history of this: {why}")
+    except BaseException:
+        release(hosts, locks)
+        raise
+    try:
+        yield lock
+    except BaseException as error:
+        lock.finish(outcome_of(error))
+        raise
+    lock.finish("ok")
+
+
+def outcome_of(error: BaseException) -> str:
+    """How a run ended, for the history: the first line of what went wrong."""
+    if not isinstance(error, Exception):
+        return "interrupted"
+    first = str(error).strip().splitlines()[:1]
+    return f"failed: {plain(first[0]) if first else type(error).__name__}"
+
+
+def release(hosts: Hosts, locks: Mapping[str, NodeLock]) -> None:
+    """Give up whatever is held, on all nodes at once."""
+    hosts.each(lambda host: locks[host.name].end(), [name for name in locks if name in hosts.connected])
+
+
+def _now() -> float:
+    return time.clock_gettime(_CLOCK)
+
+
+def _about(cluster: str, command: str) -> dict[str, Any]:
+    """What a waiting one and the history are told of this run."""
+    return {
+        "run": secrets.token_hex(6),
+        "who": whoami(),
+        "pid": os.getpid(),
+        "command": command,
+        "cluster": cluster,
+        "version": __version__,
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _record(values: Mapping[str, Any]) -> str:
+    """A JSON object in one line, without its opening brace: the script puts the time in front of it."""
+    return json.dumps(values)[1:]
+
+
+def _open(hosts: Hosts, locks: dict[str, NodeLock]) -> None:
+    """Start the script on all nodes."""
+
+    def start(host: Host) -> None:
+        locks[host.name] = NodeLock(host, hosts.inventory.cluster)
+
+    errors = hosts.each(start).errors
+    for name, error in errors.items():
+        if isinstance(error, ConnectionLostError | CommandTimeoutError):
+            hosts.give_up(name, error)
+    if failures := [NodeFailure(n, e.message, e.hint) for n, e in errors.items() if n in hosts.connected]:
+        raise NodesError("locking the cluster", failures)
+
+
+def _take(
+    hosts: Hosts, locks: Mapping[str, NodeLock], record: str, *, wait_s: float | None, progress: Progress
+) -> None:
+    """Take the lock on all nodes, or on none: LockedError.
+
+    Who waits holds nothing meanwhile, so two that wait cannot wait for each other.
+    """
+    order = in_order(hosts, locks)
+    began = time.monotonic()
+    waiting = False
+    while busy := _try_all(hosts, locks, order, record):
+        left_s = 0.0 if wait_s is None else wait_s - (time.monotonic() - began)
+        if left_s <= 0:
+            raise LockedError(hosts.inventory.cluster, _everywhere(hosts, locks, busy), waited_s=wait_s)
+        if not waiting:
+            waiting = True
+            progress.phase("waiting for the cluster's lock")
+        node = next(name for name in order if name in busy)
+        progress.detail(f"{node}: {busy[node]}")
+        hosts.each(partial(_wait, locks, left_s), [node]).or_raise("waiting for the lock")
+
+
+def in_order(hosts: Hosts, locks: Mapping[str, NodeLock]) -> Sequence[str]:
+    """The one order in which everybody takes the nodes, whatever the order in his inventory: who has the first one gets
+    the others too, and of two that start at once one wins."""
+    addresses = {node.name: node.host for node in hosts.inventory.nodes}
+    return sorted(locks, key=lambda name: (addresses[name], name))
+
+
+def _try_all(hosts: Hosts, locks: Mapping[str, NodeLock], order: Sequence[str], record: str) -> Mapping[str, Busy]:
+    """Nodes whose lock another one holds. With any, nothing is held by us; with none, everything is."""
+    for stage in (order[:1], order[1:]):
+        found = hosts.each(lambda host: locks[host.name].try_lock(record), stage).or_raise("locking the cluster")
+        if busy := {name: answer for name, answer in found.items() if answer is not None}:
+            hosts.each(lambda host: locks[host.name].ask("unlock", "unlocked"), order).or_raise("unlocking the cluster")
+            return busy
+    return {}
+
+
+def _wait(locks: Mapping[str, NodeLock], timeout_s: float, host: Host) -> None:
+    """Until the lock's holder on this node has given it up, or the time is over."""
+    with suppress(CommandTimeoutError):
+        locks[host.name].ask("wait", "free", timeout_s=timeout_s)
+
+
+def _everywhere(hosts: Hosts, locks: Mapping[str, NodeLock], busy: Mapping[str, Busy]) -> Mapping[str, Busy]:
+    """The same, and the other nodes that the same holders have, in inventory order. Those are only looked at: to try
+    them could get in the way of one that is just about to take them."""
+    known = {found.holder.run: found for found in busy.values() if found.holder is not None}
+    others = [name for name in locks if name not in busy]
+    said = hosts.each(lambda host: locks[host.name].ask("look", "holder")[1], others).values
+    held = {name: known[h.run] for name, text in said.items() if (h := read_holder(text)) and h.run in known}
+    return {name: found for name in locks if (found := busy.get(name) or held.get(name)) is not None}
