@@ -63,7 +63,8 @@ class Engine:
         scripts = self.logs_of.get(container, [])
         if not scripts:
             if silence_s is None:
-                self.released.wait(30)  # a container that says nothing: its log stays open
+                self.released.wait()  # a container that says nothing: its log stays open
+                raise ClusterctlError("the test is over")
             return
         for item in scripts.pop(0):
             if isinstance(item, LogChunk):
