@@ -142,7 +142,7 @@ def test_every_reason_that_the_agent_gives_is_explained() -> None:
 
 
 def reasons_in_agent() -> tuple[set[str], set[str]]:
-    """Reasons to give up and reasons to come back, from the agent's source: as arguments, and as what `_lost` returns."""
+    """Reasons to give up and to come back, from the agent's source: as arguments, and as what `_lost` returns."""
     tree = ast.parse((ROOT / "clusterctl/agent/agent.py").read_text(encoding="utf-8"))
     (lost,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "_lost"]
     returned = [word for node in ast.walk(lost) if isinstance(node, ast.Return) for word in ast.walk(node)]

@@ -179,7 +179,10 @@ def containers(lab: Lab, cluster: str) -> dict[str, list[str]]:
     for node in labs.status(lab):
         if node.power == "on":
             label = f"label=clusterctl.cluster={cluster}"
-            found[node.name] = lab.exec(node.name, ["docker", "ps", "-aq", "--filter", label]).split()
+            form = '{{.ID}} {{.Label "clusterctl.role"}}'
+            rows = lab.exec(node.name, ["docker", "ps", "-a", "--filter", label, "--format", form]).splitlines()
+            # A probe of a run that was cut off ends by itself, and is no part of the cluster.
+            found[node.name] = [row for row in rows if not row.endswith(" probe")]
     return found
 
 

@@ -113,6 +113,12 @@ def test_a_private_ipc_namespace_has_its_own_shm() -> None:
     assert (host["IpcMode"], host["ShmSize"]) == ("private", 1 << 34)
 
 
+def test_the_nodes_own_shared_memory_only_when_asked_for() -> None:
+    assert body(specs()["gpu1"])["HostConfig"]["IpcMode"] == "private"
+    host = body(specs({"container": {"ipc": "host"}})["gpu1"])["HostConfig"]
+    assert (host["IpcMode"], host.get("ShmSize")) == ("host", None)
+
+
 def test_soft_and_hard_limits_and_volumes_are_passed_on() -> None:
     changes = {"container": {"ulimits": {"nofile": {"soft": 10, "hard": 20}}, "volumes": ["/a:/b:ro"]}}
     host = body(specs(changes)["gpu1"])["HostConfig"]
@@ -252,7 +258,7 @@ TAKES_A_CONTAINER: list[Mapping[str, Any]] = [
     {"container": {"image": "vllm:2"}},
     {"container": {"env": {"A": "1"}}},
     {"container": {"volumes": ["/a:/b"]}},
-    {"container": {"ipc": "private"}},
+    {"container": {"ipc": "host"}},
     {"container": {"shm_bytes": 1 << 30}},
     {"container": {"ulimits": {"memlock": 1}}},
     {"container": {"cap_add": []}},
