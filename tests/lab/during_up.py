@@ -96,6 +96,20 @@ def _rename_image(node: str, reference: str) -> Callable[[Lab], None]:
     return rename
 
 
+ENGINE_STATE = "/var/lib/docker/containers"
+
+
+def _fill_disk(lab: Lab, node: str) -> None:
+    """The engine finds no space for what it writes down of a container."""
+    lab.exec(node, ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", ENGINE_STATE])
+    lab.exec(node, ["sh", "-c", f"head -c 4096 /dev/zero >{ENGINE_STATE}/full || true"])
+
+
+def _free_disk(lab: Lab, node: str) -> None:
+    with contextlib.suppress(CommandError):  # never filled
+        lab.exec(node, ["umount", "-l", ENGINE_STATE])
+
+
 @dataclass(frozen=True)
 class Fault:
     """Something that goes wrong while `up` runs. `mend` mends the machine, never the cluster."""
@@ -141,6 +155,7 @@ def faults(cluster: str, reference: str) -> Mapping[str, Fault]:
             Fault(
                 f"{node}: raylet killed", quietly(at(lambda lab, n: signal_process(lab, n, "KILL", "raylet/raylet")))
             ),
+            Fault(f"{node}: disk full", quietly(at(_fill_disk)), at(_free_disk)),
             Fault(f"{node}: image removed", _unname_image(node), _rename_image(node, reference)),
         ]
     return {fault.name: fault for fault in found}
