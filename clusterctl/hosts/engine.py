@@ -456,13 +456,24 @@ class Engine:
             time.sleep(0.05)
 
     def signal(self, container: str, name: str) -> None:
-        """Send a signal (SIGUSR1 …) to the container's first process; harmless when it is not running."""
+        """Send a signal (SIGUSR1 …) to the container's first process; harmless when it is not running.
+
+        Sent from inside, by the image's python3 (not every image has a `kill`): whatever `docker kill` sends, the
+        engine takes it for a person's wish to stop the container, and its restart policy no longer holds (seen with
+        Docker 20.10; moby daemon/kill.go, HasBeenManuallyStopped).
+        """
+        code = f"import os, signal; os.kill(1, signal.{name})"
         try:
             with self._errors(f"send {name} to {container[:12]}"):
-                self._api.kill(container, name)
+                exec_id = self._api.exec_create(container, ["python3", "-I", "-S", "-c", code])["Id"]
+                self._api.exec_start(exec_id, detach=True)
+            exit_code = self.exit_code(exec_id, "python3")
         except EngineError as error:
             if error.status not in (404, 409, 500):  # 500: Docker 20.10's answer for a container that is not running
                 raise
+        else:
+            if exit_code:
+                raise EngineError(self._node, f"{name} could not be sent to {container[:12]} (exit code {exit_code})")
 
     def set_restart_policy(self, container: str, name: str) -> None:
         """Change what the engine does when the container ends: `no`, `unless-stopped` … (no restart happens now)."""
