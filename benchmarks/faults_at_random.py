@@ -107,7 +107,7 @@ def line(number: int, outcome: Outcome) -> str:
     verdict = "; ".join(outcome.lies) or "ok"
     return (
         f"{number:>4} {outcome.fault:<26} in {where:<24} up {outcome.up_code:>4} after {outcome.up_s:>6.1f} s, "
-        f"{outcome.state:<10} {outcome.then:<14} {verdict}"
+        f"{outcome.state:<10} {outcome.then:<14} {verdict}  {outcome.said[:150]}"
     )
 
 

@@ -171,6 +171,8 @@ class Outcome:
     """Whether `up` came as far as that phase."""
     up_code: int
     up_s: float
+    said: str
+    """The error that `up` ended with, its first line."""
     state: str
     """What `status` said afterwards."""
     then: str
@@ -275,7 +277,8 @@ def run_one(lab: Lab, inventory: Path, fault: Fault, chosen: Chosen) -> Outcome:
     ended = _then(lab, inventory, cluster, chosen.then, lies)
     if lies:
         print("".join(errors)[-3000:], file=sys.stderr)
-    return Outcome(fault.name, phase, reached, code, round(up_s, 1), state, ended, tuple(lies))
+    said = next((row.strip() for row in errors if row.startswith("Error:")), "")
+    return Outcome(fault.name, phase, reached, code, round(up_s, 1), said, state, ended, tuple(lies))
 
 
 def _judge_status(lab: Lab, inventory: Path, cluster: str) -> tuple[str, list[str]]:
