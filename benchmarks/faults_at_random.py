@@ -13,7 +13,8 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from clusterctl.lab import lab as labs
 from clusterctl.lab.image import cache
 from clusterctl.lab.lab import LabOptions
-from tests.lab.during_up import Outcome, choose, faults, run_one
+from tests.lab.during_up import PHASES, Chosen, Outcome, choose, faults, run_one
 
 
 def main() -> int:
@@ -32,6 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--matrix", action="store_true", help="not at random: every fault in the phases that matter")
     parser.add_argument("--first", type=int, default=0, help="number of the first run")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many minutes")
     parser.add_argument("--name", default="random", help="the lab's name")
@@ -61,13 +63,42 @@ def runs(lab: labs.Lab, options: argparse.Namespace) -> Iterator[Outcome]:
     inventory.write_text(yaml.safe_dump(data))
     available = faults(lab.name, cache.reference())
     began = time.monotonic()
-    for number in range(options.first, options.first + options.runs):
+    for number, chosen in islice(enumerate(chosen_runs(options, list(available))), options.first, None):
         if time.monotonic() - began > options.minutes * 60:
             return
-        chosen = choose(random.Random(f"{options.seed}/{number}"), list(available))  # noqa: S311 (dice)
         outcome = run_one(lab, inventory, available[chosen.fault], chosen)
         print(line(number, outcome), flush=True)
         yield outcome
+
+
+def chosen_runs(options: argparse.Namespace, names: Sequence[str]) -> Iterator[Chosen]:
+    """What happens in each run."""
+    if options.matrix:
+        yield from MATRIX
+        return
+    for number in range(options.first + options.runs):
+        yield choose(random.Random(f"{options.seed}/{number}"), names)  # noqa: S311 (dice)
+
+
+MATRIX = [
+    *(Chosen("operator killed -9", phase, 0.3, "down") for phase in PHASES),
+    Chosen("operator killed -9", "loading", 1, "up"),
+    *(Chosen("node2: power off", phase, 0.3, "down") for phase in ("checks", "trying", "containers", "Ray", "loading")),
+    *(Chosen("node1: power off", phase, 0.3, "down") for phase in ("trying", "containers", "Ray", "workers")),
+    Chosen("node2: power off", "warm-up", 0.5, "up"),
+    *(Chosen(f"{node}: SSH cut", phase, 0.3, "down") for node in ("node1", "node2") for phase in ("trying", "loading")),
+    Chosen("node2: engine stopped", "trying", 0.1, "down"),
+    Chosen("node1: engine stopped", "loading", 0.5, "down"),
+    Chosen("node2: engine killed -9", "Ray", 0.5, "down"),
+    Chosen("node2: disk full", "trying", 0.1, "down"),
+    Chosen("node2: image removed", "checks", 0.1, "down"),
+    Chosen("node2: image removed", "trying", 0.3, "down"),
+    *(Chosen("a second up", phase, 0.3, "down") for phase in ("checks", "loading")),
+    *(Chosen("a down at the same time", phase, 0.3, "down") for phase in ("trying", "Ray")),
+    Chosen("operator Ctrl-C", "containers", 0.1, "down"),
+    Chosen("operator SIGTERM", "Ray", 0.3, "down"),
+]
+"""Every kind of fault, in the phases in which it hurts differently."""
 
 
 def line(number: int, outcome: Outcome) -> str:
@@ -76,7 +107,7 @@ def line(number: int, outcome: Outcome) -> str:
     verdict = "; ".join(outcome.lies) or "ok"
     return (
         f"{number:>4} {outcome.fault:<26} in {where:<24} up {outcome.up_code:>4} after {outcome.up_s:>6.1f} s, "
-        f"{outcome.state:<10} {outcome.then:<14} {verdict}"
+        f"{outcome.state:<10} {outcome.then:<14} {verdict}  {outcome.said[:150]}"
     )
 
 

@@ -171,7 +171,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
             r"Bus error|failed to extend /dev/shm|No space left on device.*/dev/shm",
             "F21",
             "the container's /dev/shm is too small",
-            "container.ipc: host, or a larger container.shm_bytes",
+            "a larger container.shm_bytes",
         ),
         (
             r"[Nn]o space left on device",

@@ -434,6 +434,7 @@ class Agent:
 
         async def serve() -> None:
             await self._gate()
+            self._free_shared_memory()
             self.journal.phase("loading")
             server.say(GO)
             await first_failure(self._answering(), self._nodes_stay())
@@ -483,6 +484,12 @@ class Agent:
         if self.journal.state.get("waiting_for") != problem:
             self.journal.state["waiting_for"] = problem
             self.journal.save()
+
+    def _free_shared_memory(self) -> None:
+        """Remove what killed servers left in /dev/shm (vLLM's message queues). Only in a namespace of our own, and only
+        here, where no server and no worker runs."""
+        for left in Path("/dev/shm").glob("psm_*") if self.config["private_shm"] else ():  # noqa: S108 (POSIX's place)
+            left.unlink(missing_ok=True)
 
     def _missing(self) -> list[str]:
         return sorted(set(self.config["expected_gpus"]) - set(self.looks.latest["nodes"]))

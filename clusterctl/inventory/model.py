@@ -127,10 +127,12 @@ class Container(Strict):
     """Extra bind mounts, as /on/node:/in/container[:ro]. model.path is always mounted, read-only, at the same path."""
     env: dict[EnvName, str] = Field(default_factory=dict)
     """Extra environment on every node. Values that clusterctl derives per node (VLLM_HOST_IP …) are refused here."""
-    ipc: Literal["host", "private"] = "host"
-    """IPC namespace. `host` gives NCCL and vLLM the node's /dev/shm; with `private`, set shm_bytes."""
-    shm_bytes: Annotated[int, Field(gt=0)] | None = None
-    """Size of /dev/shm when ipc is private. Docker's default of 64 MiB breaks NCCL (F21)."""
+    ipc: Literal["host", "private"] = "private"
+    """IPC namespace. With `private` the shared memory of NCCL, vLLM and Ray goes with the container; with `host` it is
+    the node's own /dev/shm, where what is killed leaves files behind that hold memory."""
+    shm_bytes: Annotated[int, Field(gt=0)] = 256 * 1024**3
+    """Limit of /dev/shm when ipc is private; memory is only taken as it is used. Docker's 64 MiB break NCCL (F21), and
+    Ray's object store must fit in (30% of the node's memory unless ray.object_store_bytes says otherwise)."""
     ulimits: dict[UlimitName, Ulimit | Annotated[int, Field(ge=-1)]] = Field(default_factory=rdma_ulimits)
     """Resource limits, as one number or {soft, hard}. memlock -1 is what RDMA needs (F22)."""
     cap_add: tuple[Capability, ...] = ("IPC_LOCK",)

@@ -314,13 +314,9 @@ def secret_env(data: object) -> Iterator[Issue]:
 
 
 def shared_memory(data: object) -> Iterator[Issue]:
-    """`ipc` and `shm_bytes` belong together (F21)."""
-    given = "shm_bytes" in entries(dig(data, "container")) and dig(data, "container", "shm_bytes") is not None
-    ipc = dig(data, "container", "ipc")
-    if ipc == "private" and not given:
-        message = "with ipc private /dev/shm is 64 MiB, which breaks NCCL (F21)"
-        yield Issue(("container", "ipc"), message, "set container.shm_bytes, such as 17179869184 (16 GiB)")
-    if given and ipc in (None, "host"):
+    """`shm_bytes` is of a private IPC namespace."""
+    given = "shm_bytes" in entries(dig(data, "container"))
+    if given and dig(data, "container", "ipc") == "host":
         message = "has no effect: with ipc host the container uses the node's own /dev/shm"
         yield Issue(("container", "shm_bytes"), message, "leave it out, or set container.ipc: private")
 

@@ -119,7 +119,8 @@ def host_config(inventory: Inventory, *, gpus: int, infiniband: bool) -> Mapping
         devices.append("/dev/infiniband")  # verbs and RDMA CM devices; without them NCCL falls back to TCP (F23)
     body: dict[str, Any] = {
         "network_mode": "host",  # RDMA needs the host's interfaces; Ray and NCCL open many ports
-        "ipc_mode": container.ipc,  # NCCL's and vLLM's shared memory (F21)
+        # NCCL's, vLLM's and Ray's shared memory (F21); private, so that what is killed leaves none of it on the node.
+        "ipc_mode": container.ipc,
         "binds": [f"{inventory.model.path}:{inventory.model.path}:ro", *container.volumes],
         "cap_add": list(container.cap_add),  # IPC_LOCK: registered (pinned) RDMA memory (F22)
         "ulimits": [_ulimit(name, limit) for name, limit in container.ulimits.items()],
@@ -129,7 +130,7 @@ def host_config(inventory: Inventory, *, gpus: int, infiniband: bool) -> Mapping
         # A log that can be read back and cannot fill the disk, whatever the engine's default driver is.
         "log_config": {"Type": "json-file", "Config": {"max-size": LOG_MAX_SIZE, "max-file": LOG_MAX_FILES}},
     }
-    if container.shm_bytes is not None:
+    if container.ipc == "private":
         body["shm_size"] = container.shm_bytes
     if inventory.accelerator.kind == "nvidia":
         # What `--gpus N` is in the API.

@@ -68,6 +68,7 @@ def _agent_config(deployment: Deployment, place: Place) -> str:
         head_address=str(deployment.head.address),
         gcs_port=deployment.inventory.ray.ports.gcs,
         raylet_port=deployment.inventory.ray.ports.node_manager,
+        private_shm=deployment.inventory.container.ipc == "private",
         ray_argv=ray_argv(deployment, place),
         expected_gpus={str(other.address): deployment.layout.gpus_per_node for other in deployment.places.values()},
     )

@@ -96,6 +96,20 @@ def _rename_image(node: str, reference: str) -> Callable[[Lab], None]:
     return rename
 
 
+ENGINE_STATE = "/var/lib/docker/containers"
+
+
+def _fill_disk(lab: Lab, node: str) -> None:
+    """The engine finds no space for what it writes down of a container."""
+    lab.exec(node, ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", ENGINE_STATE])
+    lab.exec(node, ["sh", "-c", f"head -c 4096 /dev/zero >{ENGINE_STATE}/full || true"])
+
+
+def _free_disk(lab: Lab, node: str) -> None:
+    with contextlib.suppress(CommandError):  # never filled
+        lab.exec(node, ["umount", "-l", ENGINE_STATE])
+
+
 @dataclass(frozen=True)
 class Fault:
     """Something that goes wrong while `up` runs. `mend` mends the machine, never the cluster."""
@@ -141,6 +155,7 @@ def faults(cluster: str, reference: str) -> Mapping[str, Fault]:
             Fault(
                 f"{node}: raylet killed", quietly(at(lambda lab, n: signal_process(lab, n, "KILL", "raylet/raylet")))
             ),
+            Fault(f"{node}: disk full", quietly(at(_fill_disk)), at(_free_disk)),
             Fault(f"{node}: image removed", _unname_image(node), _rename_image(node, reference)),
         ]
     return {fault.name: fault for fault in found}
@@ -156,6 +171,8 @@ class Outcome:
     """Whether `up` came as far as that phase."""
     up_code: int
     up_s: float
+    said: str
+    """The error that `up` ended with, its first line."""
     state: str
     """What `status` said afterwards."""
     then: str
@@ -179,7 +196,10 @@ def containers(lab: Lab, cluster: str) -> dict[str, list[str]]:
     for node in labs.status(lab):
         if node.power == "on":
             label = f"label=clusterctl.cluster={cluster}"
-            found[node.name] = lab.exec(node.name, ["docker", "ps", "-aq", "--filter", label]).split()
+            form = '{{.ID}} {{.Label "clusterctl.role"}}'
+            rows = lab.exec(node.name, ["docker", "ps", "-a", "--filter", label, "--format", form]).splitlines()
+            # A probe of a run that was cut off ends by itself, and is no part of the cluster.
+            found[node.name] = [row for row in rows if not row.endswith(" probe")]
     return found
 
 
@@ -257,7 +277,8 @@ def run_one(lab: Lab, inventory: Path, fault: Fault, chosen: Chosen) -> Outcome:
     ended = _then(lab, inventory, cluster, chosen.then, lies)
     if lies:
         print("".join(errors)[-3000:], file=sys.stderr)
-    return Outcome(fault.name, phase, reached, code, round(up_s, 1), state, ended, tuple(lies))
+    said = next((row.strip() for row in errors if row.startswith("Error:")), "")
+    return Outcome(fault.name, phase, reached, code, round(up_s, 1), said, state, ended, tuple(lies))
 
 
 def _judge_status(lab: Lab, inventory: Path, cluster: str) -> tuple[str, list[str]]:

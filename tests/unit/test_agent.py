@@ -60,6 +60,7 @@ class Run:
             "head_address": "127.0.0.1",
             "gcs_port": gcs,
             "raylet_port": raylets.getsockname()[1],
+            "private_shm": False,
             "ray_argv": ["start", *(["--head", f"--port={gcs}"] if role == "head" else [f"--address=127.0.0.1:{gcs}"])],
             "expected_gpus": BOTH,
         }

@@ -50,7 +50,7 @@ def test_every_container_has_what_nccl_and_rdma_need() -> None:
     for spec in specs().values():
         host = body(spec)["HostConfig"]
         assert host["NetworkMode"] == "host"
-        assert host["IpcMode"] == "host"
+        assert host["IpcMode"] == "private"
         assert host["CapAdd"] == ["IPC_LOCK"]
         assert {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in host["Ulimits"]} == {
             "memlock": (-1, -1),
@@ -111,6 +111,12 @@ def test_rdma_devices_are_passed_where_the_node_has_them(
 def test_a_private_ipc_namespace_has_its_own_shm() -> None:
     host = body(specs({"container": {"ipc": "private", "shm_bytes": 1 << 34}})["gpu1"])["HostConfig"]
     assert (host["IpcMode"], host["ShmSize"]) == ("private", 1 << 34)
+
+
+def test_the_nodes_own_shared_memory_only_when_asked_for() -> None:
+    assert body(specs()["gpu1"])["HostConfig"]["IpcMode"] == "private"
+    host = body(specs({"container": {"ipc": "host"}})["gpu1"])["HostConfig"]
+    assert (host["IpcMode"], host.get("ShmSize")) == ("host", None)
 
 
 def test_soft_and_hard_limits_and_volumes_are_passed_on() -> None:
@@ -252,7 +258,7 @@ TAKES_A_CONTAINER: list[Mapping[str, Any]] = [
     {"container": {"image": "vllm:2"}},
     {"container": {"env": {"A": "1"}}},
     {"container": {"volumes": ["/a:/b"]}},
-    {"container": {"ipc": "private"}},
+    {"container": {"ipc": "host"}},
     {"container": {"shm_bytes": 1 << 30}},
     {"container": {"ulimits": {"memlock": 1}}},
     {"container": {"cap_add": []}},
@@ -386,7 +392,7 @@ def test_what_runs_as_declared_is_kept() -> None:
         ((container(specs()["gpu2"], status="exited"),), "not running (exited, exit code 1)"),
         ((container(specs()["gpu2"], state={"phase": "failed", "detail": "Ray ended"}),), "it failed: Ray ended"),
         ((container(specs()["gpu2"]), container(name="x")), "2 containers"),
-        ((container(specs({"container": {"ipc": "private"}})["gpu2"]),), "started with other values"),
+        ((container(specs({"container": {"ipc": "host"}})["gpu2"]),), "started with other values"),
         ((container(specs()["gpu2"], state={"phase": "drained"}),), "it drained: no reason recorded"),
     ],
 )
@@ -433,12 +439,12 @@ def test_drift_names_the_value_that_differs(changes: Mapping[str, Any], path: st
 
 
 def test_a_change_of_the_gang_beats_what_could_be_changed_live() -> None:
-    changes = {"serve": {"options": {"seed": 1}}, "container": {"ipc": "private"}, "timeouts": {"load_s": 60}}
+    changes = {"serve": {"options": {"seed": 1}}, "container": {"ipc": "host"}, "timeouts": {"load_s": 60}}
     plan = planned(changes, running())
     assert actions(plan) == {"gpu1": "replace", "gpu2": "replace"}
     text = "\n".join(plan.lines())
     assert "0 to create, 2 to replace, 0 to keep" in text
-    assert all(words in text for words in ("seed: absent -> 1", "ipc_mode: host -> private", "load_timeout_s: 3600.0"))
+    assert all(words in text for words in ("seed: absent -> 1", "ipc_mode: private -> host", "load_timeout_s: 3600.0"))
 
 
 @pytest.mark.parametrize(

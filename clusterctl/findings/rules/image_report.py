@@ -184,7 +184,7 @@ def shared_memory(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding
                 (name,),
                 f"shared memory (/dev/shm) in the container has {report.shm_bytes >> 20} MiB",
                 "NCCL and vLLM's queues between processes live there: «Bus error», «failed to extend /dev/shm» (F21)",
-                "set container.ipc: host, or container.shm_bytes: 17179869184 (with ipc host, on the node: mount -o "
+                "leave container.shm_bytes out (256 GiB), or raise it (with ipc host, on the node: mount -o "
                 "remount,size=16G /dev/shm)",
             )
 
