@@ -418,7 +418,7 @@ def test_the_record_of_restarts_outlives_the_container(start: Start) -> None:
     assert second.state["server"] == 3
     cut_power(second)
     third = start(again=second)
-    third.until_phase("ray")
+    third.until(lambda: any(said["event"] == "nodes" for said in third.events), "a look at the nodes")
     assert restarts(third)[-1] == ("container", "container-ended")
     third.process.terminate()
     assert third.end() == 0
@@ -474,8 +474,9 @@ def test_a_node_that_leaves_ray_is_waited_for(start: Start) -> None:
 
 
 def test_a_worker_that_dies_is_noticed_before_the_server_notices(start: Start) -> None:
-    run = start(adopted=True)
+    run = start("after-workers", adopted=True)
     run.until_phase("serving")
+    (run.fake / "mode").write_text("ok", encoding="ascii")
     run.write("actors.json", {})
     run.until(lambda: run.phases().count("serving") == 2, "a second server")
     assert restarts(run) == [("server", "worker-lost")]
