@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(BIN)/clusterctl -i .lab/demo/inventory.yaml
 
-.PHONY: demo test lint types docs setup unit lab-test bench clean help
+.PHONY: demo test lint types docs setup unit lab-test bench faults clean help
 
 help: ## Show these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,11 @@ lab-test: setup ## Tests on real nodes in the lab (root)
 bench: setup ## Measure `up` against a hand-written script, and `check` against pssh and ansible, side by side (root)
 	$(BIN)/python benchmarks/up_vs_script.py
 	$(BIN)/python benchmarks/check_vs_pssh.py
+
+faults: setup ## Break a cluster that serves, and one that starts, in every way; hold what clusterctl says against the truth (root; 2 hours)
+	$(BIN)/python benchmarks/faults_while_serving.py
+	$(BIN)/python benchmarks/faults_at_random.py --matrix
+	$(BIN)/python benchmarks/faults_at_random.py --runs 100 --seed 1
 
 clean: ## Remove what these commands made in this directory (labs: clusterctl lab down)
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -63,6 +63,8 @@ RAYLET_POLL_S = 0.5
 CANARY_TIMEOUT_S = 300
 """A first completion may compile kernels; vLLM itself gives up on a step after 300 s
 (VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS, vLLM 0.32)."""
+HEAD_REFUSALS = 2
+"""Refusals in a row that count: one may be a full queue of connections."""
 METRICS_TIMEOUT_S = 5
 STABLE_S = 60
 """Seconds of service after which a failure counts as the first again."""
@@ -346,11 +348,12 @@ class Agent:
         without power: Ray itself decides how long it hopes.
         """
         address, port = self.config["head_address"], self.config["gcs_port"]
-        been_there = False
+        been_there, refusals = False, 0
         while True:
             answer = await reach(address, port)
             been_there = been_there or answer == "open"
-            if been_there and answer == "refused" and self.heals():
+            refusals = refusals + 1 if answer == "refused" else 0
+            if been_there and refusals >= HEAD_REFUSALS and self.heals():
                 raise GiveUpError("head-lost", f"Ray's control store on {address}:{port} refuses connections")
             await asyncio.sleep(HEAD_POLL_S)
 
