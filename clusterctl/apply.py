@@ -102,8 +102,8 @@ def restart_servers(hosts: Hosts, containers: Mapping[str, str], *, by: str) -> 
     done.or_raise("restarting the server")
 
 
-def put_back(hosts: Hosts, plan: Plan, *, by: str) -> None:
-    """Undo `update`: the files as they were, and a new server that reads them. Raises NodesError."""
+def put_back(hosts: Hosts, plan: Plan, key: bytes | None, *, by: str) -> None:
+    """Undo `update`: the files as they were, the API's key too, and a new server that reads them. Raises NodesError."""
     todo = {
         node.node: node.existing[0]
         for node in plan.nodes
@@ -115,10 +115,11 @@ def put_back(hosts: Hosts, plan: Plan, *, by: str) -> None:
         contents = spec["file_contents"] if isinstance(spec, Mapping) else {}
         files = [FileInContainer(path, str(contents[path]).encode()) for path in LIVE_FILES if path in contents]
         record = FileInContainer(SPEC_PATH, json.dumps(spec, sort_keys=True).encode())
-        host.engine.put_files(todo[host.name].id, [*files, record])
+        keyed = [FileInContainer(API_KEY_PATH, key or b"", PRIVATE_MODE)] if host.name in restarts else []
+        host.engine.put_files(todo[host.name].id, [*files, record, *keyed])
 
-    hosts.each(replace, todo).or_raise("putting the files back")
     restarts = {node.node: node.existing[0].id for node in plan.nodes if node.action == "restart-server"}
+    hosts.each(replace, todo).or_raise("putting the files back")
     restart_servers(hosts, restarts, by=by)
 
 

@@ -130,6 +130,7 @@ def _read(host: Host, container: Followed, into: queue.Queue[Item], patient: boo
                 into.put((host.name, chunk))
             if not patient or not _comes_back(host, container.id):
                 return
+            time.sleep(COMES_BACK_POLL_S)  # a log that ends at once, again and again, must not keep us busy
             since = host.engine.started_at(container.id)
     except ClusterctlError as error:
         into.put((host.name, LogChunk("stdout", f"clusterctl: {error.message}\n".encode())))

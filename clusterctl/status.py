@@ -210,6 +210,12 @@ def _head_state(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, Any]:
     return {}
 
 
+def _head_restarts(inventory: Inventory, facts: ClusterFacts) -> bool:
+    """Whether the engine is about to start the head's container again; its agent cannot be read then."""
+    head = facts.nodes.get(inventory.head_name)
+    return head is not None and any(container.status == "restarting" for container in containers_of(head))
+
+
 def _state(inventory: Inventory, facts: ClusterFacts, server: ServerAnswers | None) -> State:
     nodes = facts.nodes.values()
     if facts.unreachable or any(isinstance(node.containers, Unknown) for node in nodes):
@@ -221,7 +227,7 @@ def _state(inventory: Inventory, facts: ClusterFacts, server: ServerAnswers | No
     )
     if all_run and server is not None and isinstance(server.completion, Completion):
         return "healthy"
-    phase = _head_state(inventory, facts).get("phase")
+    phase = "restarting" if _head_restarts(inventory, facts) else _head_state(inventory, facts).get("phase")
     every = [container for node in nodes for container in containers_of(node)]
     if phase not in RECOVERING or any(container.ended for container in every):
         return "degraded"

@@ -125,6 +125,7 @@ def up(hosts: Hosts, progress: Progress, lock: ClusterLock, asked: UpOptions) ->
     drain_s = hosts.inventory.timeouts.drain_s if asked.drain_s is None else asked.drain_s
     for change in prepared.plan.history():
         lock.note(change)
+    old_key = held_api_key(hosts.head, container_name(hosts.inventory.cluster))
     started = apply(hosts, prepared.deployment, prepared.plan, progress, lock, by=asked.by, drain_s=drain_s)
     containers_s = time.monotonic() - applying
     try:
@@ -134,7 +135,7 @@ def up(hosts: Hosts, progress: Progress, lock: ClusterLock, asked: UpOptions) ->
         if started and not asked.keep:
             _give_up(hosts, started, error)
         elif restarts_server(prepared.plan):
-            _put_back(hosts, prepared, error, progress, by=asked.by)
+            _put_back(hosts, prepared, old_key, error, progress, by=asked.by)
         raise
     lock.ensure()
     _adopt(hosts, prepared, started)
@@ -210,14 +211,22 @@ def _adopt(hosts: Hosts, prepared: Prepared, started: Mapping[str, str]) -> None
         raise
 
 
-def _put_back(hosts: Hosts, prepared: Prepared, error: ClusterctlError, progress: Progress, *, by: str) -> None:
+def _put_back(
+    hosts: Hosts,
+    prepared: Prepared,
+    old_key: bytes | None,
+    error: ClusterctlError,
+    progress: Progress,
+    *,
+    by: str,
+) -> None:
     """Give the server its old options again, and say in the error whether it serves with them."""
     progress.phase("giving the server its old options back")
     try:
         name = container_name(hosts.inventory.cluster)
         said = json_in(hosts.head, name, STATE_PATH)
         state = said if isinstance(said, Mapping) else {}
-        put_back(hosts, prepared.plan, by=by)
+        put_back(hosts, prepared.plan, old_key, by=by)
         found = {hosts.head.name: Followed(name, float(state.get("since", 0)))}
         number = int(state.get("server", 0))
         follow(hosts, found, hosts.head.name, hosts.inventory.timeouts, progress, after=number, patient=True)

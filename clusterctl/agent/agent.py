@@ -88,6 +88,8 @@ up on a dead one."""
 
 OWN_CHILDREN: set[int] = set()
 """Process ids of children that asyncio will collect; any other zombie was adopted."""
+STARTING: set[str] = set()
+"""Names of children that are being started."""
 
 
 class GiveUpError(Exception):
@@ -154,15 +156,19 @@ class Child:
         """Start `children.py NAME ARGV…`; with `capture`, stdout and stderr come back as one stream."""
         pipe = asyncio.subprocess.PIPE if capture else None
         # stderr is the agent's own channel for events, so a child that is not captured writes both to stdout.
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(CHILDREN), name, *argv),
-            stdin=pipe or asyncio.subprocess.DEVNULL,
-            stdout=pipe if capture else 1,
-            stderr=asyncio.subprocess.STDOUT if capture else 1,
-            env={**os.environ, **(env or {})},
-            start_new_session=True,
-        )
-        OWN_CHILDREN.add(process.pid)
+        STARTING.add(name)  # until its process id is known, no zombie can be told from it
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, str(CHILDREN), name, *argv),
+                stdin=pipe or asyncio.subprocess.DEVNULL,
+                stdout=pipe if capture else 1,
+                stderr=asyncio.subprocess.STDOUT if capture else 1,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+            OWN_CHILDREN.add(process.pid)
+        finally:
+            STARTING.discard(name)
         return cls(name, process)
 
     def say(self, line: bytes) -> None:
@@ -620,7 +626,7 @@ class Agent:
                 return
             if peek is None:
                 return
-            if peek.si_pid in OWN_CHILDREN:
+            if STARTING or peek.si_pid in OWN_CHILDREN:
                 # It hides other zombies from this look; they are collected once asyncio has taken it.
                 asyncio.get_running_loop().call_later(0.2, self._reap)
                 return

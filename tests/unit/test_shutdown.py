@@ -175,8 +175,9 @@ def test_new_options_are_written_before_the_new_server_is_asked_for_and_can_be_p
     assert cluster.calls[-1] == ("gpu1", "signal", "c0ffee", "SIGUSR1")
     assert written(cluster.calls, "gpu2") == {}
     cluster.calls.clear()
-    put_back(cluster.hosts, plan, by="me")
+    put_back(cluster.hosts, plan, b"old", by="me")
     files = written(cluster.calls, "gpu1")
+    assert files[paths.API_KEY_PATH] == "old"
     assert "seed" not in files[paths.SERVER_CONFIG_PATH]
     assert json.loads(files[paths.SPEC_PATH]) == specs()["gpu1"].values()
     assert cluster.calls[-1] == ("gpu1", "signal", "c0ffee", "SIGUSR1")

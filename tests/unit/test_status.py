@@ -80,7 +80,7 @@ STATES: list[tuple[str, ClusterStatus, str, ExitCode]] = [
     ("stopping", seen(with_head("stopping"), server=SILENT), "degraded", ExitCode.DEGRADED),
     ("a worker is gone", seen(HALF), "degraded", ExitCode.DEGRADED),
     ("the head exited", seen(running(status="exited"), server=None), "degraded", ExitCode.DEGRADED),
-    ("the head restarts", seen(running(status="restarting"), server=None), "degraded", ExitCode.DEGRADED),
+    ("the head restarts", seen(running(status="restarting"), server=None), "recovering", ExitCode.DEGRADED),
     ("the agent's state cannot be read", seen(running(Unknown("x")), server=None), "degraded", ExitCode.DEGRADED),
     ("a stranger's container with our label", seen({**running(), "gpu2": (container(name="x"),)}), "degraded", ExitCode.DEGRADED),  # noqa: E501
     ("a node is not reached", seen(running(), unreachable={"gpu2": "no answer"}), "unknown", ExitCode.UNKNOWN),
