@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from clusterctl.facts.gather import STARTING_S
+
 from .conftest import Clusterctl, Rehearsal
 
 pytestmark = pytest.mark.lab
@@ -79,6 +81,7 @@ def test_a_probe_that_was_left_is_no_part_of_the_cluster_and_is_removed(clean: R
     planned = clean.clusterctl("plan", "--json").json()["nodes"]
     assert [row["action"] for row in planned] == ["create", "create"]
     assert clean.containers(node) == [f"{cluster}-probe-old"]
+    time.sleep(STARTING_S + 1)
     assert clean.clusterctl("check").code == 0
     assert clean.containers(node) == []
 
@@ -88,6 +91,7 @@ def test_a_check_that_is_killed_leaves_nothing_that_stays(clean: Rehearsal) -> N
     time.sleep(1.5)
     process.kill()
     process.communicate()
+    time.sleep(STARTING_S + 1)  # younger ones may be about to be started by a run that is not ours
     assert findings(clean.clusterctl) == {}
     deadline = time.monotonic() + 30
     while any(clean.containers(name) for name in clean.names()) and time.monotonic() < deadline:
