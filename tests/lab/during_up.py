@@ -78,9 +78,8 @@ def _cut_ssh(node: str) -> Callable[[Scene], None]:
     return cut
 
 
-def _unname_image(node: str) -> Callable[[Scene], None]:
+def _unname_image(node: str, reference: str) -> Callable[[Scene], None]:
     def unname(scene: Scene) -> None:
-        reference = scene.lab.exec(node, ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]).split()[0]
         scene.lab.exec(node, ["docker", "tag", reference, "kept:kept"])
         scene.lab.exec(node, ["docker", "rmi", "--force", reference])
 
@@ -156,7 +155,7 @@ def faults(cluster: str, reference: str) -> Mapping[str, Fault]:
                 f"{node}: raylet killed", quietly(at(lambda lab, n: signal_process(lab, n, "KILL", "raylet/raylet")))
             ),
             Fault(f"{node}: disk full", quietly(at(_fill_disk)), at(_free_disk)),
-            Fault(f"{node}: image removed", _unname_image(node), _rename_image(node, reference)),
+            Fault(f"{node}: image removed", _unname_image(node, reference), _rename_image(node, reference)),
         ]
     return {fault.name: fault for fault in found}
 
@@ -246,9 +245,13 @@ def run_one(lab: Lab, inventory: Path, fault: Fault, chosen: Chosen) -> Outcome:
     began = time.monotonic()
     errors: list[str] = []
     reached = _wait_for(scene.process, PHASES[phase], errors)
-    if reached:
-        time.sleep(chosen.delay_s)
-        fault.inject(scene)
+    try:
+        if reached:
+            time.sleep(chosen.delay_s)
+            fault.inject(scene)
+    except BaseException:
+        scene.process.kill()  # it must not hold the lock of whatever comes next
+        raise
     reader = threading.Thread(target=_read_on, args=(scene.process, errors), daemon=True)
     reader.start()
     try:

@@ -21,7 +21,6 @@ CASES = {
     Chosen("node2: engine stopped", "trying", 0.1, "down"): 1,
     Chosen("node2: disk full", "trying", 0.1, "down"): 1,
     Chosen("node2: image removed", "trying", 0.1, "down"): 1,
-    Chosen("a second up", "trying", 0.1, "down"): None,
     Chosen("a down at the same time", "containers", 0.1, "down"): None,
 }
 """What happens → what `up` ends with (None: as it likes, as long as it is true)."""
