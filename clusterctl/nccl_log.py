@@ -156,7 +156,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
             r"failed to extend /dev/shm|No space left on device.*/dev/shm|Error while creating shared memory segment",
             "F21",
             "the container's /dev/shm is too small",
-            "container.ipc: host, or a larger container.shm_bytes",
+            "a larger container.shm_bytes",
         ),
         (
             r"receiving \d+ bytes instead of \d+|Message truncated",
@@ -174,7 +174,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
             r"unhandled system error|ncclSystemError|ncclInternalError|unhandled cuda error|ncclUnhandledCudaError",
             "F54",
             "NCCL failed in a call to the system or to CUDA",
-            "look at its WARN lines; container.cap_add [IPC_LOCK], container.ipc: host",
+            "look at its WARN lines; container.cap_add [IPC_LOCK], container.shm_bytes",
         ),
     )
 )  # fmt: skip
