@@ -91,7 +91,7 @@ def test_no_secret_is_where_it_is_not_documented(serving: Serving) -> None:
     for where, text in texts.items():
         assert not [secret for secret in (key, token) if secret in text], where
     files = {
-        node: lab.exec(node, ["docker", "exec", container, "sh", "-c", FILES_WITH, key, token]).split()
+        node: sorted(lab.exec(node, ["docker", "exec", container, "sh", "-c", FILES_WITH, key, token]).split())
         for node in serving.rehearsal.names()
     }
     assert files == {
