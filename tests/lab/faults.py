@@ -106,7 +106,8 @@ class Load:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        self._threads = [threading.Thread(target=self._ask_on, daemon=True) for _ in range(CLIENTS)]
+        turns = range(CLIENTS)
+        self._threads = [threading.Thread(target=self._ask_on, args=(turn,), daemon=True) for turn in turns]
         for thread in self._threads:
             thread.start()
         return self
@@ -119,7 +120,8 @@ class Load:
             thread.join(REQUEST_TIMEOUT_S + 5)
             assert not thread.is_alive(), "a request hangs past its time-out"
 
-    def _ask_on(self) -> None:
+    def _ask_on(self, turn: int) -> None:
+        self._stop.wait(0.3 * turn)  # not in step, so that at any moment a request is running
         while not self._stop.is_set():
             began = time.monotonic()
             error = complete(self.url, self.model, self.tokens, self.key)

@@ -147,10 +147,12 @@ def test_a_server_option_restarts_only_the_server_and_a_bad_one_is_taken_back(se
     assert [node["action"] for node in plan["nodes"]] == ["restart-server", "keep"]
     with Load(serving.summary["endpoint"], serving.summary["model"], serving.key, tokens=400) as load:
         load.wait(lambda: len(load.asked) > 4, 60, "long requests")
-        running_since = time.monotonic()
         ran = other("up", "--json")
         assert ran.code == 0
-    running = [each for each in load.asked if each.began < running_since < each.began + each.seconds]
+    since_boot = time.time() - time.monotonic()
+    events = [json.loads(line) for line in other("logs", "--node", "node1").out.splitlines() if line[:9] == '{"event":']
+    asked_to_end = max(each["t"] for each in events if each.get("phase") == "draining") - since_boot
+    running = [each for each in load.asked if each.began < asked_to_end < each.began + each.seconds]
     assert running
     assert [each.error for each in running if each.error] == [], "running requests end"
     assert [lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()] == ids
