@@ -42,8 +42,7 @@ def restart_server(hosts: Hosts, progress: Progress, lock: ClusterLock, *, by: s
         raise ClusterctlError(f"{head}: there is no server to restart (the head is {phase})", hint="clusterctl up")
     progress.phase("stopping the server")
     lock.ensure()
-    drain_s = limits.drain_s if drain_s is None else drain_s
-    ask_agent(hosts.head, container.id, "restart", by=by, wait_s=drain_s + limits.stop_s if drain_s else 0.0)
+    ask_agent(hosts.head, container.id, "restart", by=by, drain_s=drain_s)
     start = follow(hosts, from_now_on(prepared.facts), head, limits, progress, after=int(state.get("server", 0)))
     completion = first_completion(hosts, prepared.deployment, start)
     timings = {**start.timings, "total": time.monotonic() - began}

@@ -59,10 +59,10 @@ def shut_down(
     return failures
 
 
-def ask_agent(host: Host, container: str, action: str, *, by: str, wait_s: float | None = None) -> None:
-    """Leave a request for the head's agent and ring its bell. `action`: drain, restart. `wait_s`: how long it waits for
-    the server to end by itself; None for what its settings say."""
-    request = {"action": action, "by": by, **({"drain_s": wait_s} if wait_s is not None else {})}
+def ask_agent(host: Host, container: str, action: str, *, by: str, drain_s: float | None = None) -> None:
+    """Leave a request for the head's agent and ring its bell. `action`: drain, restart. `drain_s`: how long running
+    requests may take to end; 0 ends the server at once, None is what its settings say."""
+    request = {"action": action, "by": by, **({"drain_s": drain_s} if drain_s is not None else {})}
     host.engine.put_files(container, [FileInContainer(REQUEST_PATH, json.dumps(request).encode())])
     host.engine.signal(container, "SIGUSR1")
 
@@ -74,13 +74,11 @@ def _with_role(gang: Gang, role: str) -> Gang:
 
 def _drain(host: Host, members: tuple[Member, ...], limits: Timeouts, by: str, drain_s: float) -> None:
     """Let the head's agent end the server, and wait until it has; the container's own stop is what insists."""
-    # Zero is a person's word for «at once»: then the server gets no time to tidy up either, Ray does it.
-    wait_s = drain_s + limits.stop_s if drain_s else 0.0
     for member in members:
         state = json_in(host, member.id, STATE_PATH)
         if isinstance(state, Mapping) and state.get("phase") in SERVER_PHASES:
-            ask_agent(host, member.id, "drain", by=by, wait_s=wait_s)
-            _until_drained(host, member.id, float(state.get("since", 0)), wait_s + RAY_STOP_S)
+            ask_agent(host, member.id, "drain", by=by, drain_s=drain_s)
+            _until_drained(host, member.id, float(state.get("since", 0)), drain_s + limits.stop_s + RAY_STOP_S)
 
 
 def _until_drained(host: Host, container: str, since: float, timeout_s: float) -> None:

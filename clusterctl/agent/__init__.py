@@ -8,6 +8,9 @@ AGENT_SOURCE = Path(__file__).with_name("agent.py")
 CHILDREN_SOURCE = Path(__file__).with_name("children.py")
 """What it starts, beside it in the container: Ray, the server, the probe of Ray's control store."""
 
+MIDDLEWARE_SOURCE = Path(__file__).with_name("clusterctl_middleware.py")
+"""A module of the server's: what it imports from beside children.py."""
+
 PEERS_SOURCE = Path(__file__).with_name("peers.py")
 """The probe of the network between the nodes, of the same kind."""
 

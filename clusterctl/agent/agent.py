@@ -66,6 +66,7 @@ CANARY_TIMEOUT_S = 300
 HEAD_REFUSALS = 2
 """Refusals in a row that count: one may be a full queue of connections."""
 METRICS_TIMEOUT_S = 5
+DRAIN_POLL_S = 0.2
 STABLE_S = 60
 """Seconds of service after which a failure counts as the first again."""
 ACTORS_GONE_S = 30
@@ -85,6 +86,8 @@ PROGRESS = re.compile(
 )
 """Counters that only a working engine moves (/metrics, vLLM 0.32). Counters of requests also move when clients give
 up on a dead one."""
+
+REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? (\S+)$", re.MULTILINE)
 
 OWN_CHILDREN: set[int] = set()
 """Process ids of children that asyncio will collect; any other zombie was adopted."""
@@ -275,9 +278,12 @@ class Agent:
             self.journal.restart("container", "container-ended", detail)
 
     async def _stopped(self, work: asyncio.Task[None]) -> int:
+        served = self.journal.state["ready"]
         self.journal.phase("stopping", ready=False)
         settings = self.settings()
-        await self._end_children(work, server_s=settings["drain_s"] + settings["stop_s"], ray_s=RAY_STOP_S)
+        if served:
+            await self._let_requests_end(settings["drain_s"])
+        await self._end_children(work, server_s=settings["stop_s"], ray_s=RAY_STOP_S)
         self.journal.phase("stopped")
         return 0
 
@@ -420,25 +426,37 @@ class Agent:
 
     async def _carry_out(self, request: dict[str, Any]) -> None:
         settings = self.settings()
+        served, drain_s = self.journal.state["ready"], request.get("drain_s", settings["drain_s"])
         self.journal.phase("draining", ready=False, by=request["by"])
-        await self._end(self.server, request.get("drain_s", settings["drain_s"] + settings["stop_s"]))
+        if served:
+            await self._let_requests_end(drain_s)
+        # Zero is a person's word for «at once»: then there is no time to tidy up either, Ray does it.
+        await self._end(self.server, settings["stop_s"] if drain_s else 0)
         while request["action"] == "drain":
             self.journal.phase("drained", ready=False)
             await self.request.wait()
             request = self._take_request()
         self.journal.restart("server", "requested", f"by {request['by']}")
 
+    async def _let_requests_end(self, drain_s: float) -> None:
+        """Have new requests refused (clusterctl_middleware.py) and wait until none is running, or the time is over."""
+        flag = STATE_DIR / "draining"
+        flag.touch()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                while await asyncio.to_thread(requests_running, self.server_config):
+                    await asyncio.sleep(DRAIN_POLL_S)
+                await asyncio.sleep(LAST_WORDS_S)  # the last bytes of the last answer
+
     async def _gate_and_serve(self) -> None:
+        (STATE_DIR / "draining").unlink(missing_ok=True)
         self.tail.clear()
         self.kept = []
         self.serving_with = frozenset()
         # The server's modules load while Ray forms (10 s on an idle machine with vLLM 0.32); it does nothing with them,
         # and knows nothing of Ray, before it is told to go on.
-        drain_s = str(int(self.settings()["drain_s"]))
         secret = {"VLLM_API_KEY": key} if (key := api_key(self.server_config)) else {}
-        self.server = server = await Child.start(
-            "server", drain_s, *self.server_config["server_argv"], capture=True, env=secret
-        )
+        self.server = server = await Child.start("server", *self.server_config["server_argv"], capture=True, env=secret)
         self.forwarding = asyncio.create_task(self._forward(server))
 
         async def serve() -> None:
@@ -718,6 +736,15 @@ def progress(server: Mapping[str, Any]) -> float | None:
         return sum(float(value) for value in PROGRESS.findall(text)) if status == 200 else None
     except (OSError, http.client.HTTPException, ValueError):
         return None
+
+
+def requests_running(server: Mapping[str, Any]) -> bool:
+    """Whether the engine works on a request, or one waits; not when the server does not say."""
+    try:
+        status, text = ask(server, "GET", "/metrics", None, METRICS_TIMEOUT_S)
+        return status == 200 and any(float(value) for value in REQUESTS.findall(text))
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
 
 
 async def reach(host: str, port: int) -> str:

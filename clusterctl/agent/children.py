@@ -21,6 +21,8 @@ GO = b"go\n"
 """What the server's process waits for on its stdin."""
 SERVER_MODULES = ("vllm.entrypoints.cli.serve", "vllm.entrypoints.openai.api_server")
 """What `vllm serve` imports before it does anything (vLLM 0.32, entrypoints/cli/main.py)."""
+MIDDLEWARE = "clusterctl_middleware.RefuseWhileDraining"
+"""Beside this file, and so on this process's path of modules."""
 WORKER_ACTOR_PREFIX = "vllm_Worker_"
 """vLLM names its Ray actors vllm_Worker_<id>_TP{t}_PP{p} (0.32, v1/executor/ray_utils.py)."""
 PROBE_POLL_S = 0.2
@@ -64,11 +66,8 @@ def run_ray(address: str, port: int, is_head: bool, argv: list[str]) -> None:
     sys.exit(command())
 
 
-def run_server(drain_s: int, argv: list[str]) -> None:
-    """The server's command in this process: its modules are loaded at once, it runs when the gate has opened.
-
-    On SIGTERM it lets running requests end for up to `drain_s`, where this vLLM can (--shutdown-timeout, 0.32).
-    """
+def run_server(argv: list[str]) -> None:
+    """The server's command in this process: its modules are loaded at once, it runs when the gate has opened."""
     entries = list(importlib.metadata.entry_points(group="console_scripts", name=argv[0]))
     if not entries and shutil.which(argv[0]) is None:
         sys.exit(f"clusterctl: the image has no `{argv[0]}` (F20)")
@@ -81,16 +80,8 @@ def run_server(drain_s: int, argv: list[str]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if command is None:
         os.execvp(argv[0], argv)  # noqa: S606 (no shell: argv as configured)
-    sys.argv = [*argv, *(["--shutdown-timeout", str(drain_s)] if _can_drain() else [])]
+    sys.argv = [*argv, "--middleware", MIDDLEWARE]
     sys.exit(command())
-
-
-def _can_drain() -> bool:
-    try:
-        arguments = importlib.import_module("vllm.engine.arg_utils").EngineArgs
-    except (ImportError, AttributeError):
-        return False
-    return "shutdown_timeout" in getattr(arguments, "__dataclass_fields__", {})
 
 
 def probe_ray(address: str, port: int) -> None:
@@ -126,14 +117,14 @@ def probe_ray(address: str, port: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """`children.py ray|probe ADDRESS PORT …`, `children.py server DRAIN_S ARGV…`."""
+    """`children.py ray|probe ADDRESS PORT …`, `children.py server ARGV…`."""
     kind, *rest = argv
     if kind == "ray":
         run_ray(rest[0], int(rest[1]), rest[2] == "head", rest[3:])
     elif kind == "probe":
         probe_ray(rest[0], int(rest[1]))
     elif kind == "server":
-        run_server(int(rest[0]), rest[1:])
+        run_server(rest)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from clusterctl import vllm_log
-from clusterctl.agent import AGENT_SOURCE, CHILDREN_SOURCE
+from clusterctl.agent import AGENT_SOURCE, CHILDREN_SOURCE, MIDDLEWARE_SOURCE
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning import paths
 from clusterctl.planning.deployment import Deployment, Place, tls_certfile
@@ -29,6 +29,7 @@ def rendered_files(deployment: Deployment, place: Place) -> Mapping[str, str]:
     files = {
         paths.AGENT_PATH: AGENT_SOURCE.read_text(encoding="utf-8"),
         paths.CHILDREN_PATH: CHILDREN_SOURCE.read_text(encoding="utf-8"),
+        paths.MIDDLEWARE_PATH: MIDDLEWARE_SOURCE.read_text(encoding="utf-8"),
         paths.AGENT_CONFIG_PATH: _agent_config(deployment, place),
         paths.SETTINGS_PATH: _settings(deployment.inventory),
     }

@@ -3,7 +3,8 @@
 CONFIG_DIR = "/etc/clusterctl"
 AGENT_PATH = "/opt/clusterctl/agent.py"
 CHILDREN_PATH = "/opt/clusterctl/children.py"
-SOURCES = (AGENT_PATH, CHILDREN_PATH)
+MIDDLEWARE_PATH = "/opt/clusterctl/clusterctl_middleware.py"
+SOURCES = (AGENT_PATH, CHILDREN_PATH, MIDDLEWARE_PATH)
 """Programs: a plan says that they differ, not how."""
 AGENT_CONFIG_PATH = f"{CONFIG_DIR}/agent.json"
 SETTINGS_PATH = f"{CONFIG_DIR}/settings.json"

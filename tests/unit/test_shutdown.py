@@ -57,7 +57,7 @@ def test_the_server_then_the_workers_then_the_head() -> None:
     node, _, _, path, text = cluster.calls[0]
     assert (node, path) == ("gpu1", paths.REQUEST_PATH)
     # The server's own end (timeouts.stop_s) comes after its requests'.
-    assert json.loads(text) == {"action": "drain", "by": "me@here", "drain_s": 5.0 + 60.0}
+    assert json.loads(text) == {"action": "drain", "by": "me@here", "drain_s": 5.0}
     assert cluster.calls[1] == ("gpu1", "signal", "h", "SIGUSR1")
     assert cluster.head.since == [7.5], "the log from the agent's latest phase on: what was before is of no interest"
 
