@@ -60,7 +60,7 @@ RAY_LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108 (Ray's own place, in the
 RAY_TOLD = (".err", "raylet.out", "gcs_server.out")
 """Ray's files in which causes are looked for: what its processes say when they die."""
 
-SECRET_FILES = (paths.RAY_TOKEN_PATH, f"{paths.CONFIG_DIR}/api-key")
+SECRET_FILES = (paths.RAY_TOKEN_PATH, paths.API_KEY_PATH)
 """Read to know what to take out; never a part of the bundle."""
 FILES = (
     paths.AGENT_CONFIG_PATH,
