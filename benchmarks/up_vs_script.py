@@ -43,6 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         lab = labs.up(LAB, LabOptions(nodes=2, gpus=arguments.gpus, directory=Path(directory)), say=_say)
         try:
+            _clusterctl(lab.inventory)  # not measured: it compiles what both then find on the nodes
             rounds = [_round(lab.inventory, number) for number in range(arguments.rounds)]
         finally:
             labs.down(LAB, say=_say)
@@ -144,6 +145,7 @@ def _docker_options(deployment: Deployment, node: str) -> str:
             "--cap-add=IPC_LOCK",
             *(f"--ulimit={name}={limit}" for name, limit in inventory.container.ulimits.items()),
             f"--volume={inventory.model.path}:{inventory.model.path}:ro",
+            *(f"--volume={volume}" for volume in inventory.container.volumes),
             *(f"--env={name}={value}" for name, value in variables.items()),
         ]
     )
