@@ -21,7 +21,7 @@ GO = b"go\n"
 """What the server's process waits for on its stdin."""
 SERVER_MODULES = ("vllm.entrypoints.cli.serve", "vllm.entrypoints.openai.api_server")
 """What `vllm serve` imports before it does anything (vLLM 0.32, entrypoints/cli/main.py)."""
-MIDDLEWARE = "clusterctl_middleware.RefuseWhileDraining"
+MIDDLEWARE = ("clusterctl_middleware.RefuseWhileDraining", "clusterctl_middleware.RequireKey")
 """Beside this file, and so on this process's path of modules."""
 WORKER_ACTOR_PREFIX = "vllm_Worker_"
 """vLLM names its Ray actors vllm_Worker_<id>_TP{t}_PP{p} (0.32, v1/executor/ray_utils.py)."""
@@ -80,7 +80,7 @@ def run_server(argv: list[str]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if command is None:
         os.execvp(argv[0], argv)  # noqa: S606 (no shell: argv as configured)
-    sys.argv = [*argv, "--middleware", MIDDLEWARE]
+    sys.argv = [*argv, *(word for each in MIDDLEWARE for word in ("--middleware", each))]
     sys.exit(command())
 
 

@@ -176,8 +176,8 @@ class Serve(Strict):
     tensor_parallel leaves accelerators for."""
     api_key: Literal["generated", "off"] = "generated"
     """Key that clients must send (Authorization: Bearer …). `generated`: a random one, kept while the cluster's
-    container exists; `clusterctl api-key` prints it. `off`: everybody who reaches the port is served. It guards /v1 and
-    its like only, not /metrics, /health, /tokenize and others (F69)."""
+    container exists; `clusterctl api-key` prints it. `off`: everybody who reaches the port is served. It guards
+    every path but /health, /ping and /metrics (vLLM's own check leaves more open, F69)."""
     api_key_file: Path | None = None
     """File (mode 0600) with the key, instead of a generated one; relative to the inventory."""
     options: dict[OptionName, JsonValue] = Field(default_factory=dict)

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from openai import OpenAI
 
@@ -69,6 +70,19 @@ class TestTwoByTwo:
         assert chat.usage.completion_tokens == 5
         assert chat.choices[0].logprobs is not None
         assert len(chat.choices[0].logprobs.content or []) == 5
+
+    def test_only_probes_are_answered_without_the_key(self, up: Ran, rehearsal: Rehearsal) -> None:
+        key = {"Authorization": f"Bearer {rehearsal.clusterctl('api-key').out.strip()}"}
+        with httpx.Client(base_url=up.json()["endpoint"], timeout=30) as client:
+            paths = client.get("/openapi.json", headers=key).raise_for_status().json()["paths"]
+            calls = [(method.upper(), path) for path, methods in paths.items() for method in methods]
+            assert {("POST", "/invocations"), ("POST", "/v1/completions"), ("POST", "/tokenize")} <= set(calls)
+            calls += [("GET", "/metrics"), ("GET", "/docs"), ("GET", "/openapi.json")]
+            answered = {call for call in calls if client.request(*call).status_code != 401}
+            assert answered == {("GET", "/health"), ("GET", "/ping"), ("GET", "/metrics")}
+            body = {"prompt": "Hello", "max_tokens": 2, "ignore_eos": True}
+            made = client.post("/invocations", json=body, headers=key).raise_for_status().json()
+            assert made["usage"]["completion_tokens"] == 2
 
     def test_the_printed_curl_line_works(self, up: Ran, rehearsal: Rehearsal) -> None:
         ran = rehearsal.clusterctl("up")  # changes nothing, prints the summary for a person

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clusterctl.agent import clusterctl_middleware
-from clusterctl.agent.clusterctl_middleware import RefuseWhileDraining
+from clusterctl.agent.clusterctl_middleware import App, RefuseWhileDraining, RequireKey
 
 
-def ask(path: str, kind: str = "http") -> list[dict[str, Any]]:
+def ask(
+    path: str, kind: str = "http", *, made: Callable[[App], App] = RefuseWhileDraining, **scope: Any
+) -> list[dict[str, Any]]:
     """What is sent back; the app behind says 200."""
     sent: list[dict[str, Any]] = []
 
@@ -23,7 +26,10 @@ def ask(path: str, kind: str = "http") -> list[dict[str, Any]]:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    asyncio.run(RefuseWhileDraining(app)({"type": kind, "path": path}, None, send))
+    async def call() -> None:
+        await made(app)({"type": kind, "path": path, "method": "POST", "headers": [], **scope}, None, send)
+
+    asyncio.run(call())
     return sent
 
 
@@ -38,3 +44,54 @@ def test_new_requests_are_refused_only_while_it_drains(tmp_path: Path, monkeypat
     assert "stopped or restarted" in json.loads(body["body"])["error"]["message"]
     assert ask("/metrics")[0]["status"] == 200
     assert ask("/", kind="lifespan")[0]["status"] == 200
+
+
+KEY = "s3cr3t"
+SENT = {"headers": [(b"host", b"x"), (b"authorization", f"Bearer {KEY}".encode())]}
+WRONG = {"headers": [(b"authorization", b"Bearer s3cr3")]}
+
+
+@pytest.mark.parametrize(
+    ("path", "scope", "status"),
+    [
+        ("/v1/completions", {}, 401),
+        ("/v1/completions", SENT, 200),
+        ("/v1/completions", WRONG, 401),
+        ("/v1/completions", {"headers": [(b"authorization", b"Basic s3cr3t")]}, 401),
+        ("/v1/completions", {"headers": [(b"authorization", b"bearer s3cr3t")]}, 200),
+        ("/invocations", {}, 401),
+        ("/invocations", SENT, 200),
+        ("/tokenize", {}, 401),
+        ("/scale_elastic_ep", {}, 401),
+        ("/version", {"method": "GET"}, 401),
+        ("/ping", {"method": "GET"}, 200),
+        ("/ping", {}, 401),  # vLLM 0.32 answers POST too
+        ("/health", {"method": "GET"}, 200),
+        ("/metrics", {"method": "HEAD"}, 200),
+        ("/metrics/", {"method": "GET"}, 401),
+        ("//health/../invocations", {"method": "GET"}, 401),
+        ("/prefix/health", {"method": "GET", "root_path": "/prefix"}, 200),
+        ("/invocations", {"method": "OPTIONS"}, 200),
+    ],
+)
+def test_the_key_guards_everything_but_probes(
+    path: str, scope: Any, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    answer = ask(path, made=RequireKey, **scope)
+    assert answer[0]["status"] == status
+    if status == 401:
+        assert (b"www-authenticate", b"Bearer") in answer[0]["headers"]
+        assert json.loads(answer[1]["body"])["error"]["code"] == 401
+
+
+def test_the_key_guards_websockets_and_lets_what_is_no_request_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    assert ask("/v1/realtime", "websocket", made=RequireKey) == [{"type": "websocket.close", "code": 1008}]
+    assert ask("/v1/realtime", "websocket", made=RequireKey, **SENT)[0]["status"] == 200
+    assert ask("", "lifespan", made=RequireKey)[0]["status"] == 200
+
+
+def test_without_a_key_everybody_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    assert ask("/invocations", made=RequireKey)[0]["status"] == 200

@@ -27,23 +27,26 @@ def public_addresses(inventory: Inventory, facts: ClusterFacts) -> Iterator[Find
 
 
 def public_api(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
-    """The key guards less than one would think (F69)."""
+    """An API that strangers reach: what answers them without the key, or everything when there is none (F69)."""
     node = facts.nodes.get(inventory.head_name)
     listens = inventory.serve.host
     if node is None or listens == "private":
         return
     open_at = [item for item in _public(node) if listens in ("any", item.address)]
     if open_at:
-        key = "there is no API key" if inventory.serve.api_key == "off" else "the API key guards /v1 and its like only"
+        without_key = inventory.serve.api_key == "off"
+        key = "there is no API key" if without_key else "who has no key reads /metrics, and may try keys"
         yield Finding(
             "api-public",
             Severity.WARNING,
             (inventory.head_name,),
             f"serve.host: {listens} opens the API on {', '.join(str(item.address) for item in open_at)}; {key}",
-            "/invocations (which generates, too), /tokenize, /metrics and others answer everybody, whatever the key "
-            "(F69)",
-            "set serve.host: private and put a reverse proxy before it that lets /v1 through, or limit who reaches the "
-            "port: clusterctl firewall --clients CIDR",
+            "everybody can use the model"
+            if without_key
+            else "the key is all that is between strangers and the model; "
+            "without ssl-certfile it goes over the network in the clear",
+            "set serve.host: private and put a reverse proxy before it, or limit who reaches the port: clusterctl "
+            "firewall --clients CIDR",
         )
 
 
