@@ -15,15 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+from clusterctl.secret_names import may_be_secret
+
 MASK = "***"
 SHORT = 6
 """Known values with fewer characters than this are hidden only behind a name."""
 SHORTEST_LINE = 12
 """Characters of one line of a value with several lines (a key in PEM form) that are hidden by themselves."""
-
-_SECRET_NAME = re.compile(r"TOKEN(?!IZE)|SECRET|KEY|PASSW|PASSPHRASE|CREDENTIAL", re.IGNORECASE)
-# What they hold is where a secret is, or none: RAY_AUTH_TOKEN_PATH, TOKENIZERS_PARALLELISM.
-_PLACE_NAME = re.compile(r"_(?:PATH|FILE|DIR)$", re.IGNORECASE)
 
 _NO_VALUE = r"(?!(?:None|null|[Tt]rue|[Ff]alse)\b|\*\*\*)"
 _NAME = (
@@ -97,21 +95,11 @@ _HINTS = (
 """Without one of them (in lower case) no line has one of _SHAPES: 20 MB of a log in 2 s instead of 10."""
 
 
-def looks_secret(name: str) -> bool:
-    """Whether the value of a setting of this name (a variable, a key, an option) is to be taken for a secret."""
-    return bool(_SECRET_NAME.search(name)) and not _PLACE_NAME.search(name)
-
-
-def redacted_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables, those whose name says «secret» without their value."""
-    return {name: MASK if looks_secret(name) and value else value for name, value in environment.items()}
-
-
 def masked(value: Any) -> Any:
     """A tree of JSON values without the texts whose name says «secret», also in lists of NAME=value or arguments."""
     if isinstance(value, Mapping):
         return {
-            key: MASK if isinstance(item, str) and item and looks_secret(str(key)) else masked(item)
+            key: MASK if isinstance(item, str) and item and may_be_secret(str(key)) else masked(item)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
@@ -122,7 +110,7 @@ def masked(value: Any) -> Any:
         ]
     if isinstance(value, str):
         name, equals, rest = value.partition("=")
-        return f"{name}={MASK}" if equals and rest and re.fullmatch(r"\w+", name) and looks_secret(name) else value
+        return f"{name}={MASK}" if equals and rest and re.fullmatch(r"\w+", name) and may_be_secret(name) else value
     return value
 
 
@@ -130,7 +118,7 @@ def secret_values(value: Any) -> Iterator[str]:
     """The texts in a tree of JSON values (inspect's answer, an inventory, a spec) whose name says «secret»."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            if isinstance(item, str) and looks_secret(str(key)):
+            if isinstance(item, str) and may_be_secret(str(key)):
                 yield item
             else:
                 yield from secret_values(item)
@@ -139,7 +127,7 @@ def secret_values(value: Any) -> Iterator[str]:
             yield from secret_values(item)
     elif isinstance(value, str):
         name, equals, rest = value.partition("=")
-        if equals and re.fullmatch(r"\w+", name) and looks_secret(name):
+        if equals and re.fullmatch(r"\w+", name) and may_be_secret(name):
             yield rest
 
 

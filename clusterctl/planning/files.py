@@ -11,8 +11,9 @@ from clusterctl.inventory.model import Inventory
 from clusterctl.planning import paths
 from clusterctl.planning.deployment import Deployment, Place, tls_certfile
 from clusterctl.planning.environment import network_environment
-from clusterctl.planning.masking import SECRETS_IN_USE, looks_secret
+from clusterctl.planning.masking import SECRETS_IN_USE
 from clusterctl.rendering import render
+from clusterctl.secret_names import looks_secret
 
 MAX_RESTARTS = 8
 """Failures in a row, without a minute of service between them, after which the agent gives up (with the back-off some

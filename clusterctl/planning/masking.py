@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from typing import Any
+
+from clusterctl.secret_names import looks_secret
 
 SECRETS_IN_USE = frozenset(
     {
@@ -28,14 +29,6 @@ SECRETS_IN_USE = frozenset(
 HASHED = "(secret) sha256:"
 SHOWN = "(secret)"
 
-_PLACE = re.compile(r"(^|_|KEY|CERT)(FILE|PATH|DIR|NAME)S?$")
-"""Names of places: RAY_AUTH_TOKEN_PATH holds no token, nor ssl-keyfile a key."""
-_SECRET = re.compile(
-    r"SECRET|PASSW|PASSPHRASE|CREDENTIAL"
-    r"|TOKEN(?!S|IZ|_ID)"  # not MAX_TOKENS, TOKENIZERS_PARALLELISM, pad_token_id
-    r"|(^|_|API|AUTH|ACCESS|PRIVATE)KEY(?!_VALUE)S?(_|\d|$)"  # not NCCL_IB_PKEY, num_key_value_heads
-)
-
 
 class Hidden(str):
     """What stands where a secret was: it reads `(secret)` in text and JSON, and equals only the same secret."""
@@ -57,12 +50,6 @@ class Hidden(str):
 
     def __hash__(self) -> int:
         return hash(self._hash)
-
-
-def looks_secret(name: str) -> bool:
-    """Whether a variable or option of this name holds a secret, by the words in it."""
-    plain = re.sub(r"[-.]", "_", name).upper()
-    return bool(_SECRET.search(plain)) and not _PLACE.search(plain)
 
 
 def recorded(config: Mapping[str, Any]) -> Mapping[str, Any]:

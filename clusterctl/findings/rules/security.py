@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from clusterctl.facts.model import ClusterFacts, InterfaceAddress, NodeFacts
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.inventory.model import Inventory
-from clusterctl.planning.masking import looks_secret
+from clusterctl.secret_names import looks_secret
 
 
 def public_addresses(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
