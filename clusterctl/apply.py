@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from clusterctl.credentials import api_key, held_api_key, ray_token
+from clusterctl.credentials import ray_token
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.model import ClusterFacts, ContainerFacts
 from clusterctl.hosts.engine import FileInContainer
@@ -19,7 +19,6 @@ from clusterctl.planning.paths import (
     RAY_TOKEN_PATH,
     SERVER_PATH,
     SPEC_PATH,
-    container_name,
 )
 from clusterctl.planning.plan import NodePlan, Plan
 from clusterctl.shutdown import Member, ask_agent, shut_down
@@ -35,23 +34,25 @@ def apply(
     progress: Progress,
     lock: ClusterLock,
     *,
+    key: bytes | None,
     by: str,
     drain_s: float,
 ) -> Mapping[str, str]:
     """Carry out the plan on all nodes at once. Returns node name → ID of its new container; nodes kept are not in it.
 
     Each stage ends on every node before the next begins, so that no node runs what another could not create. What is
-    replaced is stopped in order, after `drain_s` seconds for running requests. `by` is who asks, for the record.
+    replaced is stopped in order, after `drain_s` seconds for running requests. `key` is the API's; `by`
+    is who asks, for the record.
+
     Raises NodesError, which lists every node that failed, and LockLostError before a stage.
     """
     if not plan.new_gang:
-        update(hosts, plan, by=by)
+        update(hosts, plan, key=key, by=by)
         return {}
     todo = {node.node: node for node in plan.nodes if node.new_container}
-    # Before anything is removed: clients keep the key that the old container holds.
     secret_files = [
         FileInContainer(RAY_TOKEN_PATH, ray_token(deployment.inventory), PRIVATE_MODE),
-        *_key_file(hosts),
+        _key_file(key),
     ]
     gang = {name: tuple(_member(container) for container in node.existing) for name, node in todo.items()}
     if any(member.running for members in gang.values() for member in members):
@@ -78,7 +79,7 @@ def apply(
     return created
 
 
-def update(hosts: Hosts, plan: Plan, *, by: str) -> None:
+def update(hosts: Hosts, plan: Plan, *, key: bytes | None, by: str) -> None:
     """Replace files in containers that go on; ask the head's agent for a new server where that takes one.
 
     Raises NodesError.
@@ -88,8 +89,8 @@ def update(hosts: Hosts, plan: Plan, *, by: str) -> None:
     def replace(host: Host) -> None:
         node = todo[host.name]
         files = [FileInContainer(path, text.encode()) for path, text in node.spec.live_files.items()]
-        key = _key_file(hosts) if node.action == "restart-server" else []
-        host.engine.put_files(node.existing[0].id, [*files, _record(node.spec), *key])
+        key_file = [_key_file(key)] if node.action == "restart-server" else []
+        host.engine.put_files(node.existing[0].id, [*files, _record(node.spec), *key_file])
 
     hosts.each(replace, todo).or_raise("replacing files")
     restarts = {name: node.existing[0].id for name, node in todo.items() if node.action == "restart-server"}
@@ -115,7 +116,7 @@ def put_back(hosts: Hosts, plan: Plan, key: bytes | None, *, by: str) -> None:
         contents = spec["file_contents"] if isinstance(spec, Mapping) else {}
         files = [FileInContainer(path, str(contents[path]).encode()) for path in LIVE_FILES if path in contents]
         record = FileInContainer(SPEC_PATH, json.dumps(spec, sort_keys=True).encode())
-        keyed = [FileInContainer(API_KEY_PATH, key or b"", PRIVATE_MODE)] if host.name in restarts else []
+        keyed = [_key_file(key)] if host.name in restarts else []
         host.engine.put_files(todo[host.name].id, [*files, record, *keyed])
 
     restarts = {node.node: node.existing[0].id for node in plan.nodes if node.action == "restart-server"}
@@ -190,8 +191,6 @@ def _record(spec: ContainerSpec) -> FileInContainer:
     return FileInContainer(SPEC_PATH, json.dumps(spec.values(), sort_keys=True).encode())
 
 
-def _key_file(hosts: Hosts) -> list[FileInContainer]:
+def _key_file(key: bytes | None) -> FileInContainer:
     """The API's key, for the head's container; empty where there shall be none, so that an old one goes."""
-    held = held_api_key(hosts.head, container_name(hosts.inventory.cluster))
-    key = api_key(hosts.inventory, held)
-    return [FileInContainer(API_KEY_PATH, key or b"", PRIVATE_MODE)]
+    return FileInContainer(API_KEY_PATH, key or b"", PRIVATE_MODE)

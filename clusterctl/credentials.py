@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clusterctl.errors import UsageError
@@ -44,6 +45,25 @@ def api_key(inventory: Inventory, existing: bytes | None) -> bytes | None:
     if serve.api_key_file is not None:
         return _one_word(read_secret(serve.api_key_file, "serve.api_key_file"), serve.api_key_file)
     return existing or f"{API_KEY_PREFIX}{secrets.token_urlsafe(TOKEN_BYTES)}".encode()
+
+
+@dataclass(frozen=True)
+class ApiKeys:
+    """The API's key before and after a run; None is no key."""
+
+    held: bytes | None = field(repr=False)
+    wanted: bytes | None = field(repr=False)
+
+    @property
+    def changes(self) -> bool:
+        """Whether what holds a key is to hold another, or none."""
+        return self.held is not None and self.wanted != self.held
+
+
+def api_keys(inventory: Inventory, head: Host, container: str) -> ApiKeys:
+    """The key that the head's container holds, and the one that it is to hold. Raises EngineError, UsageError."""
+    held = held_api_key(head, container)
+    return ApiKeys(held, api_key(inventory, held))
 
 
 def held_api_key(head: Host, container: str) -> bytes | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from clusterctl import vllm_log
 from clusterctl.apply import adopt, apply, note_leftovers, put_back, remove, remove_probes
-from clusterctl.credentials import api_key, held_api_key
+from clusterctl.credentials import ApiKeys, api_keys
 from clusterctl.errors import ClusterctlError
 from clusterctl.evidence import collect_after_failure
 from clusterctl.facts.deep import with_deep
@@ -54,26 +54,21 @@ class Prepared:
     findings: tuple[Finding, ...]
     deployment: Deployment
     plan: Plan
+    keys: ApiKeys
 
 
 def prepare(hosts: Hosts, progress: Progress = SILENT, *, anew: bool = False) -> Prepared:
-    """Read, check and plan; changes nothing. Raises ChecksFailedError when starting would surely fail.
+    """Read, check and plan; changes nothing. Raises ChecksFailedError when starting would surely fail, and UsageError
+    for a file that cannot be a key.
 
     With `anew` the plan replaces what runs, whether it differs or not.
     """
     facts = gather(hosts, progress)
     findings = passed(check(hosts.inventory, facts))
     deployment = resolve(hosts.inventory, facts)
-    return Prepared(facts, findings, deployment, make_plan(deployment, facts, anew=anew, other_key=_other_key(hosts)))
-
-
-def _other_key(hosts: Hosts) -> bool:
-    """Whether the head's container holds another API key than the inventory's file, or one where none is wanted.
-
-    A generated key is whatever is there. Raises UsageError for a file that cannot be a key.
-    """
-    held = held_api_key(hosts.head, container_name(hosts.inventory.cluster))
-    return held is not None and api_key(hosts.inventory, held) != held
+    keys = api_keys(hosts.inventory, hosts.head, container_name(hosts.inventory.cluster))
+    plan = make_plan(deployment, facts, anew=anew, other_key=keys.changes)
+    return Prepared(facts, findings, deployment, plan, keys)
 
 
 def examine(hosts: Hosts, prepared: Prepared) -> Prepared:
@@ -125,8 +120,16 @@ def up(hosts: Hosts, progress: Progress, lock: ClusterLock, asked: UpOptions) ->
     drain_s = hosts.inventory.timeouts.drain_s if asked.drain_s is None else asked.drain_s
     for change in prepared.plan.history():
         lock.note(change)
-    old_key = held_api_key(hosts.head, container_name(hosts.inventory.cluster))
-    started = apply(hosts, prepared.deployment, prepared.plan, progress, lock, by=asked.by, drain_s=drain_s)
+    started = apply(
+        hosts,
+        prepared.deployment,
+        prepared.plan,
+        progress,
+        lock,
+        key=prepared.keys.wanted,
+        by=asked.by,
+        drain_s=drain_s,
+    )
     containers_s = time.monotonic() - applying
     try:
         start = wait_until_serving(hosts, prepared, started, progress)
@@ -135,7 +138,7 @@ def up(hosts: Hosts, progress: Progress, lock: ClusterLock, asked: UpOptions) ->
         if started and not asked.keep:
             _give_up(hosts, started, error)
         elif restarts_server(prepared.plan):
-            _put_back(hosts, prepared, old_key, error, progress, by=asked.by)
+            _put_back(hosts, prepared, error, progress, by=asked.by)
         raise
     lock.ensure()
     _adopt(hosts, prepared, started)
@@ -214,7 +217,6 @@ def _adopt(hosts: Hosts, prepared: Prepared, started: Mapping[str, str]) -> None
 def _put_back(
     hosts: Hosts,
     prepared: Prepared,
-    old_key: bytes | None,
     error: ClusterctlError,
     progress: Progress,
     *,
@@ -226,7 +228,7 @@ def _put_back(
         name = container_name(hosts.inventory.cluster)
         said = json_in(hosts.head, name, STATE_PATH)
         state = said if isinstance(said, Mapping) else {}
-        put_back(hosts, prepared.plan, old_key, by=by)
+        put_back(hosts, prepared.plan, prepared.keys.held, by=by)
         found = {hosts.head.name: Followed(name, float(state.get("since", 0)))}
         number = int(state.get("server", 0))
         follow(hosts, found, hosts.head.name, hosts.inventory.timeouts, progress, after=number, patient=True)

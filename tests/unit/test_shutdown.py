@@ -157,7 +157,7 @@ def written(calls: list[tuple[str, ...]], node: str) -> dict[str, str]:
 def test_settings_are_replaced_everywhere_and_nobody_is_told_to_restart() -> None:
     cluster = Cluster()
     plan = planned({"timeouts": {"hang_s": 600}})
-    update(cluster.hosts, plan, by="me")
+    update(cluster.hosts, plan, key=b"new", by="me")
     assert not [call for call in cluster.calls if call[1] == "signal"]
     for node in plan.nodes:
         files = written(cluster.calls, node.node)
@@ -170,7 +170,8 @@ def test_settings_are_replaced_everywhere_and_nobody_is_told_to_restart() -> Non
 def test_new_options_are_written_before_the_new_server_is_asked_for_and_can_be_put_back() -> None:
     cluster = Cluster()
     plan = planned({"serve": {"options": {"seed": 1}}})
-    update(cluster.hosts, plan, by="me")
+    update(cluster.hosts, plan, key=b"new", by="me")
+    assert written(cluster.calls, "gpu1")[paths.API_KEY_PATH] == "new"
     assert "seed: 1" in written(cluster.calls, "gpu1")[paths.SERVER_CONFIG_PATH]
     assert cluster.calls[-1] == ("gpu1", "signal", "c0ffee", "SIGUSR1")
     assert written(cluster.calls, "gpu2") == {}
