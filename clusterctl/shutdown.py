@@ -95,6 +95,8 @@ def _until_drained(host: Host, container: str, since: float, timeout_s: float) -
 def _stop(hosts: Hosts, gang: Gang) -> Mapping[str, ClusterctlError]:
     def stop(host: Host) -> None:
         for member in gang[host.name]:
+            # First, so that a run that is cut off before it has removed this leaves nothing that a boot would start.
+            host.engine.set_restart_policy(member.id, "no")
             # What is still to be stopped is Ray; an agent that does not even manage that is killed.
             host.engine.stop(member.id, timeout_s=hosts.inventory.timeouts.stop_s + RAY_STOP_S)
 

@@ -50,7 +50,7 @@ class ContainerStatus:
     phase: str | None
     reason: str | None
     restart_policy: str
-    """`unless-stopped` once the cluster has served and `supervise` is on; else `no`."""
+    """`always` once the cluster has served and `supervise` is on; else `no`."""
     restarts_total: int
     """How often something in it was started again since it was created, asked for or not."""
     restarts: tuple[Mapping[str, Any], ...]

@@ -113,7 +113,7 @@ class ContainerFacts:
     exit_code: int
     started_at: str
     restart_policy: str
-    """Docker's: no, unless-stopped …"""
+    """Docker's: no, always …"""
     restart_count: int
     """How often the engine has started it again by that policy, since it last was started by hand."""
     spec: Fact[Mapping[str, Any]]

@@ -476,7 +476,7 @@ class Engine:
                 raise EngineError(self._node, f"{name} could not be sent to {container[:12]} (exit code {exit_code})")
 
     def set_restart_policy(self, container: str, name: str) -> None:
-        """Change what the engine does when the container ends: `no`, `unless-stopped` … (no restart happens now)."""
+        """Change what the engine does when the container ends: `no`, `always` … (no restart happens now)."""
         with self._errors(f"change the restart policy of {container[:12]}"):
             self._api.update_container(container, restart_policy={"Name": name, "MaximumRetryCount": 0})
 

@@ -37,9 +37,15 @@ LIVE_FILES = frozenset({*SERVER_FILES, *SETTINGS_FILES})
 
 
 def restart_policy(inventory: Inventory) -> str:
-    """The engine's restart policy for containers of a cluster that has served. `unless-stopped`: also after a power
-    cut, but not when a person has stopped it. Until `up` has seen a completion it is `no` (agent.py, «Healing»)."""
-    return "unless-stopped" if inventory.supervise == "on" else "no"
+    """The engine's restart policy for containers of a cluster that has served; until `up` has seen a completion it is
+    `no` (agent.py, «Healing»).
+
+    `always`, not `unless-stopped`: an engine that was killed stops the containers that it finds running when it comes
+    back, notes them as stopped by a person, and leaves them so (Docker 20.10, seen in the lab, to 29, in its code:
+    daemon.restore, shutdownContainer, killWithSignal; moby/moby#41302). A container that a person stopped stays
+    stopped either way, with `always` until the engine starts again.
+    """
+    return "always" if inventory.supervise == "on" else "no"
 
 
 @dataclass(frozen=True)

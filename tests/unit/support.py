@@ -119,7 +119,7 @@ def container(
     status: str = "running",
     state: Mapping[str, Any] | Unknown | None = None,
     labels: Mapping[str, str] | None = None,
-    policy: str = "unless-stopped",
+    policy: str = "always",
 ) -> ContainerFacts:
     """A container of the cluster; with `spec`, as `up` started it."""
     own = {"clusterctl.spec": spec.hash} if spec else {}

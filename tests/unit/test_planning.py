@@ -486,7 +486,7 @@ def test_a_cluster_that_serves_and_was_never_adopted_is_updated_without_a_restar
     plan = planned(None, with_policy("no"))
     assert actions(plan) == {"gpu1": "update", "gpu2": "update"}
     assert all("cut off" in " ".join(node.reasons) for node in plan.nodes)
-    assert {str(change) for node in plan.nodes for change in node.changes} == {"restart policy: no -> unless-stopped"}
+    assert {str(change) for node in plan.nodes for change in node.changes} == {"restart policy: no -> always"}
 
 
 @pytest.mark.parametrize("phase", ["ray", "gate", "loading", "restarting", "draining"])
@@ -495,12 +495,12 @@ def test_a_start_that_nobody_has_seen_serve_is_left_to_go_on(phase: str) -> None
 
 
 def test_turning_supervision_off_is_an_update_of_a_cluster_that_serves() -> None:
-    plan = planned({"supervise": "off"}, with_policy("unless-stopped"))
+    plan = planned({"supervise": "off"}, with_policy("always"))
     assert actions(plan) == {"gpu1": "update", "gpu2": "update"}
     shown = {str(change) for node in plan.nodes for change in node.changes}
     assert shown == {
         f"files.{paths.SETTINGS_PATH}.supervise: True -> False",
-        "restart policy: unless-stopped -> no",
+        "restart policy: always -> no",
     }
 
 

@@ -50,10 +50,14 @@ class Cluster:
         return [f"{call} {container}" for _, call, container, *_ in self.calls]
 
 
+STOPPED = ["policy w", "stop w", "policy h", "stop h"]
+"""Nothing that is stopped comes back at a boot, should the rest never happen."""
+
+
 def test_the_server_then_the_workers_then_the_head() -> None:
     cluster = Cluster()
     assert cluster.stop() == {}
-    assert cluster.order == ["write h", "signal h", "stop w", "stop h"]
+    assert cluster.order == ["write h", "signal h", *STOPPED]
     node, _, _, path, text = cluster.calls[0]
     assert (node, path) == ("gpu1", paths.REQUEST_PATH)
     # The server's own end (timeouts.stop_s) comes after its requests'.
@@ -67,7 +71,7 @@ def test_only_a_server_that_runs_or_will_is_drained(agent: str | None) -> None:
     cluster = Cluster(agent)
     cluster.stop()
     drained = agent in SERVER_PHASES
-    assert cluster.order == [*(["write h", "signal h"] if drained else []), "stop w", "stop h"]
+    assert cluster.order == [*(["write h", "signal h"] if drained else []), *STOPPED]
 
 
 def test_at_once_leaves_the_server_no_time_at_all() -> None:
@@ -80,7 +84,7 @@ def test_at_once_leaves_the_server_no_time_at_all() -> None:
 def test_the_waiting_ends_with_the_agents_word(last: str) -> None:
     cluster = Cluster(log=(phase(last), lambda: pytest.fail("it read on")))
     cluster.stop()
-    assert cluster.order[-2:] == ["stop w", "stop h"]
+    assert cluster.order[-4:] == STOPPED
 
 
 def test_the_waiting_ends_when_the_log_ends_or_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,23 +95,27 @@ def test_the_waiting_ends_when_the_log_ends_or_is_late(monkeypatch: pytest.Monke
     cluster = Cluster(log=(said("x\n"), lambda: time.sleep(0.05), *(said("x\n") for _ in range(3))))
     cluster.stop(drain_s=0)
     assert time.monotonic() - began < RAY_STOP_S
-    assert cluster.order[-2:] == ["stop w", "stop h"]
+    assert cluster.order[-4:] == STOPPED
 
 
 def test_what_does_not_run_is_left_alone() -> None:
     cluster = Cluster()
     gang = {"gpu1": (Member("h", "head", False),), "gpu2": (Member("w", "worker", True), Member("x", "worker", False))}
     cluster.stop(gang)
-    assert cluster.order == ["stop w"]
+    assert cluster.order == STOPPED[:2]
 
 
 @pytest.mark.parametrize(
     ("refuses", "order", "failed"),
     [
-        ({"gpu1": {"signal"}}, ["write h", "signal h", "stop w", "stop h"], {"gpu1"}),
-        ({"gpu1": {"write"}}, ["write h", "stop w", "stop h"], {"gpu1"}),
-        ({"gpu2": {"stop"}}, ["write h", "signal h", "stop w", "stop h"], {"gpu2"}),
-        ({"gpu1": {"stop"}, "gpu2": {"stop"}}, ["write h", "signal h", "stop w", "stop h"], {"gpu1", "gpu2"}),
+        ({"gpu1": {"signal"}}, ["write h", "signal h", *STOPPED], {"gpu1"}),
+        ({"gpu1": {"write"}}, ["write h", *STOPPED], {"gpu1"}),
+        ({"gpu2": {"stop"}}, ["write h", "signal h", *STOPPED], {"gpu2"}),
+        (
+            {"gpu1": {"stop"}, "gpu2": {"stop"}},
+            ["write h", "signal h", *STOPPED],
+            {"gpu1", "gpu2"},
+        ),
     ],
 )
 def test_what_fails_on_one_node_is_named_and_stops_nothing_else(
@@ -127,7 +135,8 @@ def test_a_head_that_is_read_from_the_container_not_from_the_inventory() -> None
     gang = {"gpu1": (Member("w", "worker", True),), "gpu2": (Member("h", "head", True),)}
     shut_down(hosts_of(engines), gang, SILENT, by="me", drain_s=1)
     assert [(node, call) for node, call, *_ in calls] == [
-        ("gpu2", "write"), ("gpu2", "signal"), ("gpu1", "stop"), ("gpu2", "stop"),
+        ("gpu2", "write"), ("gpu2", "signal"),
+        ("gpu1", "policy"), ("gpu1", "stop"), ("gpu2", "policy"), ("gpu2", "stop"),
     ]  # fmt: skip
 
 
@@ -186,10 +195,10 @@ def test_new_options_are_written_before_the_new_server_is_asked_for_and_can_be_p
 
 def test_adopting_tells_agent_and_engine_on_every_node() -> None:
     cluster = Cluster()
-    adopt(cluster.hosts, {"gpu1": "h", "gpu2": "w"}, "unless-stopped")
+    adopt(cluster.hosts, {"gpu1": "h", "gpu2": "w"}, "always")
     assert sorted(cluster.calls) == [
-        ("gpu1", "policy", "h", "unless-stopped"),
+        ("gpu1", "policy", "h", "always"),
         ("gpu1", "write", "h", paths.ADOPTED_PATH, ""),
-        ("gpu2", "policy", "w", "unless-stopped"),
+        ("gpu2", "policy", "w", "always"),
         ("gpu2", "write", "w", paths.ADOPTED_PATH, ""),
     ]

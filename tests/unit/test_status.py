@@ -50,7 +50,7 @@ def seen(
     return cluster_status(wanted, facts, endpoint_from(wanted, facts), server)
 
 
-def with_head(phase: str, policy: str = "unless-stopped") -> dict[str, Any]:
+def with_head(phase: str, policy: str = "always") -> dict[str, Any]:
     """An agent of the head in that phase; the restart policy is `no` until a start has been seen to serve."""
     made = specs()
     return {
@@ -59,7 +59,7 @@ def with_head(phase: str, policy: str = "unless-stopped") -> dict[str, Any]:
     }
 
 
-def with_worker(head: str, status: str, policy: str = "unless-stopped") -> dict[str, Any]:
+def with_worker(head: str, status: str, policy: str = "always") -> dict[str, Any]:
     """The head's agent in a phase, while the worker's container is in a state of Docker's."""
     return {**with_head(head, policy), "gpu2": (container(specs()["gpu2"], status=status, policy=policy),)}
 
