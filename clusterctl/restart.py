@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 
 from clusterctl.errors import ClusterctlError
@@ -36,9 +35,9 @@ def restart_server(hosts: Hosts, progress: Progress, lock: ClusterLock, *, by: s
     prepared = prepare(hosts, progress)
     head, limits = hosts.inventory.head_name, hosts.inventory.timeouts
     container = head_container(prepared.facts, head)
-    state = container.state if container is not None and container.running else None
-    if container is None or not isinstance(state, Mapping) or state.get("phase") not in (*SERVER_PHASES, "drained"):
-        phase = state.get("phase") if isinstance(state, Mapping) else "not running"
+    state = container.agent if container is not None and container.running else {}
+    phase = state.get("phase", "not running")
+    if container is None or phase not in (*SERVER_PHASES, "drained"):
         raise ClusterctlError(f"{head}: there is no server to restart (the head is {phase})", hint="clusterctl up")
     progress.phase("stopping the server")
     lock.ensure()

@@ -205,8 +205,8 @@ def _head_state(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, Any]:
     """What the head's agent says; empty when it does not run."""
     head = facts.nodes.get(inventory.head_name)
     for container in containers_of(head) if head is not None else ():
-        if container.running and isinstance(container.state, Mapping):
-            return container.state
+        if container.running:
+            return container.agent
     return {}
 
 
@@ -266,7 +266,7 @@ def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_stat
 
 
 def _container_status(container: ContainerFacts) -> ContainerStatus:
-    state: Mapping[str, Any] = container.state if isinstance(container.state, Mapping) else {}
+    state = container.agent
     return ContainerStatus(
         name=container.name,
         status=container.status,

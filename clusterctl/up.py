@@ -170,7 +170,7 @@ def wait_until_serving(hosts: Hosts, prepared: Prepared, started: Mapping[str, s
 def from_now_on(facts: ClusterFacts) -> Mapping[str, Followed]:
     """Node name → its container, to be followed from the phase on in which it is."""
     return {
-        name: Followed(container.id, _since(container))
+        name: Followed(container.id, float(container.agent.get("since", 0)))
         for name, node in facts.nodes.items()
         for container in (() if isinstance(node.containers, Unknown) else node.containers)
     }
@@ -183,12 +183,8 @@ def restarts_server(plan: Plan) -> bool:
 
 def _agent_says(container: ContainerFacts | None) -> tuple[str | None, int]:
     """The agent's phase, and the number of its latest server."""
-    state = container.state if container is not None and isinstance(container.state, Mapping) else {}
+    state = container.agent if container is not None else {}
     return state.get("phase"), int(state.get("server", 0))
-
-
-def _since(container: ContainerFacts) -> float:
-    return float(container.state.get("since", 0)) if isinstance(container.state, Mapping) else 0.0
 
 
 def head_container(facts: ClusterFacts, head: str) -> ContainerFacts | None:

@@ -124,6 +124,11 @@ class ContainerFacts:
     """When it was made, by the engine's clock (RFC 3339)."""
 
     @property
+    def agent(self) -> Mapping[str, Any]:
+        """What its agent has said last (`state`); empty when that could not be read."""
+        return self.state if isinstance(self.state, Mapping) else {}
+
+    @property
     def running(self) -> bool:
         """Whether its processes run."""
         return self.status == "running"

@@ -145,8 +145,7 @@ def _containers(facts: ClusterFacts, name: str) -> tuple[ContainerFacts, ...]:
 
 
 def _serves(containers: tuple[ContainerFacts, ...]) -> bool:
-    state = containers[0].state if containers else None
-    return isinstance(state, Mapping) and state.get("phase") == "serving"
+    return bool(containers) and containers[0].agent.get("phase") == "serving"
 
 
 def _replaced(
@@ -203,8 +202,8 @@ def _verdict(spec: ContainerSpec, existing: tuple[ContainerFacts, ...], *, anew:
     changes = _changes(container.spec, spec) if isinstance(container.spec, Mapping) else ()
     if container.ended:
         reasons.append(f"it is not running ({container.status}, exit code {container.exit_code})")
-    elif isinstance(container.state, Mapping) and container.state.get("phase") in ("failed", "drained"):
-        reasons.append(f"it {container.state['phase']}: {container.state.get('detail', 'no reason recorded')}")
+    elif container.agent.get("phase") in ("failed", "drained"):
+        reasons.append(f"it {container.agent['phase']}: {container.agent.get('detail', 'no reason recorded')}")
     return tuple(reasons), changes
 
 
