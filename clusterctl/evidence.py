@@ -254,7 +254,7 @@ def collect(
     except BaseException:
         if file is not None and target is not None:
             file.close()
-            target.unlink(missing_ok=True)
+            _part_of(target).unlink(missing_ok=True)
         raise
     return bundle
 
@@ -273,12 +273,19 @@ def collect_after_failure(hosts: Hosts, error: ClusterctlError | str, facts: Clu
     return f"evidence from the nodes, with ranked causes: {bundle.path}{lost}"
 
 
+def _part_of(path: Path) -> Path:
+    """Where the file is until it is whole: a run that was killed leaves none that looks like evidence."""
+    return path.with_name(f"{path.name}.part")
+
+
 def _created(path: Path) -> io.BufferedWriter:
-    """The file, new and readable by its owner only."""
+    """The file to be, readable by its owner only."""
+    if path.exists():
+        raise ClusterctlError(f"{path} exists", hint="another --output; nothing is overwritten")
     try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-    except FileExistsError as error:
-        raise ClusterctlError(f"{path} exists", hint="another --output; nothing is overwritten") from error
+        part = os.fdopen(os.open(_part_of(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb")
+        os.fchmod(part.fileno(), 0o600)  # one that was left by a run that was killed may have been opened up since
+        return part
     except OSError as error:
         raise ClusterctlError(
             f"cannot write {path}: {error.strerror}",
@@ -710,6 +717,7 @@ def _write(
             _add(tar, f"{name}/manifest.json", store.redactor.json(manifest).encode("utf-8", "surrogateescape"), stamp)
             for path, (content, _) in sorted(store.items.items()):
                 _add(tar, f"{name}/{path}", zlib.decompress(content), stamp)
+        _part_of(target).rename(target)
     except OSError as error:
         raise ClusterctlError(f"cannot write {target}: {error.strerror}", hint="is the disk full?") from error
 
