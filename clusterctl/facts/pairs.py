@@ -148,8 +148,11 @@ def peers_step(inventory: Inventory, ends: Mapping[str, End], node: str) -> Mapp
 
 
 def read_links(node: str, ends: Mapping[str, End], said: Mapping[str, Any]) -> Iterator[tuple[Pair, Link]]:
-    """One node's answer to peers_step."""
+    """One node's answer to peers_step, about those nodes whose end is known: one that was lost after it had listened
+    says nothing of the way to it."""
     for other, values in said["peers"].items():
+        if other not in ends:
+            continue
         route = values["route"]
         ports = {int(port): str(outcome) for port, outcome in values["ports"].items()}
         yield (

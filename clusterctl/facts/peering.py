@@ -133,8 +133,9 @@ def gather_pairs(hosts: Hosts, facts: ClusterFacts, *, bandwidth: bool = False) 
         looked = hosts.each(lambda host: probes[host.name].ask(peers_step(inventory, listening, host.name), STEP_S),
                             listening)  # fmt: skip
         ends |= {name: Unknown(error.message) for name, error in looked.errors.items()}
-        links = dict(item for node, answer in looked.values.items() for item in read_links(node, listening, answer))
-        sent = _throughput(hosts, probes, listening, links) if bandwidth else {}
+        known = {name: end for name, end in ends.items() if isinstance(end, End)}
+        links = dict(item for node, answer in looked.values.items() for item in read_links(node, known, answer))
+        sent = _throughput(hosts, probes, known, links) if bandwidth else {}
     finally:
         hosts.each(lambda host: probes[host.name].close(), list(probes))
     return Pairs({name: ends[name] for name in places}, links, sent)

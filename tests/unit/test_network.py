@@ -100,6 +100,13 @@ def test_a_port_that_something_else_holds_and_does_not_answer_on_says_nothing() 
     assert link.ports == {6381: "ok", 6382: "refused"}
 
 
+def test_a_node_that_was_lost_after_it_had_listened_has_no_links() -> None:
+    """Its SSH connection was cut while all looked (found by a random fault run: every rule wants both ends)."""
+    ends = {"gpu1": End(IPv4Address("10.77.0.11"), "eth1", 1500, held=(), ephemeral=(), service=1, udp=2)}
+    peer = {"ports": {"6380": "ok"}, "route": None, "largest_packet": None}
+    assert list(read_links("gpu1", ends, {"peers": {"gpu2": peer}})) == []
+
+
 def test_a_probe_that_cannot_listen_is_unknown() -> None:
     said = {"event": "failed", "reason": "cannot listen on 10.77.0.12: Cannot assign requested address"}
     assert read_end("10.77.0.12", "eth1", said) == Unknown(said["reason"])
