@@ -38,11 +38,18 @@ class ClusterctlError(Exception):
     """A failure with its place and its fix. `exit_code` is what the process ends with."""
 
     exit_code: ExitCode = ExitCode.FAILED
+    node: str | None = None
+    """The one node that it is about."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def told(self) -> str:
+        """The message with the node that it is about, where it has one and does not name it."""
+        named = self.node is None or self.node in self.message
+        return self.message if named else f"{self.node}: {self.message}"
 
 
 class UsageError(ClusterctlError):

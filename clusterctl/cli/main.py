@@ -92,7 +92,7 @@ def main() -> NoReturn:
     except ClusterctlError as error:
         # Findings bring their own severity.
         prefix = "" if isinstance(error, ChecksFailedError) else "Error: "
-        click.echo(f"{prefix}{error.message}", err=True)
+        click.echo(f"{prefix}{error.told()}", err=True)
         if error.hint:
             click.echo(f"fix: {error.hint}", err=True)
         sys.exit(error.exit_code)

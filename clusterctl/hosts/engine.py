@@ -33,6 +33,9 @@ OLDEST_API_VERSION = "1.41"
 """Docker Engine API of 20.10 (Debian 12's docker.io), the oldest engine that is tested. What is spoken is the engine's
 own version, asked for at the first call: newer engines refuse old ones (29.0 asks for 1.44)."""
 
+ID_LENGTH = 64
+"""Digits of a container's ID; twelve of them are what people read."""
+
 LABEL_CLUSTER = "clusterctl.cluster"
 
 
@@ -296,7 +299,7 @@ class Engine:
     def container(self, name_or_id: str) -> dict[str, Any] | None:
         """`docker inspect`, or None when there is no such container."""
         try:
-            with self._errors(f"inspect container {name_or_id}"):
+            with self._errors(f"inspect container {name_or_id if len(name_or_id) < ID_LENGTH else name_or_id[:12]}"):
                 return dict(self._api.inspect_container(name_or_id))
         except EngineError as error:
             if error.status == 404:
