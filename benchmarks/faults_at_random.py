@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -38,6 +39,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many minutes")
     parser.add_argument("--name", default="random", help="the lab's name")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored after nohup or `&`, and that is inherited
     labs.down(options.name, say=print)
     with TemporaryDirectory() as folder:
         lab = labs.up(options.name, LabOptions(nodes=2, gpus=1, directory=Path(folder)), say=print)
