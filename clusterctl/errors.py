@@ -47,8 +47,8 @@ class ClusterctlError(Exception):
         self.hint = hint
 
     def told(self) -> str:
-        """The message with the node that it is about, where it has one and does not name it."""
-        named = self.node is None or self.node in self.message
+        """The message with the node that it is about, where it has one and its first line does not name it."""
+        named = self.node is None or self.node in self.message.partition("\n")[0]
         return self.message if named else f"{self.node}: {self.message}"
 
 
