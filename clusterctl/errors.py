@@ -6,6 +6,7 @@ docs/reference/exit-codes.md is tested against `ExitCode`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -48,7 +49,8 @@ class ClusterctlError(Exception):
 
     def told(self) -> str:
         """The message with the node that it is about, where it has one and its first line does not name it."""
-        named = self.node is None or self.node in self.message.partition("\n")[0]
+        first_line = self.message.partition("\n")[0]
+        named = self.node is None or re.search(rf"(?<![\w-]){re.escape(self.node)}(?![\w-])", first_line)
         return self.message if named else f"{self.node}: {self.message}"
 
 

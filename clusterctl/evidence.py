@@ -280,17 +280,23 @@ def _part_of(path: Path) -> Path:
 
 def _created(path: Path) -> io.BufferedWriter:
     """The file to be, readable by its owner only."""
-    if path.exists():
-        raise ClusterctlError(f"{path} exists", hint="another --output; nothing is overwritten")
+    part = _part_of(path)
     try:
-        part = os.fdopen(os.open(_part_of(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb")
-        os.fchmod(part.fileno(), 0o600)  # one that was left by a run that was killed may have been opened up since
-        return part
+        file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+    except FileExistsError as error:
+        hint = "another --output; or remove it, if the run that wrote it is gone"
+        raise ClusterctlError(f"{part} exists", hint=hint) from error
     except OSError as error:
         raise ClusterctlError(
             f"cannot write {path}: {error.strerror}",
             hint="run it in a directory that you may write to, or --output FILE",
         ) from error
+    # Now that no other run writes this one: whole already?
+    if path.exists():
+        file.close()
+        part.unlink()
+        raise ClusterctlError(f"{path} exists", hint="another --output; nothing is overwritten")
+    return file
 
 
 def _clean(cause: Cause, redactor: Redactor) -> Cause:

@@ -23,15 +23,11 @@ _PERHAPS = re.compile(rf"{_STRONG}|TOKEN(?!IZE)|KEY")
 
 def looks_secret(name: str) -> bool:
     """Whether a variable or option of this name holds a secret, by the words in it."""
-    plain = _plain(name)
+    plain = re.sub(r"[-.]", "_", name).upper()
     return bool(_SECRET.search(plain)) and not _PLACE.search(plain)
 
 
 def may_be_secret(name: str) -> bool:
     """Whether the value of a setting of this name is to be taken for a secret where nobody needs to read it."""
-    plain = _plain(name)
+    plain = name.upper()
     return bool(_PERHAPS.search(plain)) and not _SURELY_PLACE.search(plain)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-.]", "_", name).upper()

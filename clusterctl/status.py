@@ -205,7 +205,7 @@ def _head_state(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, Any]:
     """What the head's agent says; empty when it does not run."""
     head = facts.nodes.get(inventory.head_name)
     for container in containers_of(head) if head is not None else ():
-        if container.running:
+        if container.running and container.agent:
             return container.agent
     return {}
 

@@ -92,6 +92,15 @@ def test_an_existing_file_is_kept(nobody: Hosts, tmp_path: Path) -> None:
     with pytest.raises(ClusterctlError, match="exists"):
         collect(nobody, facts=None, error=None, folder=tmp_path, output=mine)
     assert mine.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [mine]
+
+
+def test_two_runs_do_not_write_one_file(nobody: Hosts, tmp_path: Path) -> None:
+    part = tmp_path / "mine.part"
+    part.write_text("of a run that goes on")
+    with pytest.raises(ClusterctlError, match=r"mine\.part exists"):
+        collect(nobody, facts=None, error=None, folder=tmp_path, output=tmp_path / "mine")
+    assert part.read_text() == "of a run that goes on"
 
 
 def test_a_disk_that_gets_full_leaves_nothing(nobody: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
