@@ -40,7 +40,7 @@ unit: $(VENV)/.dev ## Tests that need neither root nor a lab
 	$(BIN)/pytest -m "not lab"
 
 lab-test: setup ## Tests on real nodes in the lab (root)
-	$(BIN)/pytest -m lab
+	$(BIN)/pytest -m lab --durations=40
 
 bench: setup ## Measure `up` against a hand-written script, and `check` against pssh and ansible, side by side (root)
 	$(BIN)/python benchmarks/up_vs_script.py

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from clusterctl.credentials import ray_token
+from clusterctl.credentials import ApiKeys, ray_token
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.model import ClusterFacts, ContainerFacts
 from clusterctl.hosts.engine import FileInContainer
@@ -34,25 +34,26 @@ def apply(
     progress: Progress,
     lock: ClusterLock,
     *,
-    key: bytes | None,
+    keys: ApiKeys,
     by: str,
     drain_s: float,
-) -> Mapping[str, str]:
-    """Carry out the plan on all nodes at once. Returns node name → ID of its new container; nodes kept are not in it.
+    created: dict[str, str],
+) -> None:
+    """Carry out the plan on all nodes at once. `created` takes node name → ID of its new container as it happens, so
+    that the caller can remove what was created when a stage fails elsewhere; nodes kept are not in it.
 
     Each stage ends on every node before the next begins, so that no node runs what another could not create. What is
-    replaced is stopped in order, after `drain_s` seconds for running requests. `key` is the API's; `by`
-    is who asks, for the record.
+    replaced is stopped in order, after `drain_s` seconds for running requests. `by` is who asks, for the record.
 
     Raises NodesError, which lists every node that failed, and LockLostError before a stage.
     """
     if not plan.new_gang:
-        update(hosts, plan, key=key, by=by)
-        return {}
+        update(hosts, plan, keys=keys, by=by)
+        return
     todo = {node.node: node for node in plan.nodes if node.new_container}
     secret_files = [
         FileInContainer(RAY_TOKEN_PATH, ray_token(deployment.inventory), PRIVATE_MODE),
-        _key_file(key),
+        _key_file(keys.wanted),
     ]
     gang = {name: tuple(_member(container) for container in node.existing) for name, node in todo.items()}
     if any(member.running for members in gang.values() for member in members):
@@ -63,38 +64,45 @@ def apply(
     hosts.each(lambda host: _remove_all(host, old[host.name]), todo).or_raise("removing old containers")
     progress.phase("starting containers")
     lock.ensure()
-    created: dict[str, str] = {}
 
     def create(host: Host) -> None:
-        # Recorded as it happens, so that what was created can be removed even when this stage fails elsewhere.
         created[host.name] = _create(host, deployment, todo[host.name], secret_files)
 
-    try:
-        hosts.each(create, todo).or_raise("creating containers")
-        lock.ensure()
-        hosts.each(lambda host: host.engine.start(created[host.name]), todo).or_raise("starting containers")
-    except ClusterctlError as error:
-        note_leftovers(error, remove(hosts, created))
-        raise
-    return created
+    hosts.each(create, todo).or_raise("creating containers")
+    lock.ensure()
+    hosts.each(lambda host: host.engine.start(created[host.name]), todo).or_raise("starting containers")
 
 
-def update(hosts: Hosts, plan: Plan, *, key: bytes | None, by: str) -> None:
+def update(hosts: Hosts, plan: Plan, *, keys: ApiKeys, by: str) -> None:
     """Replace files in containers that go on; ask the head's agent for a new server where that takes one.
 
-    Raises NodesError.
+    What a server is started with is recorded once it has been asked to start: cut off before, the next `up` asks again,
+    instead of taking a server with the old options for one with the new. Raises NodesError; what was replaced by then
+    is put back.
     """
     todo = {node.node: node for node in plan.nodes if node.action in ("update", "restart-server")}
+    restarts = {name: node.existing[0].id for name, node in todo.items() if node.action == "restart-server"}
 
     def replace(host: Host) -> None:
         node = todo[host.name]
         files = [FileInContainer(path, text.encode()) for path, text in node.spec.live_files.items()]
-        key_file = [_key_file(key)] if node.action == "restart-server" else []
-        host.engine.put_files(node.existing[0].id, [*files, _record(node.spec), *key_file])
+        last = _key_file(keys.wanted) if host.name in restarts else _record(node.spec)
+        host.engine.put_files(node.existing[0].id, [*files, last])
 
-    hosts.each(replace, todo).or_raise("replacing files")
-    restarts = {name: node.existing[0].id for name, node in todo.items() if node.action == "restart-server"}
-    restart_servers(hosts, restarts, by=by)
+    try:
+        hosts.each(replace, todo).or_raise("replacing files")
+        restart_servers(hosts, restarts, by=by)
+    except ClusterctlError as error:
+        undone = hosts.each(lambda host: _put_back_files(host, todo[host.name], keys.held), _recorded(plan))
+        if undone.errors:
+            note = f"what is on {', '.join(undone.errors)} may be new already; clusterctl up"
+            error.hint = f"{error.hint}; {note}" if error.hint else note
+        raise
+
+    def record(host: Host) -> None:
+        host.engine.put_files(restarts[host.name], [_record(todo[host.name].spec)])
+
+    hosts.each(record, restarts).or_raise("recording what the server was started with")
 
 
 def restart_servers(hosts: Hosts, containers: Mapping[str, str], *, by: str) -> None:
@@ -105,23 +113,28 @@ def restart_servers(hosts: Hosts, containers: Mapping[str, str], *, by: str) -> 
 
 def put_back(hosts: Hosts, plan: Plan, key: bytes | None, *, by: str) -> None:
     """Undo `update`: the files as they were, the API's key too, and a new server that reads them. Raises NodesError."""
-    todo = {
-        node.node: node.existing[0]
+    todo = _recorded(plan)
+    restarts = {node.node: node.existing[0].id for node in plan.nodes if node.action == "restart-server"}
+    hosts.each(lambda host: _put_back_files(host, todo[host.name], key), todo).or_raise("putting the files back")
+    restart_servers(hosts, restarts, by=by)
+
+
+def _recorded(plan: Plan) -> Mapping[str, NodePlan]:
+    """The nodes whose files `update` replaces, as far as it is known what these were."""
+    return {
+        node.node: node
         for node in plan.nodes
         if node.action in ("update", "restart-server") and isinstance(node.existing[0].spec, Mapping)
     }
 
-    def replace(host: Host) -> None:
-        spec = todo[host.name].spec
-        contents = spec["file_contents"] if isinstance(spec, Mapping) else {}
-        files = [FileInContainer(path, str(contents[path]).encode()) for path in LIVE_FILES if path in contents]
-        record = FileInContainer(SPEC_PATH, json.dumps(spec, sort_keys=True).encode())
-        keyed = [_key_file(key)] if host.name in restarts else []
-        host.engine.put_files(todo[host.name].id, [*files, record, *keyed])
 
-    restarts = {node.node: node.existing[0].id for node in plan.nodes if node.action == "restart-server"}
-    hosts.each(replace, todo).or_raise("putting the files back")
-    restart_servers(hosts, restarts, by=by)
+def _put_back_files(host: Host, node: NodePlan, key: bytes | None) -> None:
+    spec = node.existing[0].spec
+    contents = spec.get("file_contents") or {} if isinstance(spec, Mapping) else {}
+    files = [FileInContainer(path, str(contents[path]).encode()) for path in LIVE_FILES if path in contents]
+    record = FileInContainer(SPEC_PATH, json.dumps(spec, sort_keys=True).encode())
+    keyed = [_key_file(key)] if node.action == "restart-server" else []
+    host.engine.put_files(node.existing[0].id, [*files, *keyed, record])
 
 
 def adopt(hosts: Hosts, containers: Mapping[str, str], policy: str) -> None:

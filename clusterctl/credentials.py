@@ -53,6 +53,8 @@ class ApiKeys:
 
     held: bytes | None = field(repr=False)
     wanted: bytes | None = field(repr=False)
+    generated: bool = False
+    """Whether the wanted one was made by clusterctl, now or earlier."""
 
     @property
     def changes(self) -> bool:
@@ -63,7 +65,8 @@ class ApiKeys:
 def api_keys(inventory: Inventory, head: Host, container: str) -> ApiKeys:
     """The key that the head's container holds, and the one that it is to hold. Raises EngineError, UsageError."""
     held = held_api_key(head, container)
-    return ApiKeys(held, api_key(inventory, held))
+    generated = inventory.serve.api_key == "generated" and inventory.serve.api_key_file is None
+    return ApiKeys(held, api_key(inventory, held), generated)
 
 
 def held_api_key(head: Host, container: str) -> bytes | None:

@@ -22,7 +22,7 @@ from enum import StrEnum
 from typing import Any
 
 from clusterctl import kernel_log, nccl_log, vllm_log
-from clusterctl.events import FAILURES
+from clusterctl.events import FAILURES, MEANINGS
 from clusterctl.findings.finding import Finding, is_error
 
 SHOWN_WIDTH = 300
@@ -31,6 +31,8 @@ LONGEST_LINE = 4000
 """Characters of a line that are looked at: some patterns take quadratic time on lines that are made for it."""
 SETTLE_S = 60
 """A fault of the machine so many seconds before a container started may still be why it fails."""
+FIRST_START = frozenset({"ray", "gate", "loading"})
+"""Phases of an agent through which a first start passes."""
 RECENT_S = 3600
 """On a node without a container, faults in the kernel's log older than this tell nothing of today."""
 
@@ -160,6 +162,30 @@ class Evidence:
         """Whether there is a container of the cluster anywhere."""
         return any(node.containers for node in self.nodes.values())
 
+    @property
+    def served_t(self) -> float | None:
+        """When the head's agent last saw a completion, on its own clock; None: never."""
+        node = self.nodes.get(self.head)
+        canaries = [container.state.get("canary") for container in (node.containers if node else None) or ()]
+        times = [_number(canary.get("t")) for canary in canaries if isinstance(canary, Mapping)]
+        return max((t for t in times if t is not None), default=None)
+
+    @property
+    def survived_t(self) -> float | None:
+        """What happened before this is no reason of what is wrong now: the cluster served afterwards."""
+        return None if self.served_t is None else self.served_t - SETTLE_S
+
+    @property
+    def starting(self) -> bool:
+        """Whether everything runs and is in its first start, which takes its time."""
+        states = [container for node in self.nodes.values() for container in node.containers or ()]
+        return (
+            bool(states)
+            and all(container.running and not container.restarts for container in states)
+            and all(container.state.get("phase", "ray") in FIRST_START for container in states)
+            and not any(container.state.get("restarts") for container in states)
+        )
+
 
 def situation(evidence: Evidence) -> str:
     """In one sentence: what there is."""
@@ -247,15 +273,17 @@ def _machines(evidence: Evidence) -> Iterator[Cause]:
                 "no node can do without another one",
             )
     for name, said in evidence.nodes.items():
-        yield from _kernel(name, said, serving=evidence.serving)
+        yield from _kernel(name, said, evidence.survived_t, serving=evidence.serving)
 
 
-def _kernel(name: str, node: NodeEvidence, *, serving: bool) -> Iterator[Cause]:
+def _kernel(name: str, node: NodeEvidence, survived_t: float | None, *, serving: bool) -> Iterator[Cause]:
     starts = [c.started_t for c in node.containers or () if c.started_t is not None]
     recent = node.now - RECENT_S if node.now is not None else None
     since = min(starts) - SETTLE_S if starts else recent
     if since is None:
         return
+    if survived_t is not None and not serving:
+        since = max(since, survived_t)
     lines = [(t, line) for t, line in kernel_log.timed(node.kernel) if t is not None and t >= since]
     times = {line: t for t, line in reversed(lines)}
     for hit in _once(vllm_log.explained(kernel_log.CAUSES, [line for _, line in lines])):
@@ -340,6 +368,39 @@ def _state(node: str, container: ContainerEvidence) -> Iterator[Cause]:
             fix,
             "the engine recorded it; who did it is not recorded",
         )
+    elif container.status == "paused":
+        yield cause(
+            Certainty.CERTAIN,
+            "container-paused",
+            f"container {container.name}: paused",
+            "somebody paused it: nothing in it runs",
+            f"on the node: docker unpause {container.name}",
+            "the engine says so",
+        )
+
+
+def _idle(node: str, container: ContainerEvidence) -> Cause | None:
+    """What it means that a container does nothing, where nothing better is known of its node."""
+    certainty, phase = Certainty.LIKELY, container.state.get("phase")
+    if container.status == "created":
+        code, seen, meaning = "container-created", "created, never started", "a run of `up` was cut off"
+        fix = "clusterctl up"
+    elif container.status == "exited" and container.exit_code == 0:
+        code, seen = "container-stopped", "exited with code 0"
+        meaning, fix = "it was stopped (docker stop, a `down` that was cut off), and nobody started it", "clusterctl up"
+    elif container.status == "exited":
+        code, seen = f"exit-{container.exit_code}", f"exited with code {container.exit_code}"
+        meaning = "its first process ended, and nothing that is known says why"
+        fix = f"read its last lines: clusterctl logs --node {node}"
+    elif container.running and phase in ("draining", "drained"):
+        code, seen = str(phase), f"its agent is {phase}"
+        meaning = "the server was ended for a `down` or an `up` that is not done, or was cut off"
+        fix = "clusterctl history says whose; then clusterctl up or down"
+    else:
+        return None
+    seen = f"container {container.name}: {seen}"
+    why = "nothing else is known of this node, and the cluster cannot serve like this"
+    return Cause(certainty, (node,), code, (seen,), meaning, fix, why, _number(container.state.get("since")))
 
 
 _DEATHS: Mapping[int, tuple[str, str]] = {
@@ -362,12 +423,12 @@ def _logs(evidence: Evidence) -> Iterator[Cause]:
     """Lines that are known. On a cluster that serves they are past, and only where something was restarted."""
     for name, node in evidence.nodes.items():
         for container in node.containers or ():
-            for certainty, hit, t in _hits(container.log):
+            for certainty, hit, t in _hits(container.log, evidence.survived_t):
                 if not evidence.serving:
                     yield _log_cause(name, certainty, hit, t)
         if not evidence.serving:
             for file, text in node.ray.items():
-                for _, hit, t in _hits(text):
+                for _, hit, t in _hits(text, None):
                     yield replace(
                         _log_cause(name, Certainty.POSSIBLE, hit, t),
                         seen=(_short(f"{file}: {hit.line}"),),
@@ -384,12 +445,15 @@ def _log_cause(node: str, certainty: Certainty, hit: vllm_log.Cause, t: float | 
     return Cause(certainty, (node,), code, (_short(hit.line),), hit.meaning, hit.fix, why, t)
 
 
-def _hits(text: str) -> Iterator[tuple[Certainty, vllm_log.Cause, float | None]]:
-    """Lines of a log that are explained, with their time; of NCCL's table only what speaks of the network."""
+def _hits(text: str, since: float | None) -> Iterator[tuple[Certainty, vllm_log.Cause, float | None]]:
+    """Lines of a log that are explained, with their time; of NCCL's table only what speaks of the network. Those that
+    are known to be older than `since` are left out."""
     stamped = vllm_log.ANSI.sub("", text).splitlines()
     times: dict[str, float | None] = {}
     for line in stamped:
         stamp, bare = _unstamped(line)
+        if stamp is not None and since is not None and stamp < since:
+            continue
         if len(bare) > LONGEST_LINE:
             bare = f"{bare[: LONGEST_LINE // 2]} … {bare[-LONGEST_LINE // 2 :]}"
         times.setdefault(bare, stamp)
@@ -437,7 +501,11 @@ def _agents(evidence: Evidence, found: list[Cause]) -> Iterator[Cause]:
             if evidence.serving:
                 if restarts:
                     yield _restarted(name, container, restarts)
-            elif reason := state.get("reason"):
+                continue
+            if waits := _waiting(name, container, better):
+                yield waits
+            if recorded := _recorded(state, evidence.survived_t):
+                reason, detail, t = recorded
                 exact = reason in EXACT
                 why = "the node's agent recorded it" + (f", after {restarts} restarts" if restarts else "")
                 if better is not None and not exact:
@@ -445,13 +513,50 @@ def _agents(evidence: Evidence, found: list[Cause]) -> Iterator[Cause]:
                 yield Cause(
                     Certainty.CERTAIN if exact else Certainty.CONSEQUENCE if better else Certainty.LIKELY,
                     (name,),
-                    str(reason),
-                    _agent_lines(container),
-                    FAILURES.get(str(reason), str(reason)),
+                    reason,
+                    _agent_lines(container, detail),
+                    MEANINGS.get(reason, reason),
                     f"read its lines (clusterctl logs --node {name}) and docs/runbooks/start-failed.md",
                     why,
-                    _number(state.get("since")),
+                    t,
                 )
+            elif (better is None or name not in better.nodes) and (idle := _idle(name, container)):
+                yield idle
+
+
+def _recorded(state: Mapping[str, Any], survived_t: float | None) -> tuple[str, str, float | None] | None:
+    """Why an agent ended, or last started something again in this outage: reason, detail, time."""
+    if reason := state.get("reason"):
+        return str(reason), str(state.get("detail") or ""), _number(state.get("since"))
+    own = state.get("restarts")
+    last = own[-1] if isinstance(own, list) and own and isinstance(own[-1], Mapping) else {}
+    t = _number(last.get("t"))
+    if not last.get("reason") or last["reason"] == "requested" or (t is not None and t < (survived_t or 0)):
+        return None
+    return str(last["reason"]), str(last.get("detail") or ""), t
+
+
+def _waiting(node: str, container: ContainerEvidence, better: Cause | None) -> Cause | None:
+    """What the head's gate waits for; a start passes through it, so it tells something only after one."""
+    waits_for = container.state.get("waiting_for")
+    if not container.running or container.state.get("phase") != "gate" or not waits_for:
+        return None
+    first = not container.state.get("restarts") and not container.state.get("canary")
+    certainty, why = Certainty.LIKELY, "the head's agent says so, and cannot go on without"
+    if first:
+        certainty, why = Certainty.POSSIBLE, "every start waits here until all nodes are in Ray"
+    elif better is not None:
+        certainty, why = Certainty.CONSEQUENCE, f"the head's agent says so; why is better told by [{better.code}]"
+    return Cause(
+        certainty,
+        (node,),
+        "waiting",
+        (_short(str(waits_for)),),
+        "the server starts when exactly the declared nodes are in Ray, and not before",
+        "clusterctl status: what runs on the nodes that it names? clusterctl check: are they fit?",
+        why,
+        _number(container.state.get("since")),
+    )
 
 
 def _restarts(container: ContainerEvidence) -> int:
@@ -477,8 +582,7 @@ def _restarted(node: str, container: ContainerEvidence, restarts: int) -> Cause:
     )
 
 
-def _agent_lines(container: ContainerEvidence) -> tuple[str, ...]:
-    detail = str(container.state.get("detail") or "")
+def _agent_lines(container: ContainerEvidence, detail: str) -> tuple[str, ...]:
     said = vllm_log.cause_lines(unstamped(container.log), SHOWN_LINES - 1)
     return tuple(_short(line) for line in [detail, *said] if line)
 

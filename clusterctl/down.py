@@ -22,6 +22,7 @@ from clusterctl.ui.progress import Progress
 SETTLE_S = 15
 """Seconds that the kernel and the driver get to close ports and free GPU memory after the last process has ended."""
 RECHECK_S = 0.2
+UNSURE = "its processes could not be listed before, so it is not known whether they still hold GPU memory"
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ def down(hosts: Hosts, progress: Progress, lock: ClusterLock, *, by: str, drain_
     began = time.monotonic()
     progress.phase("looking at what runs")
     found = hosts.each(lambda host: host.engine.containers(hosts.inventory.cluster))
-    failures: dict[str, ClusterctlError] = {**hosts.unreachable, **found.errors}
     before = gather(hosts)
-    owned = {name: host_pids(hosts.connected[name], containers) for name, containers in found.values.items()}
+    owned = hosts.each(lambda host: host_pids(host, found.values[host.name]), found.values)
+    failures: dict[str, ClusterctlError] = {**hosts.unreachable, **found.errors}
 
     lock.ensure()
     gang = {name: tuple(_member(c) for c in containers) for name, containers in found.values.items()}
@@ -59,10 +60,11 @@ def down(hosts: Hosts, progress: Progress, lock: ClusterLock, *, by: str, drain_
     lock.ensure()
     failures |= hosts.each(lambda host: _remove(host, found.values[host.name]), found.values).errors
     progress.phase("verifying that everything is gone")
-    left = _verify(hosts, before, found.values, owned)
+    left = _verify(hosts, before, found.values, owned.values)
 
     problems = [NodeFailure(name, error.message, error.hint) for name, error in _in_order(hosts.inventory, failures)]
     problems += [NodeFailure(name, what, fix) for name, what, fix in left]
+    problems += [NodeFailure(name, f"{UNSURE}: {error.message}", error.hint) for name, error in owned.errors.items()]
     if problems:
         raise NodesError("down", problems)
     removed = {name: tuple(c["Name"].lstrip("/") for c in containers) for name, containers in found.values.items()}
@@ -100,9 +102,8 @@ def _verify(
         left = [
             (name, what, fix)
             for name, after in facts.nodes.items()
-            if name in before.nodes
             for what, fix in remains(
-                before.nodes[name],
+                before.nodes.get(name),
                 after,
                 ports=set(ports_of(hosts.inventory, name)) if _any_running(containers.get(name, ())) else set(),
                 pids=owned.get(name, frozenset()),
@@ -123,10 +124,10 @@ def _any_running(containers: tuple[dict[str, Any], ...]) -> bool:
 
 
 def remains(
-    before: NodeFacts, after: NodeFacts, *, ports: AbstractSet[int], pids: AbstractSet[int]
+    before: NodeFacts | None, after: NodeFacts, *, ports: AbstractSet[int], pids: AbstractSet[int]
 ) -> list[tuple[str, str]]:
-    """What of the cluster is still on a node: containers, those of `ports` that were listened on before and still are,
-    GPU memory held by `pids`."""
+    """What of the cluster is still on a node: containers, those of `ports` that were listened on before and still are
+    (all that are listened on now, when the node could not be read before), GPU memory held by `pids`."""
     left: list[tuple[str, str]] = []
     if isinstance(after.containers, Unknown):
         left.append((f"cannot verify that its containers are gone: {after.containers.reason}", "run down again"))
@@ -146,11 +147,12 @@ def remains(
     return left
 
 
-def _ports_left(before: NodeFacts, after: NodeFacts, ports: AbstractSet[int]) -> list[tuple[str, str]]:
+def _ports_left(before: NodeFacts | None, after: NodeFacts, ports: AbstractSet[int]) -> list[tuple[str, str]]:
     if isinstance(after.listeners, Unknown):
         unread = f"cannot verify that its ports are closed: {after.listeners.reason}"
         return [(unread, "on the node: ss -ltnp")] if ports else []
-    listened = ports if isinstance(before.listeners, Unknown) else {listener.port for listener in before.listeners}
+    listeners = before.listeners if before is not None else Unknown("the node could not be read")
+    listened = ports if isinstance(listeners, Unknown) else {listener.port for listener in listeners}
     return [
         (f"port {port} is still listened on", f"on the node: ss -ltnp 'sport = :{port}'")
         for port in sorted({listener.port for listener in after.listeners} & listened & ports)

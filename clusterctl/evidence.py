@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from clusterctl import __version__
+from clusterctl import __version__, kernel_log
 from clusterctl.diagnosis import Cause, Certainty, ContainerEvidence, Evidence, NodeEvidence, diagnose, situation
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.gather import gather
@@ -132,13 +132,17 @@ class Bundle:
     """Node → why it was not reached."""
     complete: bool
     """Whether every node could be read and said which containers it has."""
+    unexplained: bool
+    """Whether there are containers that neither serve nor are in their first start, and no cause was found."""
     missed: tuple[Missed, ...]
     seconds: float
 
     @property
     def fine(self) -> bool:
         """Whether nothing wrong was found, and every node answered."""
-        return self.complete and all(cause.certainty is Certainty.PAST for cause in self.causes)
+        return (
+            self.complete and not self.unexplained and all(cause.certainty is Certainty.PAST for cause in self.causes)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The result for machines."""
@@ -246,6 +250,7 @@ def collect(
             causes,
             unreachable,
             with_facts is not None and not unreachable and None not in [n.containers for n in evidence.nodes.values()],
+            evidence.containers and not (evidence.serving or evidence.starting or causes),
             tuple(store.missed),
             round(time.monotonic() - began, 2),
         )
@@ -386,6 +391,9 @@ def _problem(future: Future[Any], waited_s: float) -> str | None:
 def _own_secrets(inventory: Inventory) -> Iterator[str]:
     """Secrets that this machine knows: values in the inventory, and what its secrets' files hold."""
     said = inventory.model_dump(mode="json")
+    # Names that say «key» of what is none: ssh.key and nodes[].key are paths, serve.api_key is how it is made.
+    said["nodes"] = [{name: value for name, value in node.items() if name != "key"} for node in said["nodes"]]
+    said["serve"].pop("api_key")
     yield from secret_values({key: value for key, value in said.items() if key != "ssh"})
     for section in said.values():
         for key, value in section.items() if isinstance(section, Mapping) else ():
@@ -481,8 +489,8 @@ def _command(host: Host, argv: Sequence[str], path: str, store: _Store, limits: 
 def _kernel(node: _Node, store: _Store, limits: Limits, *, sudo: bool) -> None:
     script = _SUDO_KERNEL if sudo else _KERNEL
     node.kernel = _command(node.host, ["sh", "-c", script], f"nodes/{node.host.name}/dmesg.txt", store, limits)
-    if len(node.kernel.splitlines()) < 2:
-        raise ClusterctlError("the kernel's log is empty or may not be read by this login")
+    if not any(t is not None for t, _ in kernel_log.timed(node.kernel)):
+        raise ClusterctlError("the kernel's log is empty or may not be read by this login (kernel.dmesg_restrict)")
 
 
 def _engine(ask: Callable[[], dict[str, Any]], path: str, store: _Store) -> None:
@@ -494,9 +502,9 @@ def _log(node: _Node, container: str, inside: str, store: _Store, limits: Limits
     streams = {"stdout": Tail(limits.log_bytes), "stderr": Tail(limits.log_bytes)}
     for chunk in whole_lines(chunks):
         streams[chunk.stream].add(chunk.data)
+    lines = sum(tail.lines for tail in streams.values())  # the engine counts both streams together
     for stream, tail in streams.items():
-        lines = tail.lines
-        cut = tail.cut or ("only the last lines" if lines >= LOG_LINES else None)
+        cut = tail.cut or (f"only what is in the last {LOG_LINES} lines" if lines >= LOG_LINES else None)
         text = store.put(f"{inside}/{stream}.log", tail.content(), cut)
         if stream == "stdout":
             node.logs[container] = text[-DIAGNOSED_BYTES:]
@@ -766,6 +774,8 @@ def summary(bundle: Bundle) -> Iterator[str]:
     yield ""
     if bundle.causes:
         yield "Causes, the best first"
+    elif bundle.unexplained:
+        yield "No cause was found. `clusterctl status` says what it does now, `clusterctl logs` what it said."
     else:
         yield "Nothing wrong was found."
     for number, cause in enumerate(bundle.causes, start=1):

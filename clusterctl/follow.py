@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from clusterctl import vllm_log
@@ -20,6 +20,8 @@ from clusterctl.ui.progress import Progress
 TAIL_LINES = 2000
 GRACE_S = 30
 """Seconds beyond the agents' own deadlines before an agent that says nothing at all is given up."""
+LOOK_S = 10.0
+"""Seconds between looks at whether all nodes give signs of life: as often as they give one (lock.BEAT_S)."""
 COMES_BACK_POLL_S = 0.5
 """Seconds between looks at a container that the engine is about to start again (it says so in no stream)."""
 SHOWN_LINES = 8
@@ -84,6 +86,7 @@ def follow(
     timeouts: Timeouts,
     progress: Progress,
     *,
+    lost: Callable[[], Mapping[str, str]] = dict,
     after: int = -1,
     patient: bool = False,
 ) -> Start:
@@ -92,6 +95,7 @@ def follow(
     Only servers with a higher number than `after` count: the one before may still be ending. With `patient` a cluster
     that heals by itself is waited for: it may fail and start again, its containers too, until the deadline.
     The waiting is for log frames that the engine pushes: nothing is polled. A container that ends closes its stream.
+    A node that is cut off closes nothing: `lost` says which nodes give no sign of life (node → why; ClusterLock.lost).
     """
     items: queue.Queue[Item] = queue.Queue()
     for name, container in containers.items():
@@ -100,12 +104,19 @@ def follow(
     start = Start(tails={name: deque(maxlen=TAIL_LINES) for name in containers})
     lines = {name: Lines() for name in containers}
     deadline = time.monotonic() + timeouts.ray_s + timeouts.load_s + timeouts.drain_s + timeouts.stop_s + GRACE_S
+    look = time.monotonic() + LOOK_S
     while True:
-        try:
-            name, chunk = items.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
+        if time.monotonic() >= look:
+            look = time.monotonic() + LOOK_S
+            for silent, why in lost().items():
+                raise _cut_off(silent, why, start)
+        if time.monotonic() >= deadline:
             what = "no completion until the deadline" if patient else "the agent said nothing until the deadline"
-            raise StartFailedError(head, what, phase=start.phase, lines=list(start.tails[head])) from None
+            raise StartFailedError(head, what, phase=start.phase, lines=list(start.tails[head]))
+        try:
+            name, chunk = items.get(timeout=max(0.0, min(look, deadline) - time.monotonic()))
+        except queue.Empty:
+            continue
         if chunk is None:
             start.tails[name].extend(lines[name].end())
             raise _died(hosts.connected[name], containers[name].id, start)
@@ -128,7 +139,7 @@ def _read(host: Host, container: Followed, into: queue.Queue[Item], patient: boo
         while True:
             for chunk in host.engine.logs(container.id, follow=True, since=since):
                 into.put((host.name, chunk))
-            if not patient or not _comes_back(host, container.id):
+            if not patient or not comes_back(host, container.id):
                 return
             time.sleep(COMES_BACK_POLL_S)  # a log that ends at once, again and again, must not keep us busy
             since = host.engine.started_at(container.id)
@@ -138,7 +149,7 @@ def _read(host: Host, container: Followed, into: queue.Queue[Item], patient: boo
         into.put((host.name, None))
 
 
-def _comes_back(host: Host, container: str) -> bool:
+def comes_back(host: Host, container: str) -> bool:
     """Wait while the engine is about to start the container again; whether it has."""
     while (inspected := host.engine.container(container)) is not None:
         if inspected["State"]["Running"] and not inspected["State"]["Restarting"]:
@@ -177,6 +188,10 @@ def _agent_event(name: str, event: Event, start: Start, progress: Progress, *, i
         progress.detail(f"{name} starts again: {event.fields.get('detail')}")
     if not is_head:
         return False
+    if event.name == "phase" and phase == "drained":
+        # It waits for a word that nobody will say.
+        what = f"its server was ended on request of {event.fields.get('by', 'somebody')} while it was waited for"
+        raise StartFailedError(name, what, phase=start.phase, lines=[])
     if event.name == "nodes":
         joined = event.fields.get("joined", ())
         progress.detail(f"{len(joined)}/{event.fields.get('expected')} nodes in Ray")
@@ -187,6 +202,14 @@ def _agent_event(name: str, event: Event, start: Start, progress: Progress, *, i
         start.enter("loading")
         progress.phase("starting vLLM")
     return event.name == "phase" and phase == "serving"
+
+
+def _cut_off(node: str, why: str, start: Start) -> StartFailedError:
+    """Whatever it does, this run has lost its lock there by now, and may not finish what it began."""
+    what = f"the node was lost while it was waited for: {why}"
+    error = StartFailedError(node, what, phase=start.phase, lines=list(start.tails.get(node, ())))
+    error.hint = "is the node on, and its network up? clusterctl status; then clusterctl up or down"
+    return error
 
 
 def _died(host: Host, container: str, start: Start) -> ClusterctlError:

@@ -82,7 +82,11 @@ CAUSES: tuple[tuple[re.Pattern[str], str, str, str], ...] = tuple(
             "is that server up, and can the node reach it? ps -eo pid,stat,comm shows what waits (D)",
         ),
         (
-            r"Hardware Error\]|Machine Check|AER: .*Uncorrect",
+            # Severities as ghes.c, mce, EDAC and AER write them. Errors that were corrected are no fault; some machines
+            # log them by the dozen, also as «Machine Check Exception: 0».
+            r"\[Hardware Error\]:\s+event severity: (?:fatal|recoverable)|Machine Check Exception: 0*[1-9a-f]"
+            r"|MC\d+_STATUS\[[^\]]*\bUE\b|EDAC \S+: \d+ UE |[Uu]ncorrected (?:hardware )?(?:memory )?error"
+            r"|AER: .*(?:Uncorrect|\(Fatal\))|Memory failure: 0x\S+: ",
             "-",
             "the hardware reported an error that it could not correct",
             "the machine's own event log (ipmitool sel list) names the part",

@@ -280,9 +280,13 @@ class ClusterLock:
 
     def ensure(self) -> None:
         """To be called before every step that changes something. Raises LockLostError, which names the nodes."""
-        outcomes = self._hosts.each(lambda host: self._locks[host.name].lost(), self._locks)
-        if lost := {node: why for node, why in outcomes.values.items() if why is not None}:
+        if lost := self.lost():
             raise LockLostError(self._hosts.inventory.cluster, lost)
+
+    def lost(self) -> Mapping[str, str]:
+        """Node → why its lock is gone, for those where it is."""
+        outcomes = self._hosts.each(lambda host: self._locks[host.name].lost(), self._locks)
+        return {node: why for node, why in outcomes.values.items() if why is not None}
 
     def note(self, text: str) -> None:
         """Put down in the history of all nodes what was changed. Never a secret."""
@@ -329,7 +333,7 @@ def cluster_lock(hosts: Hosts, command: str, *, wait_s: float | None, progress: 
     try:
         _open(hosts, locks)
         locks = {name: locks[name] for name in hosts.connected}  # in inventory order
-        _take(hosts, locks, _record(about), wait_s=wait_s, progress=progress)
+        _take(hosts, locks, about, wait_s=wait_s, progress=progress)
         lock = ClusterLock(hosts, locks, about)
         for node, why in lock.begin().items():
             progress.detail(f"{node} keeps no history of this: {why}")
@@ -394,16 +398,18 @@ def _open(hosts: Hosts, locks: dict[str, NodeLock]) -> None:
 
 
 def _take(
-    hosts: Hosts, locks: Mapping[str, NodeLock], record: str, *, wait_s: float | None, progress: Progress
+    hosts: Hosts, locks: Mapping[str, NodeLock], about: Mapping[str, Any], *, wait_s: float | None, progress: Progress
 ) -> None:
     """Take the lock on all nodes, or on none: LockedError.
 
     Who waits holds nothing meanwhile, so two that wait cannot wait for each other.
     """
     order = in_order(hosts, locks)
+    record, run = _record(about), str(about["run"])
     began = time.monotonic()
     waiting = False
     while busy := _try_all(hosts, locks, order, record):
+        _not_by_ourselves(busy, run)
         left_s = 0.0 if wait_s is None else wait_s - (time.monotonic() - began)
         if left_s <= 0:
             raise LockedError(hosts.inventory.cluster, _everywhere(hosts, locks, busy), waited_s=wait_s)
@@ -430,6 +436,15 @@ def _try_all(hosts: Hosts, locks: Mapping[str, NodeLock], order: Sequence[str], 
             hosts.each(lambda host: locks[host.name].ask("unlock", "unlocked"), order).or_raise("unlocking the cluster")
             return busy
     return {}
+
+
+def _not_by_ourselves(busy: Mapping[str, Busy], run: str) -> None:
+    """Raises NodesError when the holder of a node's lock is this run: then two nodes of the inventory are one machine,
+    and to wait would be to wait for oneself."""
+    what = "another node of the inventory is this same machine: this run holds its lock already"
+    fix = "one entry in the inventory for each machine; compare `host` of the nodes"
+    if ours := [NodeFailure(n, what, fix) for n, found in busy.items() if found.holder and found.holder.run == run]:
+        raise NodesError("locking the cluster", ours)
 
 
 def _wait(locks: Mapping[str, NodeLock], timeout_s: float, host: Host) -> None:

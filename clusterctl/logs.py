@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError, UsageError
 from clusterctl.events import Lines
+from clusterctl.follow import comes_back
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning.paths import container_name
@@ -24,24 +25,44 @@ def chosen_nodes(inventory: Inventory, nodes: Sequence[str]) -> Sequence[str]:
 def show_logs(
     hosts: Hosts, chosen: Sequence[str], *, follow: bool, tail: int | None, write: Callable[[str], None]
 ) -> None:
-    """Write the log lines of the chosen nodes; with `follow`, until the containers end.
+    """Write the log lines of the chosen nodes; with `follow`, until the containers have ended and do not come back.
 
-    Raises NodesError when a node was not reached or has no container.
+    Raises NodesError when a node was not reached, has no container, or its log cannot be read to its end.
     """
     failures = [NodeFailure(n, e.message, e.hint) for n, e in hosts.unreachable.items() if n in chosen]
     reached = [name for name in chosen if name in hosts.connected]
     width = max((len(name) for name in chosen), default=0)
-    for name, line in _interleaved(hosts, reached, tail) if follow else _one_by_one(hosts, reached, tail, failures):
+    read = _interleaved if follow else _one_by_one
+    for name, line in read(hosts, reached, tail, failures):
         write(f"{name:<{width}} | {line}" if len(chosen) > 1 else line)
     if failures:
-        raise NodesError("logs", failures)
+        raise NodesError("logs", sorted(failures, key=lambda failure: chosen.index(failure.node)))
 
 
-def _lines(host: Host, cluster: str, *, follow: bool, tail: int | None) -> Iterator[str]:
+def _lines(host: Host, container: str, *, follow: bool, tail: int | None = None, since: float = 0) -> Iterator[str]:
     lines = Lines()
-    for chunk in host.engine.logs(container_name(cluster), follow=follow, tail=tail):
+    for chunk in host.engine.logs(container, follow=follow, tail=tail, since=since):
         yield from lines.feed(chunk)
     yield from lines.end()
+
+
+def _lines_of_all_lives(host: Host, name: str, tail: int | None) -> Iterator[str]:
+    """Lines of a node's container as they come; those of its next life too, when the engine starts it again.
+
+    Raises ClusterctlError, also when the log ends while the container runs.
+    """
+    found = host.engine.container(name)
+    container = name if found is None else str(found["Id"])  # one that takes its place is another one
+    started = host.engine.started_at(container)
+    yield from _lines(host, container, follow=True, tail=tail)
+    while comes_back(host, container):
+        before, started = started, host.engine.started_at(container)
+        if started == before:
+            raise ClusterctlError(
+                "the log of its container ended while it runs (the engine restarted, or the connection broke)",
+                hint=f"clusterctl logs --follow --node {host.name}",
+            )
+        yield from _lines(host, container, follow=True, since=started)
 
 
 def _one_by_one(
@@ -49,22 +70,24 @@ def _one_by_one(
 ) -> Iterator[tuple[str, str]]:
     for name in names:
         try:
-            for line in _lines(hosts.connected[name], hosts.inventory.cluster, follow=False, tail=tail):
+            for line in _lines(hosts.connected[name], container_name(hosts.inventory.cluster), follow=False, tail=tail):
                 yield name, line
         except ClusterctlError as error:
             failures.append(NodeFailure(name, error.message, error.hint))
 
 
-def _interleaved(hosts: Hosts, names: Sequence[str], tail: int | None) -> Iterator[tuple[str, str]]:
-    """Lines of all nodes as they come; ends when every container has ended."""
+def _interleaved(
+    hosts: Hosts, names: Sequence[str], tail: int | None, failures: list[NodeFailure]
+) -> Iterator[tuple[str, str]]:
+    """Lines of all nodes as they come; ends when every container has ended for good."""
     lines: queue.Queue[tuple[str, str | None]] = queue.Queue()
 
     def read(host: Host) -> None:
         try:
-            for line in _lines(host, hosts.inventory.cluster, follow=True, tail=tail):
+            for line in _lines_of_all_lives(host, container_name(hosts.inventory.cluster), tail):
                 lines.put((host.name, line))
         except ClusterctlError as error:
-            lines.put((host.name, f"clusterctl: {error.message}"))
+            failures.append(NodeFailure(host.name, error.message, error.hint))
         finally:
             lines.put((host.name, None))
 

@@ -42,7 +42,9 @@ def restart_server(hosts: Hosts, progress: Progress, lock: ClusterLock, *, by: s
     progress.phase("stopping the server")
     lock.ensure()
     ask_agent(hosts.head, container.id, "restart", by=by, drain_s=drain_s)
-    start = follow(hosts, from_now_on(prepared.facts), head, limits, progress, after=int(state.get("server", 0)))
-    completion = first_completion(hosts, prepared.deployment, start)
+    limits = limits.model_copy(update={"drain_s": max(limits.drain_s, drain_s or 0)})
+    found, number = from_now_on(prepared.facts), int(state.get("server", 0))
+    start = follow(hosts, found, head, limits, progress, lost=lock.lost, after=number)
+    completion = first_completion(hosts, prepared.deployment, start, progress)
     timings = {**start.timings, "total": time.monotonic() - began}
     return summary_of(hosts, prepared, start, completion, timings, changed=True)

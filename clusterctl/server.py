@@ -75,12 +75,12 @@ def _certificate(head: Host, container: str, path: str) -> bytes:
     return content
 
 
-def complete(client: httpx.Client, model: str) -> Completion | Unknown:
-    """One real token from the model, or why there is none."""
+def complete(client: httpx.Client, model: str, *, timeout_s: float = COMPLETION_TIMEOUT_S) -> Completion | Unknown:
+    """One real token from the model within so many seconds, or why there is none."""
     started = time.monotonic()
     body = {"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0, "ignore_eos": True}
     try:
-        answer = client.post("/v1/completions", json=body, timeout=COMPLETION_TIMEOUT_S)
+        answer = client.post("/v1/completions", json=body, timeout=timeout_s)
         answer.raise_for_status()
         tokens = int(answer.json()["usage"]["completion_tokens"])
     except httpx.HTTPStatusError as error:

@@ -17,7 +17,7 @@ from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning.deployment import endpoint_of, private_address, resolve
 from clusterctl.planning.paths import container_name
-from clusterctl.planning.plan import make_plan
+from clusterctl.planning.plan import ending, make_plan
 from clusterctl.server import Completion, Metrics, api_client, complete, health, metrics
 from clusterctl.stages import stages
 
@@ -229,7 +229,8 @@ def _state(inventory: Inventory, facts: ClusterFacts, server: ServerAnswers | No
         return "healthy"
     phase = "restarting" if _head_restarts(inventory, facts) else _head_state(inventory, facts).get("phase")
     every = [container for node in nodes for container in containers_of(node)]
-    if phase not in RECOVERING or any(container.ended for container in every):
+    gave_up = any(container.ended or container.agent.get("phase") == "failed" for container in every)
+    if phase not in RECOVERING or gave_up or ending(_head_state(inventory, facts)):
         return "degraded"
     if all(container.restart_policy != "no" for container in every):
         return "recovering"

@@ -41,6 +41,8 @@ class UpSummary:
     stages: tuple[Stage, ...]
     kv_cache: vllm_log.KvCache
     completion: Completion
+    new_api_key: bool
+    """Whether the API's key was generated in this run: clients that have an older one must be given it."""
     warnings: tuple[Finding, ...]
     timings_s: Mapping[str, float]
     """Phase → seconds."""
@@ -92,7 +94,7 @@ class UpOptions:
     by: str
     """Who asks, for the record: user@host."""
     keep: bool = False
-    """Leave what was started when the start fails; otherwise it is removed after its logs were saved."""
+    """Leave what was started when the start fails; otherwise it is removed after evidence was collected."""
     full_check: bool = True
     """Try in small what will be started: seconds, before minutes of loading."""
     anew: bool = False
@@ -114,31 +116,37 @@ def up(hosts: Hosts, progress: Progress, lock: ClusterLock, asked: UpOptions) ->
         progress.detail("running the image on every node, and trying the network between them")
         prepared = examine(hosts, prepared)
     lock.ensure()
+    applied = False
     remove_probes(hosts, prepared.facts)
     checks_s = time.monotonic() - began
     applying = time.monotonic()
     drain_s = hosts.inventory.timeouts.drain_s if asked.drain_s is None else asked.drain_s
     for change in prepared.plan.history():
         lock.note(change)
-    started = apply(
-        hosts,
-        prepared.deployment,
-        prepared.plan,
-        progress,
-        lock,
-        key=prepared.keys.wanted,
-        by=asked.by,
-        drain_s=drain_s,
-    )
-    containers_s = time.monotonic() - applying
+    started: dict[str, str] = {}
     try:
-        start = wait_until_serving(hosts, prepared, started, progress)
-        completion = first_completion(hosts, prepared.deployment, start)
+        apply(
+            hosts,
+            prepared.deployment,
+            prepared.plan,
+            progress,
+            lock,
+            keys=prepared.keys,
+            by=asked.by,
+            drain_s=drain_s,
+            created=started,
+        )
+        applied = True
+        containers_s = time.monotonic() - applying
+        start = wait_until_serving(hosts, prepared, started, progress, lock)
+        completion = first_completion(hosts, prepared.deployment, start, progress)
+    except LateCompletionError:
+        raise  # it serves: nothing is to be undone
     except ClusterctlError as error:
-        if started and not asked.keep:
-            _give_up(hosts, started, error)
-        elif restarts_server(prepared.plan):
-            _put_back(hosts, prepared, error, progress, by=asked.by)
+        if started:
+            _give_up(hosts, prepared, started, error, lock, keep=asked.keep)
+        elif applied and restarts_server(prepared.plan):
+            _put_back(hosts, prepared, error, progress, lock, by=asked.by)
         raise
     lock.ensure()
     _adopt(hosts, prepared, started)
@@ -147,7 +155,9 @@ def up(hosts: Hosts, progress: Progress, lock: ClusterLock, asked: UpOptions) ->
     return summary_of(hosts, prepared, start, completion, timings, changed=not prepared.plan.empty)
 
 
-def wait_until_serving(hosts: Hosts, prepared: Prepared, started: Mapping[str, str], progress: Progress) -> Start:
+def wait_until_serving(
+    hosts: Hosts, prepared: Prepared, started: Mapping[str, str], progress: Progress, lock: ClusterLock
+) -> Start:
     """Follow what starts, or what is on its way: the start of another `up`, or a cluster that heals.
 
     Raises StartFailedError.
@@ -155,7 +165,7 @@ def wait_until_serving(hosts: Hosts, prepared: Prepared, started: Mapping[str, s
     head, limits = hosts.inventory.head_name, hosts.inventory.timeouts
     if started:
         new = {name: Followed(container) for name, container in started.items()}
-        return follow(hosts, new, head, limits, progress)
+        return follow(hosts, new, head, limits, progress, lost=lock.lost)
     container, restarts = head_container(prepared.facts, head), restarts_server(prepared.plan)
     phase, number = _agent_says(container)
     if phase == "serving" and not restarts:
@@ -164,7 +174,8 @@ def wait_until_serving(hosts: Hosts, prepared: Prepared, started: Mapping[str, s
     heals = container is not None and container.restart_policy != "no"
     after = number if restarts else number - 1
     running = from_now_on(prepared.facts)
-    return follow(hosts, running, head, limits, progress, after=after, patient=heals and not restarts)
+    patient = heals and not restarts
+    return follow(hosts, running, head, limits, progress, lost=lock.lost, after=after, patient=patient)
 
 
 def from_now_on(facts: ClusterFacts) -> Mapping[str, Followed]:
@@ -215,44 +226,99 @@ def _put_back(
     prepared: Prepared,
     error: ClusterctlError,
     progress: Progress,
+    lock: ClusterLock,
     *,
     by: str,
 ) -> None:
-    """Give the server its old options again, and say in the error whether it serves with them."""
+    """Give the server its old options again, and say in the error whether it serves with them, and where the evidence
+    is of why it did not with the new."""
+    saved = collect_after_failure(hosts, error, None)
     progress.phase("giving the server its old options back")
     try:
+        lock.ensure()
         name = container_name(hosts.inventory.cluster)
         said = json_in(hosts.head, name, STATE_PATH)
         state = said if isinstance(said, Mapping) else {}
         put_back(hosts, prepared.plan, prepared.keys.held, by=by)
         found = {hosts.head.name: Followed(name, float(state.get("since", 0)))}
         number = int(state.get("server", 0))
-        follow(hosts, found, hosts.head.name, hosts.inventory.timeouts, progress, after=number, patient=True)
+        limits = hosts.inventory.timeouts
+        follow(hosts, found, hosts.head.name, limits, progress, lost=lock.lost, after=number, patient=True)
         outcome = "the server has its old options again, and serves"
     except ClusterctlError as second:
         why = second.message.splitlines()[0]
         outcome = f"the server's old options could not be brought back: {why}; clusterctl status"
-    error.hint = f"{error.hint}\n     {outcome}" if error.hint else outcome
+    _add_hints(error, saved, outcome)
 
 
-def first_completion(hosts: Hosts, deployment: Deployment, start: Start) -> Completion:
-    """A completion that came back to the operator's side, not only to the agent's."""
+def first_completion(hosts: Hosts, deployment: Deployment, start: Start, progress: Progress) -> Completion:
+    """A completion that came back to the operator's side, not only to the agent's.
+
+    Clients may be faster: it waits its turn behind their requests. Raises StartFailedError; LateCompletionError when
+    the agent has seen a completion meanwhile, so that it is known that the cluster serves.
+    """
+    progress.detail("waiting for a completion through SSH to the head")
+    head = hosts.head.name
+    before = _canary(hosts, deployment)
     with api_client(hosts, deployment.endpoint) as client:
-        answer = complete(client, deployment.inventory.served_name)
-    if isinstance(answer, Unknown):
-        head = hosts.head.name
-        what = f"no completion came back through SSH to the head: {answer.reason}"
-        raise StartFailedError(head, what, phase=start.phase, lines=list(start.tails.get(head, ())))
-    return answer
+        answer = complete(client, deployment.inventory.served_name, timeout_s=FIRST_COMPLETION_S)
+    if isinstance(answer, Completion):
+        return answer
+    what = f"no completion came back through SSH to the head: {answer.reason}"
+    after = _canary(hosts, deployment)
+    if after is not None and after != before:
+        raise LateCompletionError(f"{head}: {what}; its agent's own came back meanwhile, so the cluster serves")
+    raise StartFailedError(head, what, phase=start.phase, lines=list(start.tails.get(head, ())))
 
 
-def _give_up(hosts: Hosts, started: Mapping[str, str], error: ClusterctlError) -> None:
-    """Keep the evidence, then remove what this run started; the error says so."""
+FIRST_COMPLETION_S = 300
+"""As long as the agent waits for its own first one."""
+
+
+class LateCompletionError(ClusterctlError):
+    """The cluster serves others, and the completion that `up` asked for did not come in time. Nothing was undone."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="nothing was removed; clusterctl up asks again, and turns supervision on")
+
+
+def _canary(hosts: Hosts, deployment: Deployment) -> float | None:
+    """When the head's agent last had a completion, while it says that the cluster serves; None otherwise."""
+    said = json_in(hosts.head, container_name(deployment.inventory.cluster), STATE_PATH)
+    if not isinstance(said, Mapping) or said.get("phase") != "serving":
+        return None
+    return float((said.get("canary") or {}).get("t", 0))
+
+
+def _give_up(
+    hosts: Hosts,
+    prepared: Prepared,
+    started: Mapping[str, str],
+    error: ClusterctlError,
+    lock: ClusterLock,
+    *,
+    keep: bool,
+) -> None:
+    """Collect the evidence, then remove what this run started, where nobody else has the lock by now; the error says
+    so."""
+    if keep:
+        _add_hints(error, "what this run started is left as it is (--keep); clusterctl diagnose collects the evidence")
+        return
     saved = collect_after_failure(hosts, error, None)
-    left = remove(hosts, {name: container for name, container in started.items() if name in hosts.connected})
-    said = saved if left else f"{saved}; what this run started was removed (--keep leaves it)"
-    error.hint = f"{error.hint}\n     {said}" if error.hint else said
+    lost = lock.lost()
+    mine = {name: container for name, container in started.items() if name in hosts.connected and name not in lost}
+    left = remove(hosts, mine)
+    removed = "what this run started was removed (--keep leaves it)"
+    if lost:
+        removed = f"what this run started was left on {', '.join(lost)}, since its lock was lost there"
+    _add_hints(error, saved if left else f"{saved}; {removed}")
+    if hosts.head.name in mine and prepared.keys.generated and prepared.keys.held is not None:
+        _add_hints(error, "the API's generated key went with the old container: the next `up` makes a new one")
     note_leftovers(error, left)
+
+
+def _add_hints(error: ClusterctlError, *hints: str) -> None:
+    error.hint = "\n     ".join([*([error.hint] if error.hint else []), *hints])
 
 
 def summary_of(
@@ -279,6 +345,7 @@ def summary_of(
         stages=stages(state.get("workers") or {}, names),
         kv_cache=vllm_log.kv_cache([*start.kept, *state.get("kept", ())]),
         completion=completion,
+        new_api_key=prepared.keys.generated and prepared.keys.held is None,
         warnings=prepared.findings,
         timings_s={phase: round(seconds, 2) for phase, seconds in timings.items()},
     )

@@ -66,6 +66,9 @@ CANARY_TIMEOUT_S = 300
 HEAD_REFUSALS = 2
 """Refusals in a row that count: one may be a full queue of connections."""
 METRICS_TIMEOUT_S = 5
+LAST_LOOK_S = 15
+"""For /metrics when a canary had no answer: an API process under heavy load is slow, and not dead for it."""
+LAST_LOOKS_APART_S = 5
 DRAIN_POLL_S = 0.2
 STABLE_S = 60
 """Seconds of service after which a failure counts as the first again."""
@@ -87,7 +90,23 @@ PROGRESS = re.compile(
 """Counters that only a working engine moves (/metrics, vLLM 0.32). Counters of requests also move when clients give
 up on a dead one."""
 
+BUSY = "busy-*"
+"""Files by which API processes say that they answer requests: busy-PID (clusterctl_middleware.py). The engine's own
+count (/metrics) is made after a step, and knows nothing of a request that came meanwhile, or is being tokenized."""
 REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? (\S+)$", re.MULTILINE)
+
+DEFAULT_SETTINGS: Mapping[str, float] = {
+    "supervise": True,
+    "ray_timeout_s": 180.0,
+    "load_timeout_s": 3600.0,
+    "drain_s": 30.0,
+    "stop_s": 60.0,
+    "canary_interval_s": 30.0,
+    "hang_s": 120.0,
+    "max_restarts": 8,
+}
+"""What settings.json holds for an inventory that says nothing (tested against it). For a file that a loss of power
+emptied: it is replaced while the cluster runs, and a node must not fail for it."""
 
 OWN_CHILDREN: set[int] = set()
 """Process ids of children that asyncio will collect; any other zombie was adopted."""
@@ -110,6 +129,8 @@ class Journal:
 
     def __init__(self, node: str, role: str) -> None:
         self.path = STATE_DIR / "state.json"
+        self.unsaved: str | None = None
+        """Why the state could not be saved the last time."""
         self.before = read_json(self.path)
         self.state: dict[str, Any] = {
             "node": node,
@@ -120,6 +141,8 @@ class Journal:
             "restarts": self.before.get("restarts", []),
             "restarts_total": self.before.get("restarts_total", 0),
         }
+        if canary := self.before.get("canary"):
+            self.state["canary"] = canary  # until when it served, so that `diagnose` knows what it has survived
 
     def phase(self, phase: str, **fields: object) -> None:
         """Enter a phase: an event, and the state says so from now on."""
@@ -140,11 +163,23 @@ class Journal:
         self.event("restart", scope=scope, reason=reason, detail=detail)
 
     def save(self) -> None:
-        """Replace the state file in one step, so that a reader never sees half of it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Replace the state file in one step, so that a reader never sees half of it, nor a node that lost its power.
+
+        A report is no reason to stop: on a full disk the next save tries again.
+        """
         partial = self.path.with_suffix(".new")
-        partial.write_text(json.dumps(self.state))
-        partial.replace(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("w") as file:
+                json.dump(self.state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self.path)
+            self.unsaved = None
+        except OSError as error:
+            if self.unsaved is None:
+                os.write(1, f"clusterctl: the state cannot be saved: {error}\n".encode())
+            self.unsaved = str(error)
 
 
 class Child:
@@ -234,6 +269,7 @@ class Agent:
         self.is_head = config["role"] == "head"
         self.journal = Journal(config["node"], config["role"])
         self.server_config: dict[str, Any] = {}
+        self.last_settings: dict[str, Any] = dict(DEFAULT_SETTINGS)
         self.ray: Child | None = None
         self.server: Child | None = None
         self.probe: Child | None = None
@@ -284,6 +320,8 @@ class Agent:
         if served:
             await self._let_requests_end(settings["drain_s"])
         await self._end_children(work, server_s=settings["stop_s"], ray_s=RAY_STOP_S)
+        if work.done() and not work.cancelled():
+            work.exception()  # taken note of: what fails while everything is being stopped is no failure
         self.journal.phase("stopped")
         return 0
 
@@ -302,6 +340,7 @@ class Agent:
             await self._end_children(work, server_s=0, ray_s=0)
             # The container goes on, so that the engine does not start it again; `up` replaces it.
             await self.stop.wait()
+            self.journal.phase("stopped")
             return 0
         scope = "gang" if self.is_head else "node"
         self.journal.restart(scope, error.reason, error.detail)
@@ -310,6 +349,7 @@ class Agent:
         await self._end_children(work, server_s=0, ray_s=0)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.stop.wait(), delay_s)
+            self.journal.phase("stopped")
         return 1
 
     async def _end_children(self, work: asyncio.Task[None], *, server_s: float, ray_s: float) -> None:
@@ -325,8 +365,9 @@ class Agent:
             self.journal.event("killed", child=child.name, after_s=timeout_s)
 
     def settings(self) -> dict[str, Any]:
-        """Time-outs and supervision as they are now."""
-        return read_json(CONFIG_DIR / "settings.json")
+        """Time-outs and supervision as they are now; as they were last while the file cannot be read."""
+        self.last_settings |= read_json(CONFIG_DIR / "settings.json")
+        return self.last_settings
 
     def heals(self) -> bool:
         """Whether a failure is mended: `up` has seen the cluster serve, and supervision is on."""
@@ -339,6 +380,13 @@ class Agent:
         self.journal.state["failures"] = before + (error.reason not in WAITED_FOR)
         self.went_well_since = None
         return int(self.journal.state["failures"])
+
+    def _going_well(self) -> None:
+        """After a while of service the next failure is the first again, also in another life of the container."""
+        well_s = time.monotonic() - self.went_well_since if self.went_well_since is not None else 0
+        if self.journal.state["failures"] and well_s >= STABLE_S:
+            self.journal.state["failures"] = 0
+            self.journal.save()
 
     async def _work(self) -> None:
         self.journal.phase("ray")
@@ -367,6 +415,7 @@ class Agent:
             refusals = refusals + 1 if answer == "refused" else 0
             if been_there and refusals >= HEAD_REFUSALS and self.heals():
                 raise GiveUpError("head-lost", f"Ray's control store on {address}:{port} refuses connections")
+            self._going_well()
             await asyncio.sleep(HEAD_POLL_S)
 
     async def _watch_probe(self) -> None:
@@ -399,11 +448,13 @@ class Agent:
         """Start the server, again and again, for as long as that is asked for or mends what was wrong."""
         while True:
             self.journal.state["server"] += 1
-            self.server_config = read_json(CONFIG_DIR / "server.json")
+            self.server_config = read_json(CONFIG_DIR / "server.json") or self.server_config
             try:
                 await unless(self.request, self._gate_and_serve())
             except GiveUpError as error:
-                if not self.heals() or error.reason not in SERVER_REASONS or self._failed_before():
+                # While it is being stopped, what fails is the stopping: refused canaries, the server's own end.
+                mendable = error.reason in SERVER_REASONS and not self._failed_before() and not self.stop.is_set()
+                if not mendable or not self.heals():
                     raise
                 self._count(error)
                 self.journal.state.update(ready=False)
@@ -427,21 +478,22 @@ class Agent:
     async def _carry_out(self, request: dict[str, Any]) -> None:
         settings = self.settings()
         served, drain_s = self.journal.state["ready"], request.get("drain_s", settings["drain_s"])
-        self.journal.phase("draining", ready=False, by=request["by"])
+        # With `action`, so that who looks can tell a server that ends from one that comes back.
+        self.journal.phase("draining", ready=False, by=request["by"], action=request["action"])
         if served:
             await self._let_requests_end(drain_s)
         # Zero is a person's word for «at once»: then there is no time to tidy up either, Ray does it.
         await self._end(self.server, settings["stop_s"] if drain_s else 0)
         while request["action"] == "drain":
-            self.journal.phase("drained", ready=False)
+            self.journal.phase("drained", ready=False, by=request["by"])
             await self.request.wait()
             request = self._take_request()
         self.journal.restart("server", "requested", f"by {request['by']}")
 
     async def _let_requests_end(self, drain_s: float) -> None:
         """Have new requests refused (clusterctl_middleware.py) and wait until none is running, or the time is over."""
-        flag = STATE_DIR / "draining"
-        flag.touch()
+        with contextlib.suppress(OSError):  # a full disk: they come in then, and are waited for
+            (STATE_DIR / "draining").touch()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
                 while await asyncio.to_thread(requests_running, self.server_config):
@@ -449,13 +501,15 @@ class Agent:
                 await asyncio.sleep(LAST_WORDS_S)  # the last bytes of the last answer
 
     async def _gate_and_serve(self) -> None:
-        (STATE_DIR / "draining").unlink(missing_ok=True)
+        for left in (STATE_DIR / "draining", *STATE_DIR.glob(BUSY)):
+            left.unlink(missing_ok=True)
         self.tail.clear()
         self.kept = []
         self.serving_with = frozenset()
         # The server's modules load while Ray forms (10 s on an idle machine with vLLM 0.32); it does nothing with them,
         # and knows nothing of Ray, before it is told to go on.
-        secret = {"VLLM_API_KEY": key} if (key := api_key(self.server_config)) else {}
+        self.server_config["key"] = key = api_key(self.server_config)  # the file may be replaced while it runs
+        secret = {"VLLM_API_KEY": key} if key else {}
         self.server = server = await Child.start("server", *self.server_config["server_argv"], capture=True, env=secret)
         self.forwarding = asyncio.create_task(self._forward(server))
 
@@ -583,7 +637,7 @@ class Agent:
         try:
             async with asyncio.timeout(load_timeout_s):
                 await self._until_listening()
-                await self._canary(CANARY_TIMEOUT_S)
+                await self._first_canary()
         except TimeoutError as error:
             detail = f"no completion within {load_timeout_s:g} s of the server's start"
             raise GiveUpError("load-timeout", detail, tail=list(self.tail)) from error
@@ -593,6 +647,14 @@ class Agent:
         while True:
             await asyncio.sleep(self.settings()["canary_interval_s"])
             await self._canary_or_progress(self.settings()["hang_s"])
+            self._going_well()
+
+    async def _first_canary(self) -> None:
+        try:
+            await self._canary(CANARY_TIMEOUT_S)
+        except TimeoutError as error:
+            detail = f"the server listens, and gave no token within {CANARY_TIMEOUT_S} s"
+            raise GiveUpError("server-hangs", detail, tail=list(self.tail)) from error
 
     async def _until_listening(self) -> None:
         # The port is bound before the engine starts but listens only afterwards: refused means still loading.
@@ -601,16 +663,23 @@ class Agent:
 
     async def _canary_or_progress(self, hang_s: float) -> None:
         """A canary that waits behind long work is no failure; no token and no progress of the engine is (F61)."""
-        before = await asyncio.to_thread(progress, self.server_config)
+        before = await asyncio.to_thread(progress, self.server_config, METRICS_TIMEOUT_S)
         try:
             await self._canary(hang_s)
         except TimeoutError as error:
-            after = await asyncio.to_thread(progress, self.server_config)
-            if before is not None and after is not None and after > before:
+            if await self._works_since(before):
                 self.journal.event("canary-slow", waited_s=hang_s)
                 return
             detail = f"no token within {hang_s:g} s, and the engine made no progress"
             raise GiveUpError("server-hangs", detail, tail=list(self.tail)) from error
+
+    async def _works_since(self, before: float | None) -> bool:
+        """Whether the engine has come further. A look without an answer tells nothing: then another one is taken."""
+        after = await asyncio.to_thread(progress, self.server_config, LAST_LOOK_S)
+        if before is None and after is not None:
+            await asyncio.sleep(LAST_LOOKS_APART_S)
+            before, after = after, await asyncio.to_thread(progress, self.server_config, LAST_LOOK_S)
+        return before is not None and after is not None and after > before
 
     async def _canary(self, timeout_s: float) -> None:
         """One real completion. A server that listens and cannot complete a token is a failure, not a delay.
@@ -695,19 +764,19 @@ class Answer(NamedTuple):
 def ask(server: Mapping[str, Any], method: str, path: str, body: object, timeout_s: float) -> Answer:
     """Ask the server on this node. Raises OSError (TimeoutError at the deadline) or HTTPException."""
     host, port = server["endpoint_host"], server["endpoint_port"]
-    if certfile := server.get("tls_certfile"):
-        # Exactly that certificate, whoever signed it and whatever names are in it: it is asked by address.
+    if server.get("tls"):
+        # The agent's own child, on this node's own address: nothing leaves the machine. The certificate is not looked
+        # at, since a file that was renewed, or has expired, is no reason to end a server that works.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.load_verify_locations(certfile)
+        context.verify_mode = ssl.CERT_NONE
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
             host, port, timeout=timeout_s, context=context
         )
     else:
         connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     headers = {"Content-Type": "application/json"}
-    if key := api_key(server):
+    if key := server.get("key"):
         headers["Authorization"] = f"Bearer {key}"
     try:
         connection.request(method, path, json.dumps(body) if body is not None else None, headers)
@@ -729,22 +798,29 @@ def complete_one_token(server: Mapping[str, Any], timeout_s: float) -> int:
     return tokens
 
 
-def progress(server: Mapping[str, Any]) -> float | None:
+def progress(server: Mapping[str, Any], timeout_s: float) -> float | None:
     """How far the engine has come since its start, in no unit; None when the server does not say."""
     try:
-        status, text = ask(server, "GET", "/metrics", None, METRICS_TIMEOUT_S)
-        return sum(float(value) for value in PROGRESS.findall(text)) if status == 200 else None
+        status, text = ask(server, "GET", "/metrics", None, timeout_s)
+        values = PROGRESS.findall(text)
+        return sum(float(value) for value in values) if status == 200 and values else None
     except (OSError, http.client.HTTPException, ValueError):
         return None
 
 
 def requests_running(server: Mapping[str, Any]) -> bool:
-    """Whether the engine works on a request, or one waits; not when the server does not say."""
+    """Whether a request is being answered: the middleware says so, or the engine. Not to know is no «no», as long as
+    there is a server: who waits has a deadline."""
+    for busy in STATE_DIR.glob(BUSY):
+        if Path("/proc", busy.name.rpartition("-")[2]).exists():
+            return True
     try:
         status, text = ask(server, "GET", "/metrics", None, METRICS_TIMEOUT_S)
-        return status == 200 and any(float(value) for value in REQUESTS.findall(text))
-    except (OSError, http.client.HTTPException, ValueError):
+        return status != 200 or any(float(value) for value in REQUESTS.findall(text))
+    except ConnectionRefusedError:
         return False
+    except (OSError, http.client.HTTPException, ValueError):
+        return True
 
 
 async def reach(host: str, port: int) -> str:

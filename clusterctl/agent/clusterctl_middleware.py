@@ -1,8 +1,8 @@
 """Runs in vLLM's API server (`vllm serve --middleware`): what vLLM itself leaves open or cuts off.
 
-- While the agent drains the server, new requests are refused. vLLM's own draining (--shutdown-timeout, 0.32) does not
-  work with the Ray executor: the engine ends at once on SIGTERM, and running requests never get an answer (seen in the
-  lab). So the agent lets them end before it sends the signal.
+- While the agent drains the server, new requests are refused, and a file says whether others still run. vLLM's own
+  draining (--shutdown-timeout, 0.32) does not work with the Ray executor: the engine ends at once on SIGTERM, and
+  running requests never get an answer (seen in the lab). So the agent lets them end before it sends the signal.
 - The API key guards every path but those of probes. vLLM's own check (0.32, AuthenticationMiddleware) guards /v1, /v2,
   /inference and /cohere; /invocations generates text without a key (F69).
 
@@ -16,12 +16,13 @@ import hmac
 import json
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 DRAINING = Path("/run/clusterctl/draining")
 """Exists while the agent drains the server (agent.py)."""
-STILL_ANSWERED = ("/health", "/metrics")
+STILL_ANSWERED = ("/health", "/metrics", "/ping")
 KEY_VARIABLE = "VLLM_API_KEY"
 """Where vLLM has its key from: the environment, not its arguments, which everybody sees."""
 OPEN_PATHS = ("/health", "/metrics", "/ping")
@@ -37,15 +38,36 @@ class RefuseWhileDraining:
 
     def __init__(self, app: App) -> None:
         self.app = app
+        self.running = 0
 
     async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        if scope["type"] != "http" or scope["path"] in STILL_ANSWERED or not DRAINING.exists():
+        if scope["type"] not in ("http", "websocket") or scope["path"] in STILL_ANSWERED:
             await self.app(scope, receive, send)
+        elif not DRAINING.exists():
+            self._count(1)
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self._count(-1)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
+        else:
+            await _refuse(
+                send, 503, "the server is being stopped or restarted", "ServiceUnavailable", (b"retry-after", b"30")
+            )
+
+    def _count(self, change: int) -> None:
+        """One request more, or less; the agent reads whether there is any, of each API process (agent.py, BUSY)."""
+        before, self.running = self.running, self.running + change
+        if bool(before) == bool(self.running):
             return
-        await _refuse(
-            send, 503, "the server is being stopped or restarted", "ServiceUnavailable", (b"retry-after", b"30")
-        )
+        file = DRAINING.with_name(f"busy-{os.getpid()}")
+        with suppress(OSError):  # a full disk is no reason to refuse a request
+            if self.running:
+                file.touch()
+            else:
+                file.unlink(missing_ok=True)
 
 
 class RequireKey:
@@ -79,8 +101,8 @@ class RequireKey:
         return False
 
 
-POLICY_VIOLATION = 1008
-"""RFC 6455, 7.4.1."""
+POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
+"""RFC 6455, 7.4.1, and IANA's registry of close codes."""
 
 
 def _digest(key: bytes) -> bytes:

@@ -16,7 +16,7 @@ from clusterctl.errors import ExitCode, UsageError
 @click.option(
     "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most this many, the last ones."
 )
-@click.option("--forget", is_flag=True, help="Remove the history from the nodes: the only thing that `down` leaves.")
+@click.option("--forget", is_flag=True, help="Remove the history from the nodes, which `down` leaves.")
 @click.pass_obj
 def history(options: Options, *, as_json: bool, nodes: tuple[str, ...], limit: int, forget: bool) -> None:
     """Show who changed the cluster when, how it ended, and what the nodes restarted by themselves.

@@ -12,7 +12,7 @@ from clusterctl.cli.common import Options, echo
 @click.option(
     "--node", "nodes", multiple=True, shell_complete=node_names, help="Only this node (may be given several times)."
 )
-@click.option("-f", "--follow", is_flag=True, help="Go on as new lines come.")
+@click.option("-f", "--follow", is_flag=True, help="Go on as new lines come, until the containers end for good.")
 @click.option("--tail", type=click.IntRange(min=0), help="Only the last lines of each node.")
 @click.pass_obj
 def logs(options: Options, nodes: tuple[str, ...], follow: bool, tail: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -81,14 +81,8 @@ class Hosts:
     """What tells this run from others, in the names of what it starts for a moment."""
 
     def __enter__(self) -> Self:
-        hosts = {
-            node.name: Host(self.inventory, node, accept_new_host_keys=self.accept_new_host_keys)
-            for node in self.inventory.nodes
-            if self.only is None or node.name in self.only
-        }
-        outcomes = each(hosts, lambda host: host.ssh.open())
-        self.connected = {name: host for name, host in hosts.items() if name not in outcomes.errors}
-        self.unreachable = {name: error for name, error in outcomes.errors.items() if isinstance(error, ConnectError)}
+        self.connected = {}
+        self._connect_missing()
         return self
 
     def __exit__(
@@ -107,10 +101,35 @@ class Hosts:
             raise self.unreachable[name]
         return self.connected[name]
 
+    def reconnect(self, silent: Collection[str] = ()) -> None:
+        """Open again what was not reached, or is not open any more, all at once; `connected` and `unreachable` say what
+        became of it.
+
+        `silent` names nodes that did not answer though their connection seems to stand: a machine without power does
+        not hang up. A node that stays away takes `timeouts.connect_s`.
+        """
+        lost = {name: host for name, host in self.connected.items() if name in silent or not host.ssh.is_open}
+        each(lost, Host.close)
+        self.connected = {name: host for name, host in self.connected.items() if name not in lost}
+        self._connect_missing()
+
+    def _connect_missing(self) -> None:
+        """Every wanted node is in `connected` or in `unreachable` afterwards, in inventory order."""
+        wanted = [node for node in self.inventory.nodes if self.only is None or node.name in self.only]
+        fresh = {
+            node.name: Host(self.inventory, node, accept_new_host_keys=self.accept_new_host_keys)
+            for node in wanted
+            if node.name not in self.connected
+        }
+        errors = each(fresh, lambda host: host.ssh.open()).errors
+        hosts = {**fresh, **self.connected}
+        self.connected = {node.name: hosts[node.name] for node in wanted if node.name not in errors}
+        self.unreachable = {name: _not_reached(name, error) for name, error in errors.items()}
+
     def give_up(self, name: str, error: ClusterctlError) -> None:
         """From here on the node counts as one that was not reached: it answers no more, and nothing touches it."""
         self.connected.pop(name).close()
-        self.unreachable[name] = ConnectError(name, error.message, hint=error.hint)
+        self.unreachable[name] = _not_reached(name, error)
 
     def each(
         self,
@@ -145,11 +164,18 @@ def each(
             try:
                 values[name] = _result(future)
             except ClusterctlError as error:
-                errors[name] = error if isinstance(error, HostError) else HostError(name, error.message)
+                errors[name] = (
+                    error if isinstance(error, HostError) else HostError(name, error.message, hint=error.hint)
+                )
     finally:
         # Not waited for: every result is in by now, or Ctrl-C came and a hung node must not hold it up.
         pool.shutdown(wait=False, cancel_futures=True)
     return Outcomes(values, errors)
+
+
+def _not_reached(name: str, error: ClusterctlError) -> ConnectError:
+    """The error as one of a node that was not reached, whatever it was: its message and its fix stay."""
+    return error if isinstance(error, ConnectError) else ConnectError(name, error.message, hint=error.hint)
 
 
 def _result(future: Future[T]) -> T:

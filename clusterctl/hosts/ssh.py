@@ -2,31 +2,40 @@
 
 Host keys are strict. Fabric's own default is to trust unknown keys (`AutoAddPolicy`, fabric 3.2 connection.py);
 here every client on the way, jump hosts included, gets a policy that refuses, or that pins a new key when
-the operator said so.
+the operator said so. known_hosts is read here, not by paramiko: its own loader ends at the first line with a
+marker or a damaged key (`InvalidHostKey` is no SSHException, paramiko 5.1 hostkeys.py), and knows no @revoked.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hmac
 import logging
+import os
+import re
 import select
 import shlex
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import fabric
 import paramiko
+from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 
 from clusterctl.errors import ClusterctlError, UsageError
 from clusterctl.inventory.model import Node, SshDefaults, Timeouts
 
 KEEPALIVE_S = 15
-"""Seconds between keepalives, so that a cut cable ends a blocked read instead of hanging it."""
+"""Seconds between keepalives: who only reads would never learn that nobody is there any more."""
+UNANSWERED_S = 60
+"""Seconds until what TCP has sent, keepalives among it, must have been acknowledged (Linux's TCP_USER_TIMEOUT; by
+default a cut cable is noticed after 15 minutes, net.ipv4.tcp_retries2)."""
 
 MAX_OUTPUT_BYTES = 32 * 1024 * 1024
 """A remote command that prints more than this is broken; nothing that clusterctl runs comes near."""
@@ -37,11 +46,19 @@ CHUNK_BYTES = 64 * 1024
 TURN_S = 0.5
 """Seconds after which a wait for output looks at its deadline and at interrupts."""
 
+SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+"""Host keys for every user of this machine; read unless the inventory names a known_hosts file of its own."""
+
+JUMP_LOGINS = 8
+"""Logins at one jump host at once. From the tenth on, sshd drops some at random (its default MaxStartups 10:30:100)."""
+
 # paramiko logs to stderr what is raised to us anyway («Secsh channel 3 open FAILED» for each refused port).
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 logging.getLogger("paramiko").propagate = False
 
 _pin_lock = threading.Lock()
+_jump_turns: dict[str, threading.Semaphore] = {}
+"""user@host:port of each jump host → the turns to log in there, which all nodes behind it share."""
 
 
 class HostError(ClusterctlError):
@@ -89,31 +106,112 @@ class WindowSize:
     rows: int
 
 
-class _UnknownHostKeyError(paramiko.SSHException):
-    """Raised by the strict policy, so that an unknown key is told from other SSH failures by type."""
+@dataclass(frozen=True)
+class KnownKeys:
+    """What known_hosts says of one host."""
+
+    trusted: tuple[paramiko.PKey, ...]
+    """Its own keys, in the order of the lines; none of them is revoked."""
+    revoked: tuple[paramiko.PKey, ...]
+    """Keys that must never be its key (`@revoked`)."""
+    certified: bool
+    """Whether an authority vouches for it (`@cert-authority`). That counts for nothing here: paramiko does not know
+    host certificates."""
+
+
+def known_keys(lines: Iterable[str], host: str) -> KnownKeys:
+    """What the lines of known_hosts files say of a host, by its name there: `name`, or `[name]:port` off port 22.
+
+    A line that cannot be read says nothing, as for OpenSSH.
+    """
+    found: dict[str, list[paramiko.PKey]] = {"": [], "@revoked": [], "@cert-authority": []}
+    for line in lines:
+        fields = line.split()
+        marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
+        if len(fields) < 3 or fields[0].startswith("#") or marker not in found:
+            continue
+        try:
+            entry = HostKeyEntry.from_line(" ".join(fields[:3])) if _is_about(host, fields[0]) else None
+        # What paramiko 3.4 to 5.1 raise for 4,000 keys with flipped bits or cut short.
+        except (InvalidHostKey, paramiko.SSHException, ValueError, ArithmeticError):
+            continue
+        # paramiko fills a key that was cut short up with zeros: it would be another key, and so a changed one.
+        if entry is not None and entry.key is not None and entry.key.get_base64() == fields[2]:
+            found[marker].append(entry.key)
+    revoked = found["@revoked"]
+    return KnownKeys(
+        tuple(key for key in found[""] if key not in revoked), tuple(revoked), certified=bool(found["@cert-authority"])
+    )
+
+
+def _is_about(host: str, names: str) -> bool:
+    """Whether the names of a line fit the host: one does, and none that is negated (`!name`). Raises ValueError for a
+    damaged hash."""
+    patterns = names.split(",")
+    excluded = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    return any(_fits(host, pattern) for pattern in patterns) and not any(_fits(host, pattern) for pattern in excluded)
+
+
+def _fits(host: str, pattern: str) -> bool:
+    """Whether one name of a line is the host's: literal, with `*` and `?`, or hashed (`HashKnownHosts yes`)."""
+    if pattern.startswith("|1|"):
+        _, _, salt, digest = pattern.split("|")
+        made = [hmac.digest(base64.b64decode(salt), name.encode(), "sha1") for name in (host, host.lower())]
+        return base64.b64decode(digest) in made
+    # No fnmatch: to it, the brackets of `[name]:port` are a set of characters.
+    wanted = "".join({"*": ".*", "?": "."}.get(character, re.escape(character)) for character in pattern.lower())
+    return re.fullmatch(wanted, host.lower()) is not None
+
+
+class _UntrustedHostKeyError(paramiko.SSHException):
+    """Raised by the policies, so that an unknown or revoked key is told from other SSH failures by type."""
 
     def __init__(self, hostname: str, key: paramiko.PKey) -> None:
-        super().__init__(f"unknown host key of {hostname}")
-        self.hostname = hostname
+        super().__init__(f"untrusted host key of {hostname}")
         self.key = key
 
 
 class _Refuse(paramiko.MissingHostKeyPolicy):
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        raise _UnknownHostKeyError(hostname, key)
+        raise _UntrustedHostKeyError(hostname, key)
 
 
 class _PinOnce(paramiko.MissingHostKeyPolicy):
-    """Trust on first use: append the key to known_hosts, so that from then on it is pinned."""
+    """Trust on first use: append the key to known_hosts, so that from then on it is pinned. Never a revoked one."""
 
-    def __init__(self, known_hosts: Path) -> None:
+    def __init__(self, known_hosts: Path, revoked: Sequence[paramiko.PKey]) -> None:
         self.known_hosts = known_hosts
+        self.revoked = revoked
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        if key in self.revoked:
+            raise _UntrustedHostKeyError(hostname, key)
         with _pin_lock:
             self.known_hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self.known_hosts.open("a", encoding="utf-8") as file:
-                file.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
+            _append_line(self.known_hosts, f"{hostname} {key.get_name()} {key.get_base64()}")
+
+
+def _append_line(path: Path, line: str) -> None:
+    """Add a line to a file, also to one whose last line was left without an end."""
+    with path.open("a+b") as file:
+        unended = b""
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            unended = b"" if file.read(1) == b"\n" else b"\n"
+        file.write(unended + line.encode() + b"\n")
+
+
+@contextlib.contextmanager
+def _in_turn(jump_host: str, patience_s: float) -> Iterator[None]:
+    """Wait until fewer than JUMP_LOGINS others log in at the jump host; but not for ever, so that one that is off
+    costs two time-outs at most, however many nodes are behind it."""
+    turns = _jump_turns.setdefault(jump_host, threading.Semaphore(JUMP_LOGINS))
+    held = turns.acquire(timeout=patience_s)
+    try:
+        yield
+    finally:
+        if held:
+            turns.release()
 
 
 def fingerprint(key: paramiko.PKey) -> str:
@@ -133,24 +231,12 @@ class SshConnection:
         self._connect_timeout_s = timeouts.connect_s
         self._known_hosts = ssh.known_hosts or Path("~/.ssh/known_hosts").expanduser()
         self._own_known_hosts = ssh.known_hosts is not None
-        self._policy = _PinOnce(self._known_hosts) if accept_new_host_keys else _Refuse()
+        self._accept_new_host_keys = accept_new_host_keys
         config = _ssh_config(ssh.config)
         key = node.key or ssh.key
-        connect_kwargs = {
-            "banner_timeout": timeouts.connect_s,
-            "auth_timeout": timeouts.connect_s,
-            **({"key_filename": str(key), "look_for_keys": False} if key else {}),
-        }
-        # Fabric truncates to whole seconds, and 0 would mean «no time-out».
-        connect_timeout_s = max(1, round(timeouts.connect_s))
+        connect_kwargs = {"key_filename": str(key), "look_for_keys": False} if key else {}
         jump = node.jump or ssh.jump
-        gateway = (
-            fabric.Connection(
-                jump, config=config, connect_kwargs=dict(connect_kwargs), connect_timeout=connect_timeout_s
-            )
-            if jump
-            else None
-        )
+        gateway = fabric.Connection(jump, config=config, connect_kwargs=dict(connect_kwargs)) if jump else None
         self._connection = fabric.Connection(
             node.host,
             user=node.user or ssh.user,
@@ -158,8 +244,9 @@ class SshConnection:
             config=config,
             gateway=gateway,
             connect_kwargs=connect_kwargs,
-            connect_timeout=connect_timeout_s,
         )
+        for hop in self._hops():  # those of ssh_config's ProxyJump too, which Fabric makes by itself
+            _limit(hop, timeouts.connect_s)
 
     @property
     def command_timeout_s(self) -> float:
@@ -169,72 +256,116 @@ class SshConnection:
     @property
     def target(self) -> str:
         """user@host:port, as connected to (ssh_config applied)."""
-        return f"{self._connection.user}@{self._connection.host}:{self._connection.port}"
+        return _address(self._connection)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection stands, as far as this end knows: a machine without power says nothing."""
+        transport: paramiko.Transport | None = self._connection.client.get_transport()
+        return transport is not None and transport.is_active()
 
     def open(self) -> None:
-        """Connect and authenticate. Raises ConnectError (HostKeyError for host keys) with the fix."""
+        """Connect and authenticate, jump hosts first. What it opened it closes again when it fails.
+
+        Raises ConnectError (HostKeyError for host keys) with the fix, ConnectionLostError when the node hangs up
+        right after the login.
+        """
         try:
-            for hop in self._hops():
-                self._make_strict(hop.client)
-            self._connection.open()
-        except _UnknownHostKeyError as error:
-            raise HostKeyError(
+            for hop in reversed(tuple(self._hops())):
+                self._open_hop(hop)
+            self._transport.set_keepalive(KEEPALIVE_S)
+        except ClusterctlError:
+            self.close()
+            raise
+
+    def _open_hop(self, hop: fabric.Connection) -> None:
+        is_jump = hop is not self._connection
+        turn = _in_turn(_address(hop), self._connect_timeout_s) if is_jump else contextlib.nullcontext()
+        known = self._known_keys(hop)
+        self._make_strict(hop, known)
+        try:
+            with turn:
+                hop.open()
+        except (_UntrustedHostKeyError, paramiko.BadHostKeyException) as error:
+            raise self._untrusted(hop, known, error) from error
+        except (paramiko.SSHException, OSError, EOFError, ValueError) as error:
+            raise self._not_opened(hop, error) from error
+        _end_when_unanswered(hop.client.get_transport())
+
+    def _untrusted(
+        self, hop: fabric.Connection, known: KnownKeys, error: _UntrustedHostKeyError | paramiko.BadHostKeyException
+    ) -> HostKeyError:
+        where = self._shown(hop)
+        showed = f"{error.key.get_name()} {fingerprint(error.key)}"
+        if error.key in known.revoked:
+            return HostKeyError(
                 self.node,
-                f"{self._shown(error.hostname)}: its host key is not in {self._known_hosts} "
-                f"(it showed {error.key.get_name()} {fingerprint(error.key)})",
-                hint="compare that fingerprint with the machine's own (on its console: "
-                "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then run once with --accept-new-host-keys",
-            ) from error
-        except paramiko.BadHostKeyException as error:
-            raise HostKeyError(
+                f"{where}: its host key is revoked by an @revoked line in "
+                f"{' or '.join(map(str, self._known_hosts_files()))} (it showed {showed})",
+                hint="whoever has that key can pose as the machine: give the machine new host keys, then run once with "
+                "--accept-new-host-keys",
+            )
+        if isinstance(error, paramiko.BadHostKeyException):
+            return HostKeyError(
                 self.node,
-                f"{self._shown(error.hostname)}: its host key is NOT the one in {self._known_hosts}: expected "
+                f"{where}: its host key is NOT the one in {self._known_hosts}: expected "
                 f"{fingerprint(error.expected_key)}, it showed {fingerprint(error.key)}",
                 hint="either the machine was reinstalled or something answers in its place; when you know it was "
-                f"reinstalled: ssh-keygen -R '{error.hostname}' -f {self._known_hosts}, then --accept-new-host-keys",
-            ) from error
-        except paramiko.PasswordRequiredException as error:
-            raise ConnectError(
-                self.node,
-                f"{self.target}: the private key is encrypted",
-                hint="load it into an agent: ssh-add KEYFILE",
-            ) from error
-        except paramiko.AuthenticationException as error:
-            raise ConnectError(
-                self.node,
-                f"{self.target}: SSH login refused ({error})",
-                hint=f"check the user and key of this node in the inventory; try: ssh {self.target.rsplit(':', 1)[0]}",
-            ) from error
-        except socket.gaierror as error:
-            raise ConnectError(
-                self.node, f"{self.target}: cannot resolve the host name ({error.strerror})", hint="check `host`"
-            ) from error
-        except TimeoutError as error:
-            raise ConnectError(
-                self.node,
-                f"{self.target}: no answer within {self._connect_timeout_s:g} s",
-                hint="is the machine on, and is its SSH port reachable from here?",
-            ) from error
-        except paramiko.ssh_exception.NoValidConnectionsError as error:
-            reasons = ", ".join(
-                sorted({str(getattr(reason, "strerror", None) or reason) for reason in error.errors.values()})
+                f"reinstalled: ssh-keygen -R '{_known_as(hop)}' -f {self._known_hosts}, then --accept-new-host-keys",
             )
-            raise ConnectError(
-                self.node,
-                f"{self.target}: cannot connect ({reasons})",
-                hint="is the machine on, and is sshd running on that port?",
-            ) from error
-        except (paramiko.SSHException, OSError, EOFError, ValueError) as error:
-            raise ConnectError(
-                self.node, f"{self.target}: SSH failed ({error or type(error).__name__})", hint=f"ssh -v {self.target}"
-            ) from error
-        self._transport.set_keepalive(KEEPALIVE_S)
+        certified = "host certificates (@cert-authority) are not supported here: " if known.certified else ""
+        return HostKeyError(
+            self.node,
+            f"{where}: its host key is not in {self._known_hosts} (it showed {showed})",
+            hint=f"{certified}compare that fingerprint with the machine's own (on its console: "
+            "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then run once with --accept-new-host-keys",
+        )
 
-    def _shown(self, hostname: str) -> str:
-        """Whose key it was: the node's, or that of a jump host on the way (known_hosts notation: [host]:port)."""
-        node = self._connection
-        own = hostname in (node.host, f"[{node.host}]:{node.port}")
-        return self.target if own else f"jump host {hostname}"
+    def _not_opened(self, hop: fabric.Connection, error: Exception) -> ConnectError:
+        if isinstance(hop.gateway, fabric.Connection) and hop.client.get_transport() is None:
+            return self._not_passed_on(hop, error)
+        match error:
+            case paramiko.PasswordRequiredException():
+                what, hint = "the private key is encrypted", "load it into an agent: ssh-add KEYFILE"
+            case paramiko.AuthenticationException():
+                what = f"SSH login refused ({error})"
+                hint = (
+                    f"check the user and key of this node in the inventory; try: ssh {_address(hop).rsplit(':', 1)[0]}"
+                )
+            case socket.gaierror():
+                what, hint = f"cannot resolve the host name ({error.strerror})", "check `host`"
+            case TimeoutError():
+                what = f"no answer within {self._connect_timeout_s:g} s"
+                hint = "is the machine on, and is its SSH port reachable from here?"
+            case paramiko.ssh_exception.NoValidConnectionsError():
+                reasons = {str(getattr(reason, "strerror", None) or reason) for reason in error.errors.values()}
+                what = f"cannot connect ({', '.join(sorted(reasons))})"
+                hint = "is the machine on, and is sshd running on that port?"
+            case _:
+                what, hint = f"SSH failed ({error or type(error).__name__})", f"ssh -v {_address(hop)}"
+        return ConnectError(self.node, f"{self._shown(hop)}: {what}", hint=hint)
+
+    def _not_passed_on(self, hop: fabric.Connection, error: Exception) -> ConnectError:
+        """The jump host was reached, but no connection from there to the next machine came about."""
+        if isinstance(error, paramiko.ChannelException):
+            what = f"the jump host cannot connect to it ({error.text})"
+            hint = (
+                "is the machine on, and is sshd running on that port? Does the jump host allow forwarding "
+                "(AllowTcpForwarding)?"
+            )
+        elif hop.gateway.is_connected:  # nothing else raises while it stands: paramiko has no type for this
+            what = f"no answer within {self._connect_timeout_s:g} s"
+            hint = "is the machine on, and is its SSH port reachable from the jump host?"
+        else:
+            what = f"the jump host hung up ({error or type(error).__name__})"
+            hint = f"ssh -v {_address(hop.gateway)}"
+        return ConnectError(self.node, f"{self._shown(hop)}: {what}", hint=hint)
+
+    def _shown(self, hop: fabric.Connection) -> str:
+        """Which machine on the way it is, and through which jump host it is reached."""
+        name = _address(hop) if hop is self._connection else f"jump host {_address(hop)}"
+        through = hop.gateway
+        return f"{name} through jump host {_address(through)}" if isinstance(through, fabric.Connection) else name
 
     def close(self) -> None:
         """Close the connection and its jump hosts'; harmless when it is not open."""
@@ -254,13 +385,30 @@ class SshConnection:
             yield hop
             hop = hop.gateway
 
-    def _make_strict(self, client: paramiko.SSHClient) -> None:
-        client.set_missing_host_key_policy(self._policy)
-        files = [self._known_hosts] if self._own_known_hosts else [Path("/etc/ssh/ssh_known_hosts"), self._known_hosts]
-        for file in files:
-            if file.exists():
-                # `load_system_host_keys` never writes the file back, unlike `load_host_keys`.
-                client.load_system_host_keys(str(file))
+    def _known_hosts_files(self) -> list[Path]:
+        files = [self._known_hosts] if self._own_known_hosts else [SYSTEM_KNOWN_HOSTS, self._known_hosts]
+        return [file for file in files if file.exists()]
+
+    def _known_keys(self, hop: fabric.Connection) -> KnownKeys:
+        """Raises ConnectError when a known_hosts file is there but cannot be read."""
+        try:
+            lines = [line for file in self._known_hosts_files() for line in file.read_bytes().splitlines()]
+        except OSError as error:
+            raise ConnectError(
+                self.node,
+                f"{self._shown(hop)}: cannot read {error.filename}: {error.strerror}",
+                hint="without known_hosts no host key can be checked; ssh.known_hosts names another file",
+            ) from error
+        return known_keys((line.decode(errors="replace") for line in lines), _known_as(hop))
+
+    def _make_strict(self, hop: fabric.Connection, known: KnownKeys) -> None:
+        accept = self._accept_new_host_keys
+        hop.client.set_missing_host_key_policy(_PinOnce(self._known_hosts, known.revoked) if accept else _Refuse())
+        first: dict[str, paramiko.PKey] = {}
+        for key in known.trusted:  # paramiko holds one key of each type
+            first.setdefault(key.get_name(), key)
+        for kind, key in first.items():
+            hop.client.get_host_keys().add(_known_as(hop), kind, key)
 
     def session(self, argv: Sequence[str], *, timeout_s: float | None = None) -> paramiko.Channel:
         """Start a command and return its channel. The one place where argv becomes a quoted command line."""
@@ -488,6 +636,32 @@ class Conversation:
     def close(self) -> None:
         """End it: the command reads the end of its input."""
         self._channel.close()
+
+
+def _address(hop: fabric.Connection) -> str:
+    return f"{hop.user}@{hop.host}:{hop.port}"
+
+
+def _known_as(hop: fabric.Connection) -> str:
+    """The name under which known_hosts has the host, and paramiko looks for it."""
+    return hop.host if int(hop.port) == paramiko.config.SSH_PORT else f"[{hop.host}]:{hop.port}"
+
+
+def _end_when_unanswered(transport: paramiko.Transport | None) -> None:
+    """A machine that is cut off closes nothing. Behind a jump host it is a channel, and no socket, that leads to it."""
+    sock = transport.sock if transport is not None else None
+    if isinstance(sock, socket.socket) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        with contextlib.suppress(OSError):  # it hung up right after the login: whoever asks next is told
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_S * 1000)
+
+
+def _limit(hop: fabric.Connection, connect_s: float) -> None:
+    """Give every step of opening the connection, and a machine behind it, this many seconds."""
+    # Fabric truncates to whole seconds, and 0 would mean «no time-out».
+    hop.connect_timeout = max(1, round(connect_s))
+    # A jump host's channel to the machine behind it waits for an hour by default (paramiko 5.1 transport.py).
+    limits = dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), connect_s)
+    hop.connect_kwargs = {**hop.connect_kwargs, **limits}
 
 
 def _ssh_config(path: Path | None) -> fabric.Config:

@@ -422,6 +422,10 @@ def option_names(data: object) -> Iterator[Issue]:
         meant = SHORT_OPTIONS.get(spelled, spelled)
         if meant in OWNED_OPTIONS:
             yield Issue(place, "clusterctl sets this option itself", INSTEAD_OF_OPTION[meant])
+        elif meant == "disable-log-stats" and value is not False:
+            # With it vLLM 0.32 has no vllm: metrics, by which agent.py sees progress behind a canary that waits.
+            message = "without vLLM's metrics a server that is busy cannot be told from one that hangs"
+            yield Issue(place, message, "leave it out")
         elif not re.fullmatch(OPTION_PATTERN, name):
             usable = re.fullmatch(OPTION_PATTERN, spelled)
             message = "options are written in lower case, with dashes between words and none in front"

@@ -84,7 +84,7 @@ def _server(deployment: Deployment) -> str:
         keep_lines=[pattern.pattern for pattern in vllm_log.KEEP],
         endpoint_host="127.0.0.1" if inventory.serve.host == "any" else _listen_host(deployment),
         endpoint_port=inventory.serve.port,
-        tls_certfile=tls_certfile(inventory),
+        tls=tls_certfile(inventory) is not None,
         api_key_file=paths.API_KEY_PATH if inventory.serve.api_key != "off" else None,
         served_name=inventory.served_name,
     )

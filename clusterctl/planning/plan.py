@@ -202,9 +202,18 @@ def _verdict(spec: ContainerSpec, existing: tuple[ContainerFacts, ...], *, anew:
     changes = _changes(container.spec, spec) if isinstance(container.spec, Mapping) else ()
     if container.ended:
         reasons.append(f"it is not running ({container.status}, exit code {container.exit_code})")
-    elif container.agent.get("phase") in ("failed", "drained"):
-        reasons.append(f"it {container.agent['phase']}: {container.agent.get('detail', 'no reason recorded')}")
+    elif container.agent.get("phase") == "failed":
+        reasons.append(f"it failed: {container.agent.get('detail', 'no reason recorded')}")
+    elif ending(container.agent):
+        reasons.append(
+            f"its server was ended on request of {container.agent.get('by', 'somebody')}, and nobody went on"
+        )
     return tuple(reasons), changes
+
+
+def ending(agent: Mapping[str, Any]) -> bool:
+    """Whether a head's agent ends its server for good, or has: it waits for what comes next, and heals nothing."""
+    return agent.get("phase") == "drained" or (agent.get("phase") == "draining" and agent.get("action") == "drain")
 
 
 def _changes(record: Mapping[str, Any], spec: ContainerSpec) -> tuple[Change, ...]:

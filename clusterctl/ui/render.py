@@ -39,6 +39,7 @@ def up_summary(summary: UpSummary, key_command: str | None) -> str:
         *((f"stage {stage.pipeline_rank}", ", ".join(stage.nodes)) for stage in summary.stages),
         ("KV cache", kv_cache(summary.kv_cache)),
         ("completion", f"{summary.completion.tokens} token in {summary.completion.latency_s:.2f} s"),
+        *((("API key", f"a new one was generated: {key_command}"),) if summary.new_api_key else ()),
         ("time", timings),
     ]
     headline = f"{summary.cluster} is up" + ("" if summary.changed else " (nothing was changed)")

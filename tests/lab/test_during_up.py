@@ -18,6 +18,7 @@ CASES = {
     Chosen("operator killed -9", "containers", 0.1, "down"): -9,
     Chosen("node2: power off", "Ray", 0.3, "down"): 1,
     Chosen("node1: SSH cut", "loading", 0.3, "down"): 1,
+    Chosen("node1: partition", "Ray", 0.6, "down"): 1,
     Chosen("node2: engine stopped", "trying", 0.1, "down"): 1,
     Chosen("node2: disk full", "trying", 0.1, "down"): 1,
     Chosen("node2: image removed", "trying", 0.1, "down"): 1,
@@ -35,3 +36,4 @@ def test_nothing_that_is_said_is_untrue_and_nothing_is_left(clean: Rehearsal, ch
     assert outcome.reached
     assert outcome.lies == ()
     assert CASES[chosen] in (None, outcome.up_code)
+    assert outcome.up_s < 120, "a cut cable is noticed, whatever the deadlines of the start are"

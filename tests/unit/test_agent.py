@@ -18,9 +18,11 @@ from typing import Any
 
 import pytest
 
-from clusterctl.agent import AGENT_SOURCE
+from clusterctl.agent import AGENT_SOURCE, agent
 from clusterctl.events import FAILURES, parse_event
-from tests.unit.support import FIXTURES
+from clusterctl.planning.container import container_specs
+from clusterctl.planning.paths import SETTINGS_PATH
+from tests.unit.support import FIXTURES, deployment
 
 STAND_INS = FIXTURES / "agent"
 BOTH = {"127.0.0.1": 1, "127.0.0.2": 1}
@@ -81,6 +83,7 @@ class Run:
             "hang_s": 5,
             "max_restarts": 3,
         }
+        self.write("constants.json", config.pop("constants", {}))
         said = [{**part, **{key: config[key] for key in part if key in config}} for part in (own, server, settings)]
         self.gcs_port = said[0]["gcs_port"]
         for name, part in zip(("agent.json", "server.json", "settings.json"), said, strict=True):
@@ -205,6 +208,7 @@ def test_ready_only_after_a_token_and_down_again_server_first(start: Start) -> N
     names = [(event["event"], event.get("phase")) for event in run.events]
     assert names.index(("canary", None)) < names.index(("phase", "serving"))
     run.until(lambda: sum(event["event"] == "canary" for event in run.events) > 2, "further canaries")
+    run.until(lambda: run.state["workers"], "a look at the workers")
     state = run.state
     assert state["ready"] is True
     assert state["nodes"] == BOTH
@@ -439,6 +443,116 @@ def test_there_is_a_limit_and_the_container_then_stays_with_the_reason(start: St
     assert second.process.poll() is None, "an end would make the engine start it again"
     second.process.terminate()
     assert second.end() == 0
+    third = start("exit3", again=second, max_restarts=2)
+    third.until(lambda: restarts(third)[-1] == ("container", "started-again"), "a record of what a person did")
+
+
+def test_the_count_of_failures_begins_again_with_good_service_also_for_another_life(start: Start) -> None:
+    run = start("dies-later", adopted=True)
+    assert run.end() == 1
+    assert run.state["failures"] == 2
+    second = start(again=run, constants={"STABLE_S": 0.2})
+    second.until(lambda: second.state["failures"] == 0, "a count that begins again")
+
+
+def test_a_full_disk_is_no_reason_to_stop(start: Start) -> None:
+    run = start(adopted=True)
+    run.until_phase("serving")
+    in_the_way = run.fake / "run" / "state.new"
+    in_the_way.mkdir()  # nothing can be written there, as on a disk without space
+    before = len(run.events)
+    run.until(lambda: len(run.events) > before + 5, "canaries")
+    assert run.phases()[-1] == "serving"
+    assert restarts(run) == []
+    assert run.stdout.count(b"the state cannot be saved") == 1
+    in_the_way.rmdir()
+    run.until(lambda: run.state["canary"]["t"] > run.events[before]["t"] + 0.3, "a state that is saved again")
+    run.process.terminate()
+    assert run.end() == 0
+
+
+def test_settings_that_a_loss_of_power_emptied(start: Start) -> None:
+    run = start(adopted=True)
+    run.until_phase("serving")
+    (run.fake / "settings.json").write_text("", encoding="utf-8")
+    before = len(run.events)
+    run.until(lambda: len(run.events) > before + 3, "canaries")
+    cut_power(run)
+    second = start(again=run)
+    (second.fake / "settings.json").write_text("", encoding="utf-8")
+    second.until_phase("serving")
+    assert restarts(second) == [("container", "container-ended")]
+
+
+def test_the_default_settings_are_those_of_an_inventory_that_says_nothing() -> None:
+    specs = container_specs(deployment())
+    assert json.loads(specs["gpu1"].files[SETTINGS_PATH]) == agent.DEFAULT_SETTINGS
+
+
+def test_what_fails_while_it_is_being_stopped_ends_no_request_and_starts_no_server(start: Start) -> None:
+    run = start("refuses-when-draining", adopted=True, drain_s=1)
+    run.until_phase("serving")
+    (run.fake / "run" / f"busy-{os.getpid()}").touch()  # a request that takes longer than it is given
+    run.process.terminate()
+    began = time.monotonic()
+    assert run.end() == 0
+    assert time.monotonic() - began > 1
+    assert restarts(run) == []
+    assert run.state["failures"] == 0
+    assert run.order == ["server stopped", "ray stopped"]
+    assert sum(event.get("phase") == "loading" for event in run.events) == 1
+
+
+def test_a_first_completion_that_hangs_is_a_hang(start: Start) -> None:
+    failed = start("hangs", constants={"CANARY_TIMEOUT_S": 0.5}).failure()
+    assert (failed["reason"], failed["detail"]) == (
+        "server-hangs",
+        "the server listens, and gave no token within 0.5 s",
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "running", "moved"),
+    [
+        (b'vllm:num_requests_running{engine="0"} 0.0\nvllm:num_requests_waiting{engine="0"} 0.0\n', False, None),
+        (b'vllm:num_requests_running{engine="0"} 0.0\nvllm:num_requests_waiting{engine="0"} 2.0\n', True, None),
+        (b'vllm:generation_tokens_total{engine="0"} 0.0\n', False, 0.0),
+        (b"python_info 1\n", False, None),
+        (b"", True, None),
+    ],
+    ids=["idle", "waiting", "no gauges", "no statistics", "no answer"],
+)
+def test_what_metrics_say(
+    answer: bytes, running: bool, moved: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`b""`: the connection opens, and nothing comes."""
+    monkeypatch.setattr(agent, "STATE_DIR", tmp_path)
+    monkeypatch.setattr(agent, "METRICS_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = listening.accept()
+                held.append(connection)
+                if answer:
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + answer)
+                    connection.close()
+
+        held: list[socket.socket] = []
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        server = {"endpoint_host": "127.0.0.1", "endpoint_port": listening.getsockname()[1]}
+        assert agent.requests_running(server) is running
+        assert agent.progress(server, 0.3) == moved
+        thread.join(5)
+        for connection in held:
+            connection.close()
+    assert agent.requests_running(server) is False, "nothing listens any more"
+    (tmp_path / "busy-999999999").touch()
+    assert agent.requests_running(server) is False, "its process is gone"
+    (tmp_path / f"busy-{os.getpid()}").touch()
+    assert agent.requests_running(server) is True
 
 
 def test_with_supervision_off_a_failure_is_final(start: Start) -> None:

@@ -117,9 +117,32 @@ def test_a_disk_that_gets_full_leaves_nothing(nobody: Hosts, tmp_path: Path, mon
 
 
 def test_the_summary_of_what_is_fine() -> None:
-    bundle = Bundle("demo", None, "serving", (), {}, complete=True, missed=(), seconds=1.0)
+    bundle = Bundle("demo", None, "serving", (), {}, complete=True, unexplained=False, missed=(), seconds=1.0)
     assert bundle.fine
     assert list(summary(bundle)) == ["serving", "", "Nothing wrong was found."]
     assert bundle.to_json()["path"] is None
     text = evidence.readme_text(bundle, {"a": (b"", 3)}, {"a": "cut"}, datetime(2026, 1, 2, tzinfo=UTC), "clusterctl")
     assert "a (3 bytes, cut)" in text
+
+
+def test_the_summary_of_what_nothing_explains() -> None:
+    said = "not serving: 2 of 2 containers run"
+    bundle = Bundle("demo", None, said, (), {}, complete=True, unexplained=True, missed=(), seconds=1.0)
+    assert not bundle.fine
+    assert "No cause was found" in "\n".join(summary(bundle))
+    assert "Nothing wrong" not in "\n".join(summary(bundle))
+
+
+def test_words_that_are_no_secret_are_not_taken_for_one(tmp_path: Path) -> None:
+    key = tmp_path / "id_ed25519"
+    secret = tmp_path / "key"
+    secret.write_text("a-real-api-key\n")
+    assert list(evidence._own_secrets(inventory())) == []
+    told = inventory(
+        {
+            "nodes": [{"name": "gpu1", "host": "gpu1.example.com", "key": str(key)}],
+            "serve": {"api_key_file": str(secret)},
+            "container": {"env": {"MY_TOKEN": "a-token-of-mine"}},
+        }
+    )
+    assert sorted(evidence._own_secrets(told)) == ["a-real-api-key", "a-token-of-mine"]

@@ -130,6 +130,28 @@ def test_a_restart_that_was_asked_for_is_no_failure(play: Followers) -> None:
     assert progress.phases == ["stopping the server", "starting vLLM"]
 
 
+@pytest.mark.parametrize("chatters", [False, True])
+def test_a_node_that_is_cut_off_ends_it_long_before_the_deadline(
+    play: Followers, chatters: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log stays open and says nothing; the other node's may go on."""
+    monkeypatch.setattr("clusterctl.follow.LOOK_S", 0.2)
+    worker: list[Script] = (
+        [[part for _ in range(20) for part in (said("x\n"), lambda: time.sleep(0.05))]] if chatters else []
+    )
+    began = time.monotonic()
+    with pytest.raises(StartFailedError, match="gpu1: the node was lost while it was waited for: no sign of life"):
+        play([], worker, lost=lambda: {"gpu1": "no sign of life for 31 s"})
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_a_server_that_somebody_ends_for_good_is_not_waited_for(play: Followers, patient: bool) -> None:
+    log = [*UP, phase("draining", by="me@here", action="drain"), phase("drained", by="me@here")]
+    with pytest.raises(StartFailedError, match="ended on request of me@here"):
+        play([log], patient=patient)
+
+
 def test_the_server_before_counts_for_nothing(play: Followers) -> None:
     """It serves still, and it may fail on its way out; what was asked for is the one after it."""
     old = [phase("serving"), event("restart", scope="server", reason="server-exited", detail="the old one")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,32 @@ def test_new_requests_are_refused_only_while_it_drains(tmp_path: Path, monkeypat
     assert "stopped or restarted" in json.loads(body["body"])["error"]["message"]
     assert ask("/metrics")[0]["status"] == 200
     assert ask("/", kind="lifespan")[0]["status"] == 200
+
+
+def test_it_says_while_there_are_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusterctl_middleware, "DRAINING", tmp_path / "draining")
+    busy = tmp_path / f"busy-{os.getpid()}"
+    seen: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.01)
+        seen.append(busy.exists())
+        if scope["path"] == "/fails":
+            raise ValueError
+
+    async def several() -> None:
+        async def send(message: Any) -> None:
+            pass
+
+        app_ = RefuseWhileDraining(app)
+        paths = ["/v1/completions", "/fails", "/v1/completions"]
+        await asyncio.gather(*(app_({"type": "http", "path": p}, None, send) for p in paths), return_exceptions=True)
+        assert seen == [True, True, True]
+        assert not busy.exists()
+        await app_({"type": "http", "path": "/metrics"}, None, send)
+        assert seen[3:] == [False], "who looks is none"
+
+    asyncio.run(several())
 
 
 KEY = "s3cr3t"

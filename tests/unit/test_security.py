@@ -91,8 +91,8 @@ TLS = {"serve": {"options": {"ssl-certfile": "/etc/tls/api.pem", "ssl-keyfile": 
 def test_a_certificate_makes_the_endpoint_https_and_the_agent_knows_it() -> None:
     assert deployment(TLS).endpoint == "https://10.77.0.11:8000"
     told = server(specs(TLS)["gpu1"])
-    assert told["tls_certfile"] == "/etc/tls/api.pem"
-    assert server(specs()["gpu1"])["tls_certfile"] is None
+    assert told["tls"] is True
+    assert server(specs()["gpu1"])["tls"] is False
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"])

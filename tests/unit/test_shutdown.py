@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from clusterctl.apply import adopt, put_back, update
+from clusterctl.credentials import ApiKeys
+from clusterctl.errors import NodesError
 from clusterctl.hosts.host import Hosts
 from clusterctl.planning import paths
 from clusterctl.planning.plan import Plan, make_plan
@@ -18,6 +20,7 @@ from clusterctl.ui.progress import SILENT
 from tests.unit.stand_ins import Engine, Script, hosts_of, phase, said
 from tests.unit.support import cluster_facts, container, deployment, specs, with_containers
 
+KEYS = ApiKeys(b"old", b"new")
 GANG: Gang = {"gpu1": (Member("h", "head", True),), "gpu2": (Member("w", "worker", True),)}
 DRAINED: Script = (phase("serving"), phase("draining"), said("bye\n"), phase("drained"))
 
@@ -166,7 +169,7 @@ def written(calls: list[tuple[str, ...]], node: str) -> dict[str, str]:
 def test_settings_are_replaced_everywhere_and_nobody_is_told_to_restart() -> None:
     cluster = Cluster()
     plan = planned({"timeouts": {"hang_s": 600}})
-    update(cluster.hosts, plan, key=b"new", by="me")
+    update(cluster.hosts, plan, keys=KEYS, by="me")
     assert not [call for call in cluster.calls if call[1] == "signal"]
     for node in plan.nodes:
         files = written(cluster.calls, node.node)
@@ -179,10 +182,12 @@ def test_settings_are_replaced_everywhere_and_nobody_is_told_to_restart() -> Non
 def test_new_options_are_written_before_the_new_server_is_asked_for_and_can_be_put_back() -> None:
     cluster = Cluster()
     plan = planned({"serve": {"options": {"seed": 1}}})
-    update(cluster.hosts, plan, key=b"new", by="me")
+    update(cluster.hosts, plan, keys=KEYS, by="me")
     assert written(cluster.calls, "gpu1")[paths.API_KEY_PATH] == "new"
     assert "seed: 1" in written(cluster.calls, "gpu1")[paths.SERVER_CONFIG_PATH]
-    assert cluster.calls[-1] == ("gpu1", "signal", "c0ffee", "SIGUSR1")
+    order = [call[3] if call[1] == "write" else call[1] for call in cluster.calls]
+    assert order[-2:] == ["signal", paths.SPEC_PATH], "cut off before the signal, the next plan must still differ"
+    assert json.loads(written(cluster.calls, "gpu1")[paths.SPEC_PATH]) == plan.nodes[0].spec.values()
     assert written(cluster.calls, "gpu2") == {}
     cluster.calls.clear()
     put_back(cluster.hosts, plan, b"old", by="me")
@@ -191,6 +196,19 @@ def test_new_options_are_written_before_the_new_server_is_asked_for_and_can_be_p
     assert "seed" not in files[paths.SERVER_CONFIG_PATH]
     assert json.loads(files[paths.SPEC_PATH]) == specs()["gpu1"].values()
     assert cluster.calls[-1] == ("gpu1", "signal", "c0ffee", "SIGUSR1")
+
+
+@pytest.mark.parametrize("refuses", [{"gpu1": {"signal"}}, {"gpu2": {"write"}}], ids=["signal", "another node"])
+def test_new_options_that_the_server_was_not_asked_to_take_are_put_back(refuses: dict[str, set[str]]) -> None:
+    cluster = Cluster(refuses=refuses)
+    plan = planned({"serve": {"options": {"seed": 1}}, "timeouts": {"hang_s": 600}})
+    with pytest.raises(NodesError):
+        update(cluster.hosts, plan, keys=KEYS, by="me")
+    files = written(cluster.calls, "gpu1")
+    assert files[paths.API_KEY_PATH] == "old"
+    assert "seed" not in files[paths.SERVER_CONFIG_PATH]
+    assert json.loads(files[paths.SETTINGS_PATH])["hang_s"] == 120
+    assert json.loads(files[paths.SPEC_PATH]) == specs()["gpu1"].values()
 
 
 def test_adopting_tells_agent_and_engine_on_every_node() -> None:

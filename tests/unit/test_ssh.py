@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import getpass
 import http.server
-import os
-import shutil
-import signal
 import socket
 import subprocess
 import threading
@@ -16,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fabric
 import httpx
 import pytest
 
@@ -31,91 +29,18 @@ from clusterctl.hosts.ssh import (
     WindowSize,
 )
 from clusterctl.inventory.model import Node, SshDefaults, Timeouts
+from tests.unit.sshd import SSHD, Sshd, free_port, keygen
+from tests.unit.test_known_hosts import ECDSA
 
-SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 pytestmark = [
     pytest.mark.skipif(SSHD is None, reason="no sshd on this machine (Debian: apt-get install openssh-server)"),
     pytest.mark.timeout(60),
 ]
 
 
-def keygen(path: Path) -> str:
-    """A new key pair; returns «type base64» of the public half."""
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True, timeout=20)
-    return " ".join(path.with_suffix(".pub").read_text(encoding="ascii").split()[:2])
-
-
 def fingerprint_of(path: Path) -> str:
     done = subprocess.run(["ssh-keygen", "-lf", str(path)], check=True, capture_output=True, text=True, timeout=20)
     return done.stdout.split()[1]
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-class Sshd:
-    """A real sshd on a port of its own, with its own host key; it accepts one user key."""
-
-    def __init__(self, folder: Path, user_key: Path, **options: str) -> None:
-        folder.mkdir()
-        self.port = free_port()
-        self.host_key = folder / "host_key"
-        self.public = keygen(self.host_key)
-        settings = {
-            "Port": str(self.port),
-            "ListenAddress": "127.0.0.1",
-            "HostKey": str(self.host_key),
-            "AuthorizedKeysFile": str(user_key.with_suffix(".pub")),
-            "PidFile": "none",
-            "StrictModes": "no",
-            "UsePAM": "no",
-            "UseDNS": "no",
-            "PasswordAuthentication": "no",
-            "KbdInteractiveAuthentication": "no",
-            "PermitRootLogin": "yes",
-            **options,
-        }
-        config = folder / "sshd_config"
-        config.write_text("".join(f"{key} {value}\n" for key, value in settings.items()), encoding="utf-8")
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd of Debian does not start without it
-        self.log = folder / "log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [str(SSHD), "-D", "-e", "-f", str(config)], stdout=log, stderr=log, start_new_session=True
-            )
-        self._wait_until_open()
-
-    def _wait_until_open(self) -> None:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            assert self.process.poll() is None, self.log.read_text(encoding="utf-8")
-            time.sleep(0.02)
-        pytest.fail(f"sshd did not open its port: {self.log.read_text(encoding='utf-8')}")
-
-    @property
-    def known(self) -> str:
-        return f"[127.0.0.1]:{self.port} {self.public}\n"
-
-    def kill(self) -> None:
-        """End the listener and every session it has, as a power cut would."""
-        children = subprocess.run(
-            ["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True, timeout=20
-        ).stdout
-        parents = [(int(pid), int(parent)) for pid, parent in (row.split() for row in children.splitlines())]
-        doomed = {self.process.pid}
-        while more := {pid for pid, parent in parents if parent in doomed} - doomed:
-            doomed |= more
-        for pid in doomed:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait(20)
 
 
 class Site:
@@ -228,6 +153,76 @@ def test_openssh_itself_reads_what_was_pinned(site: Site, tmp_path: Path) -> Non
         capture_output=True, check=False, timeout=20,
     )  # fmt: skip
     assert done.stdout == b"in\n", done.stderr
+
+
+def test_lines_that_openssh_accepts_or_skips_break_nothing(site: Site, tmp_path: Path) -> None:
+    known = tmp_path / "known_hosts"
+    name = site.node.known.split()[0]
+    around = f"@cert-authority * {site.jump.public}\n@revoked * {site.jump.public}\n{name} ssh-ed25519 AAAAC3NzaC1lZ\n"
+    known.write_bytes(f"{around}{site.node.known}{around}".encode() + b"# caf\xe9\n")
+    connection = site.connection(known_hosts=known)
+    connection.open()
+    connection.close()
+
+
+def test_the_systems_known_hosts_is_read_in_the_same_way(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = tmp_path / "ssh_known_hosts"
+    system.write_text(f"@cert-authority * {site.jump.public}\n{site.node.known}", encoding="ascii")
+    monkeypatch.setattr("clusterctl.hosts.ssh.SYSTEM_KNOWN_HOSTS", system)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    node = Node(name="gpu1", host="127.0.0.1", user=getpass.getuser(), port=site.node.port)
+    connection = SshConnection(node, SshDefaults(key=site.key, config=site.config), Timeouts(connect_s=10))
+    connection.open()
+    connection.close()
+
+
+def test_a_known_hosts_file_that_cannot_be_read_is_named(site: Site, tmp_path: Path) -> None:
+    assert str(tmp_path) in refused(site.connection(known_hosts=tmp_path)).message
+
+
+@pytest.mark.parametrize("accept", [False, True])
+@pytest.mark.parametrize("otherwise", ["unknown", "pinned", "another type pinned"])
+def test_a_revoked_key_is_refused_also_when_it_is_pinned_or_new_ones_are_accepted(
+    site: Site, tmp_path: Path, otherwise: str, accept: bool
+) -> None:
+    known = tmp_path / "known_hosts"
+    name = site.node.known.split()[0]
+    also = {"unknown": "", "pinned": site.node.known, "another type pinned": f"{name} {ECDSA}\n"}[otherwise]
+    known.write_text(f"{also}@revoked * {site.node.public}\n", encoding="ascii")
+    before = known.read_bytes()
+    error = refused(site.connection(known_hosts=known, accept=accept))
+    assert isinstance(error, HostKeyError)
+    assert "revoked" in error.message
+    assert fingerprint_of(site.node.host_key) in error.message
+    assert known.read_bytes() == before, "it is not pinned either"
+
+
+def test_a_key_for_which_only_an_authority_could_vouch_is_unknown(site: Site) -> None:
+    error = refused(site.connection(known=f"@cert-authority * {site.node.public}\n"))
+    assert isinstance(error, HostKeyError)
+    assert "not in" in error.message
+    assert "@cert-authority" in str(error.hint)
+
+
+def test_a_connection_without_acknowledgements_ends(site: Site) -> None:
+    """That it does is Linux's part (tcp(7)); a cable is pulled in the lab (tests/lab, partition)."""
+    connection = site.connection()
+    connection.open()
+    sock = connection._connection.transport.sock
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+    connection.close()
+
+
+def test_a_key_is_pinned_on_a_line_of_its_own(site: Site, tmp_path: Path) -> None:
+    known = tmp_path / "known_hosts"
+    unended = f"other {site.jump.public}"
+    known.write_text(unended, encoding="ascii")
+    connection = site.connection(known_hosts=known, accept=True)
+    connection.open()
+    connection.close()
+    assert known.read_text(encoding="ascii") == f"{unended}\n{site.node.known}"
 
 
 # Logging in
@@ -463,6 +458,115 @@ def test_a_jump_host_of_ssh_config_is_as_strict(site: Site, tmp_path: Path) -> N
         assert fingerprint_of(site.jump.host_key) in error.message
     finally:
         site.config = site_config
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that answers nothing, as that of a machine that is off: its queue is full, so Linux drops every SYN."""
+    with contextlib.ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = open_sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("by", ["inventory", "ssh_config"])
+def test_a_node_that_is_off_behind_a_jump_host_is_given_up_in_time(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent_port: int, by: str
+) -> None:
+    via = f"{getpass.getuser()}@127.0.0.1:{site.jump.port}"
+    if by == "ssh_config":
+        monkeypatch.setattr(site, "config", tmp_path / "config")
+        site.config.write_text(
+            f"Host *\n  IdentityFile {site.key}\nHost 127.0.0.1\n  Port {silent_port}\n"
+            f"Host node\n  HostName 127.0.0.1\n  Port {silent_port}\n  ProxyJump {getpass.getuser()}@localhost:"
+            f"{site.jump.port}\n",
+            encoding="utf-8",
+        )
+    node = {"jump": via, "port": silent_port} if by == "inventory" else {"host": "node", "port": None}
+    known = f"[localhost]:{site.jump.port},{site.jump.known}"
+    threads = set(threading.enumerate())
+    began = time.monotonic()
+    connection = site.connection(known=known, timeouts=Timeouts(connect_s=2), **node)
+    with pytest.raises(ConnectError, match="no answer within 2 s") as caught:
+        connection.open()
+    assert time.monotonic() - began < 8
+    assert f":{silent_port} through jump host {getpass.getuser()}@" in caught.value.message
+    assert f":{site.jump.port}" in caught.value.message
+    assert "from the jump host" in str(caught.value.hint)
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(5)
+        assert not thread.is_alive(), "the connection to the jump host is closed"
+
+
+def test_a_node_without_sshd_behind_a_jump_host(site: Site) -> None:
+    via = f"{getpass.getuser()}@127.0.0.1:{site.jump.port}"
+    error = refused(site.connection(known=site.jump.known, jump=via, port=free_port()))
+    assert "the jump host cannot connect to it" in error.message
+    assert via in error.message
+
+
+@pytest.mark.parametrize(("jump", "at_once"), [("bastion", 8), (None, 12)])
+def test_a_jump_host_sees_no_more_logins_at_once_than_its_sshd_takes(
+    site: Site, monkeypatch: pytest.MonkeyPatch, jump: str | None, at_once: int
+) -> None:
+    """Of more than ten it drops some (its default MaxStartups 10:30:100). Nodes without a jump host have no turns."""
+    first = jump or "127.0.0.1"
+    running = most = 0
+    counting = threading.Lock()
+
+    def login(hop: fabric.Connection) -> None:
+        nonlocal running, most
+        if hop.host != first:
+            return
+        with counting:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.3)
+        with counting:
+            running -= 1
+
+    monkeypatch.setattr(fabric.Connection, "open", login)
+
+    def connect() -> None:
+        with contextlib.suppress(ConnectionLostError):  # nothing is really open
+            site.connection(jump=jump).open()
+
+    threads = [threading.Thread(target=connect) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert most == at_once
+
+
+def test_a_jump_host_that_is_off_costs_two_time_outs_however_many_nodes_are_behind_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clusterctl.hosts.ssh.JUMP_LOGINS", 1)
+    limit_s = 0.5
+
+    def no_answer(hop: fabric.Connection) -> None:
+        time.sleep(limit_s)
+        raise TimeoutError
+
+    monkeypatch.setattr(fabric.Connection, "open", no_answer)
+
+    def connect() -> None:
+        with contextlib.suppress(ConnectError):
+            site.connection(jump="off", timeouts=Timeouts(connect_s=limit_s)).open()
+
+    threads = [threading.Thread(target=connect) for _ in range(8)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert time.monotonic() - began < 5 * limit_s
 
 
 # HTTP over the connection

@@ -50,11 +50,11 @@ def seen(
     return cluster_status(wanted, facts, endpoint_from(wanted, facts), server)
 
 
-def with_head(phase: str, policy: str = "always") -> dict[str, Any]:
+def with_head(phase: str, policy: str = "always", **said: Any) -> dict[str, Any]:
     """An agent of the head in that phase; the restart policy is `no` until a start has been seen to serve."""
     made = specs()
     return {
-        "gpu1": (container(made["gpu1"], state={"phase": phase}, policy=policy),),
+        "gpu1": (container(made["gpu1"], state={"phase": phase, **said}, policy=policy),),
         "gpu2": (container(made["gpu2"], state={"phase": "ray"}, policy=policy),),
     }
 
@@ -62,6 +62,11 @@ def with_head(phase: str, policy: str = "always") -> dict[str, Any]:
 def with_worker(head: str, status: str, policy: str = "always") -> dict[str, Any]:
     """The head's agent in a phase, while the worker's container is in a state of Docker's."""
     return {**with_head(head, policy), "gpu2": (container(specs()["gpu2"], status=status, policy=policy),)}
+
+
+def worker_gave_up() -> dict[str, Any]:
+    """Its container goes on, so that the engine does not start it again."""
+    return {**with_head("gate"), "gpu2": (container(specs()["gpu2"], state={"phase": "failed"}, policy="always"),)}
 
 
 HALF = {**running(), "gpu2": ()}
@@ -74,6 +79,8 @@ STATES: list[tuple[str, ClusterStatus, str, ExitCode]] = [
     ("a start: the worker has ended", seen(with_worker("gate", "exited", "no"), server=None), "degraded", ExitCode.DEGRADED),  # noqa: E501
     ("a worker that nobody starts again", seen(with_worker("gate", "exited"), server=None), "degraded", ExitCode.DEGRADED),  # noqa: E501
     ("drained, and nobody asked for more", seen(with_head("drained"), server=SILENT), "degraded", ExitCode.DEGRADED),
+    ("a `down` that was cut off", seen(with_head("draining", action="drain"), server=SILENT), "degraded", ExitCode.DEGRADED),  # noqa: E501
+    ("a worker has given up", seen(worker_gave_up(), server=None), "degraded", ExitCode.DEGRADED),
     ("healthy, adopted on one node only", seen({**with_head("serving"), "gpu2": (container(specs()["gpu2"], policy="no"),)}), "healthy", ExitCode.DEGRADED),  # noqa: E501
     ("healthy says HTTP, no token comes", seen(running(), server=SILENT), "degraded", ExitCode.DEGRADED),
     ("the agent gave up", seen(with_head("failed"), server=SILENT), "degraded", ExitCode.DEGRADED),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clusterctl.facts.model import ContainerFacts, NodeFacts, Unknown
+from clusterctl.facts.model import EngineFacts, NodeFacts, Unknown
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning.paths import container_name
@@ -24,9 +24,11 @@ def unknown(code: str, node: str, unknown: Unknown) -> Finding:
 
 
 def runs_ours(node: NodeFacts, inventory: Inventory) -> bool:
-    """Whether this cluster's container runs on the node: then ports, memory and GPUs may be its own."""
-    containers: tuple[ContainerFacts, ...] = () if isinstance(node.containers, Unknown) else node.containers
-    return any(container.running and container.name == container_name(inventory.cluster) for container in containers)
+    """Whether this cluster's container runs on the node, or may: then ports, memory and GPUs may be its own."""
+    if isinstance(node.containers, Unknown):
+        return isinstance(node.engine, EngineFacts)
+    name = container_name(inventory.cluster)
+    return any(container.running and container.name == name for container in node.containers)
 
 
 def minority(groups: Mapping[Any, list[str]]) -> tuple[str, ...]:

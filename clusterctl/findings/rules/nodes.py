@@ -24,7 +24,8 @@ def unreachable(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
 
 
 def engine(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
-    """No engine, or one that this login may not use (F4, F16)."""
+    """No engine, one that this login may not use (F4, F16), or one that does not say which containers there are: «none»
+    would be a plan that takes down what runs."""
     for name, node in facts.nodes.items():
         if node.engine is None:
             yield Finding(
@@ -44,6 +45,15 @@ def engine(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
                 "the container on this node is started through the engine",
                 "on the node: systemctl status docker; for permission: usermod -aG docker USER and log in again, "
                 "or set container.sudo: true",
+            )
+        elif isinstance(node.containers, Unknown):
+            yield Finding(
+                "engine-unusable",
+                Severity.ERROR,
+                (name,),
+                f"the engine answers, but its containers cannot be listed: {node.containers.reason}",
+                "it is not known whether this cluster runs on the node, so nothing can be planned",
+                "on the node: docker ps --all; a container that hangs: systemctl restart containerd docker",
             )
 
 

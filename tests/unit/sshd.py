@@ -1,0 +1,93 @@
+"""Real sshd processes of this machine, each on a port of its own on the loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+
+
+def keygen(path: Path) -> str:
+    """A new key pair; returns «type base64» of the public half."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True, timeout=20)
+    return " ".join(path.with_suffix(".pub").read_text(encoding="ascii").split()[:2])
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+class Sshd:
+    """A real sshd on a port of its own, with its own host key; it accepts one user key."""
+
+    def __init__(self, folder: Path, user_key: Path, **options: str) -> None:
+        folder.mkdir()
+        self.port = free_port()
+        self.host_key = folder / "host_key"
+        self.public = keygen(self.host_key)
+        settings = {
+            "Port": str(self.port),
+            "ListenAddress": "127.0.0.1",
+            "HostKey": str(self.host_key),
+            "AuthorizedKeysFile": str(user_key.with_suffix(".pub")),
+            "PidFile": "none",
+            "StrictModes": "no",
+            "UsePAM": "no",
+            "UseDNS": "no",
+            "PasswordAuthentication": "no",
+            "KbdInteractiveAuthentication": "no",
+            "PermitRootLogin": "yes",
+            **options,
+        }
+        config = folder / "sshd_config"
+        config.write_text("".join(f"{key} {value}\n" for key, value in settings.items()), encoding="utf-8")
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd of Debian does not start without it
+        self.log = folder / "log"
+        self._argv = [str(SSHD), "-D", "-e", "-f", str(config)]
+        self.start()
+
+    def start(self) -> None:
+        """Listen; also again, with the same port and host key, after `kill`."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self._argv, stdout=log, stderr=log, start_new_session=True)
+        self._wait_until_open()
+
+    def _wait_until_open(self) -> None:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self.process.poll() is None, self.log.read_text(encoding="utf-8")
+            time.sleep(0.02)
+        pytest.fail(f"sshd did not open its port: {self.log.read_text(encoding='utf-8')}")
+
+    @property
+    def known(self) -> str:
+        return f"[127.0.0.1]:{self.port} {self.public}\n"
+
+    def kill(self) -> None:
+        """End the listener and every session it has, as a power cut would."""
+        children = subprocess.run(
+            ["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True, timeout=20
+        ).stdout
+        parents = [(int(pid), int(parent)) for pid, parent in (row.split() for row in children.splitlines())]
+        doomed = {self.process.pid}
+        while more := {pid for pid, parent in parents if parent in doomed} - doomed:
+            doomed |= more
+        for pid in doomed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(20)
