@@ -28,6 +28,17 @@ from clusterctl.stages import Stage, stages
 from clusterctl.ui.progress import SILENT, Progress
 
 
+FIRST_COMPLETION_S = 300
+"""For the completion that `up` asks for: as long as the agent waits for its own first one (agent.py)."""
+
+
+class LateCompletionError(ClusterctlError):
+    """The cluster serves others, and the completion that `up` asked for did not come in time. Nothing was undone."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="nothing was removed; clusterctl up asks again, and turns supervision on")
+
+
 @dataclass(frozen=True)
 class UpSummary:
     """What a successful `up` ends with."""
@@ -116,7 +127,6 @@ def up(hosts: Hosts, progress: Progress, lock: ClusterLock, asked: UpOptions) ->
         progress.detail("running the image on every node, and trying the network between them")
         prepared = examine(hosts, prepared)
     lock.ensure()
-    applied = False
     remove_probes(hosts, prepared.facts)
     checks_s = time.monotonic() - began
     applying = time.monotonic()
@@ -124,6 +134,7 @@ def up(hosts: Hosts, progress: Progress, lock: ClusterLock, asked: UpOptions) ->
     for change in prepared.plan.history():
         lock.note(change)
     started: dict[str, str] = {}
+    applied = False
     try:
         apply(
             hosts,
@@ -269,17 +280,6 @@ def first_completion(hosts: Hosts, deployment: Deployment, start: Start, progres
     if after is not None and after != before:
         raise LateCompletionError(f"{head}: {what}; its agent's own came back meanwhile, so the cluster serves")
     raise StartFailedError(head, what, phase=start.phase, lines=list(start.tails.get(head, ())))
-
-
-FIRST_COMPLETION_S = 300
-"""As long as the agent waits for its own first one."""
-
-
-class LateCompletionError(ClusterctlError):
-    """The cluster serves others, and the completion that `up` asked for did not come in time. Nothing was undone."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, hint="nothing was removed; clusterctl up asks again, and turns supervision on")
 
 
 def _canary(hosts: Hosts, deployment: Deployment) -> float | None:

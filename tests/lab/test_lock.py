@@ -269,6 +269,15 @@ def test_two_inventories_in_different_order_do_not_wait_for_each_other(locks: Re
         assert operator.process.returncode == 0
 
 
+def test_two_entries_for_one_machine_are_not_waited_for(locks: Rehearsal) -> None:
+    first = yaml.safe_load(locks.clusterctl.inventory.read_text())["nodes"][0]["host"]
+    twice = locks.clusterctl.with_changes("twice", {"nodes.1.host": first, "nodes.1.port": 22})
+    ran = twice("down", "--wait", "60")
+    assert ran.code == 1
+    assert "this same machine" in ran.err
+    assert ran.seconds < 20
+
+
 def test_what_goes_wrong_inside_is_put_down(locks: Rehearsal) -> None:
     inventory = load_inventory(locks.clusterctl.inventory)
     with (
