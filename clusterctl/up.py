@@ -27,7 +27,6 @@ from clusterctl.server import Completion, api_client, complete
 from clusterctl.stages import Stage, stages
 from clusterctl.ui.progress import SILENT, Progress
 
-
 FIRST_COMPLETION_S = 300
 """For the completion that `up` asks for: as long as the agent waits for its own first one (agent.py)."""
 
