@@ -1,0 +1,129 @@
+"""What `up` does when something comes between: what is undone, what is left, and what the error says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, cast
+
+import pytest
+
+from clusterctl import up
+from clusterctl.credentials import ApiKeys
+from clusterctl.errors import ClusterctlError
+from clusterctl.facts.model import Unknown
+from clusterctl.follow import Start, StartFailedError
+from clusterctl.hosts.host import Hosts
+from clusterctl.lock import ClusterLock
+from clusterctl.planning.plan import make_plan
+from clusterctl.server import Completion
+from clusterctl.ui.progress import SILENT
+from tests.unit.stand_ins import Engine, hosts_of
+from tests.unit.support import cluster_facts, deployment, specs, with_containers
+
+SERVES = {"phase": "serving", "canary": {"t": 10.0}}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Time-outs of the completions that were asked for; none comes back."""
+    seen: list[float] = []
+
+    def complete(client: object, model: str, *, timeout_s: float) -> Unknown:
+        seen.append(timeout_s)
+        return Unknown("timed out")
+
+    monkeypatch.setattr(up, "api_client", lambda *_: nullcontext())
+    monkeypatch.setattr(up, "complete", complete)
+    return seen
+
+
+def hosts_with(states: list[Mapping[str, Any]]) -> Hosts:
+    """The head's agent says one state after the other; the last one stays."""
+
+    class Agent(Engine):
+        def read_file(self, container: str, path: str) -> bytes | None:
+            self.agents = {container: states.pop(0) if len(states) > 1 else states[0]}
+            return super().read_file(container, path)
+
+    return hosts_of([Agent("gpu1", []), Engine("gpu2", [])])
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ({"phase": "serving", "canary": {"t": 40.0}}, up.LateCompletionError),
+        (SERVES, StartFailedError),
+        ({"phase": "gate", "canary": {"t": 40.0}}, StartFailedError),
+        ({}, StartFailedError),
+    ],
+    ids=["it serves others", "it hangs", "it starts again", "nobody says"],
+)
+def test_a_completion_that_is_late_is_a_failure_only_when_nobody_gets_one(
+    asked: list[float], after: Mapping[str, Any], expected: type[ClusterctlError]
+) -> None:
+    hosts = hosts_with([SERVES, after])
+    with pytest.raises(ClusterctlError) as caught:
+        up.first_completion(hosts, deployment(), Start(phase="serving"), SILENT)
+    assert type(caught.value) is expected
+    assert caught.value.told().startswith("gpu1: no completion came back")
+    assert asked == [up.FIRST_COMPLETION_S]
+
+
+def test_a_completion_is_a_completion(monkeypatch: pytest.MonkeyPatch) -> None:
+    came = Completion(1, 0.1)
+    monkeypatch.setattr(up, "api_client", lambda *_: nullcontext())
+    monkeypatch.setattr(up, "complete", lambda *_, **__: came)
+    assert up.first_completion(hosts_with([SERVES]), deployment(), Start(), SILENT) is came
+
+
+class Lock:
+    """A lock that is lost on some nodes."""
+
+    def __init__(self, lost: Mapping[str, str]) -> None:
+        self._lost = lost
+
+    def lost(self) -> Mapping[str, str]:
+        return self._lost
+
+
+@pytest.mark.parametrize(
+    ("lost", "keep", "removed", "says"),
+    [
+        ({}, False, {"gpu1": "h", "gpu2": "w"}, ["bundle.tar.gz", "what this run started was removed", "a new one"]),
+        ({"gpu1": "silence"}, False, {"gpu2": "w"}, ["bundle.tar.gz", "was left on gpu1, since its lock was lost"]),
+        ({}, True, None, ["left as it is (--keep)", "clusterctl diagnose"]),
+    ],
+    ids=["all removed", "not where others may be", "kept"],
+)
+def test_what_a_failed_start_leaves(
+    lost: Mapping[str, str],
+    keep: bool,
+    removed: Mapping[str, str] | None,
+    says: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[Mapping[str, str]] = []
+    monkeypatch.setattr(up, "collect_after_failure", lambda *_: "bundle.tar.gz")
+
+    def remove(_: Hosts, containers: Mapping[str, str]) -> Mapping[str, ClusterctlError]:
+        done.append(containers)
+        return {}
+
+    monkeypatch.setattr(up, "remove", remove)
+    facts = with_containers(cluster_facts(), {})
+    prepared = up.Prepared(
+        facts,
+        (),
+        deployment(),
+        make_plan(deployment(), facts),
+        ApiKeys(b"old", b"old", generated=True),
+    )
+    error = ClusterctlError("it failed", hint="first")
+    started = {"gpu1": "h", "gpu2": "w"}
+    assert list(specs()) == list(started)
+    up._give_up(hosts_with([{}]), prepared, started, error, cast(ClusterLock, Lock(lost)), keep=keep)
+    assert done == ([] if removed is None else [removed])
+    assert error.hint is not None
+    assert error.hint.startswith("first")
+    assert [words for words in says if words not in error.hint] == []
