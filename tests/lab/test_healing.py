@@ -6,10 +6,14 @@ Three faults of those in faults.py; benchmarks/faults_while_serving.py has all o
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +44,27 @@ class Serving:
 
     def load(self) -> Load:
         return Load(self.summary["endpoint"], self.summary["model"], self.key)
+
+    @contextmanager
+    def log_of(self, node: str, into: Path) -> Iterator[Path]:
+        """What `logs --follow` says meanwhile, from now on; Ctrl-C ends it."""
+        words = self.clusterctl.argv("logs", "--follow", "--tail", "0", "--node", node)
+        with into.open("w") as out:
+            process = subprocess.Popen(words, stdout=out, stderr=subprocess.PIPE, text=True)
+            try:
+                yield into
+                assert process.poll() is None, "it ends only with the container"
+            finally:
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=30)
+        assert process.returncode == 130, said
+
+    def events(self, node: str) -> list[dict[str, Any]]:
+        """What the node's agent has said; `t` is this machine's monotonic clock."""
+        lab = self.rehearsal.lab
+        said = lab.exec(node, ["sh", "-c", f"docker logs {lab.name}-node 2>&1 >/dev/null"]).splitlines()
+        events = [json.loads(line) for line in said if line.startswith('{"event":')]
+        return [{**each, "t": each["t"] - (time.time() - time.monotonic())} for each in events]
 
     def restarts(self) -> list[tuple[str, str, str]]:
         """Node, scope, reason, in order of time."""
@@ -109,11 +134,12 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_it_serves_again_by_itself(serving: Serving, name: str) -> None:
+def test_it_serves_again_by_itself(serving: Serving, name: str, tmp_path: Path) -> None:
     fault = while_serving(serving.rehearsal.lab.name)[name]
     before = len(serving.restarts())
-    with serving.load() as load:
+    with serving.log_of("node1", tmp_path / "log") as log, serving.load() as load:
         result: Recovery = suffer(serving.rehearsal.lab, fault, load, RECOVERY_DEADLINE_S)
+        load.wait(lambda: '"phase": "serving"' in log.read_text(), 10, "word of it in the log that is followed")
     print(result)
     assert result.outage_s < RECOVERY_DEADLINE_S
     new = serving.restarts()[before:]
@@ -149,13 +175,7 @@ def test_a_server_option_restarts_only_the_server_and_a_bad_one_is_taken_back(se
         load.wait(lambda: len(load.asked) > 4, 60, "long requests")
         ran = other("up", "--json")
         assert ran.code == 0
-    since_boot = time.time() - time.monotonic()
-    said = lab.exec("node1", ["sh", "-c", f"docker logs {lab.name}-node 2>&1 >/dev/null"]).splitlines()
-    events = [json.loads(line) for line in said if line.startswith('{"event":')]
-    asked_to_end = max(each["t"] for each in events if each.get("phase") == "draining") - since_boot
-    running = [each for each in load.asked if each.began < asked_to_end < each.began + each.seconds]
-    assert running
-    assert [each.error for each in running if each.error] == [], "running requests end"
+    none_was_lost(serving, load, "draining")
     assert [lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()] == ids
     assert other("plan", "--detailed-exitcode").code == 0
 
@@ -167,6 +187,31 @@ def test_a_server_option_restarts_only_the_server_and_a_bad_one_is_taken_back(se
     assert [lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()] == ids
     assert other("plan", "--detailed-exitcode").code == 0
     assert other("status").code == 0
+
+
+def test_a_person_who_stops_the_heads_container_loses_no_running_request(serving: Serving) -> None:
+    """And it stays stopped until a person, or a boot, starts it; then it serves again."""
+    lab, container = serving.rehearsal.lab, f"{serving.rehearsal.lab.name}-node"
+    summary, before = serving.summary, len(serving.restarts())
+    with Load(summary["endpoint"], summary["model"], serving.key, tokens=400) as load:
+        load.wait(lambda: len(load.asked) > 4, 60, "long requests")
+        lab.exec("node1", ["docker", "stop", "--time", "60", container])
+    none_was_lost(serving, load, "stopping")
+    assert serving.clusterctl("status").code == 3
+    lab.exec("node1", ["docker", "start", container])
+    with serving.load() as load:
+        load.wait(lambda: any(each.error is None for each in load.asked), RECOVERY_DEADLINE_S, "completion")
+    new = serving.restarts()[before:]
+    assert ("node1", "container", "started-again") in new
+    assert {reason for _, _, reason in new} <= {"started-again", "head-lost", "ray-exited"}
+
+
+def none_was_lost(serving: Serving, load: Load, phase: str) -> None:
+    """Requests that ran when the head's agent last entered a phase have all been answered."""
+    moment = max(each["t"] for each in serving.events("node1") if each.get("phase") == phase)
+    running = [each for each in load.asked if each.began < moment < each.began + each.seconds]
+    assert running
+    assert [each.error for each in running if each.error] == [], "running requests end"
 
 
 def test_down_ends_healing_too(serving: Serving) -> None:
