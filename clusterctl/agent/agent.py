@@ -50,6 +50,9 @@ KEPT_LINES = 200
 """Lines that match the configuration's `keep_lines` kept in the state (the KV cache's size; a line a rank)."""
 KEPT_RESTARTS = 50
 """Restarts kept in the state with their reasons; `restarts_total` counts on."""
+LOADING_STOP_S = 10
+"""Seconds for a server that does not serve yet: it has nothing to lose, and while it waits for a peer that is gone it
+does not hear SIGTERM (vLLM 0.32: `down` took all of stop_s, 60 s, in the lab)."""
 RAY_STOP_S = 5
 """Seconds for Ray to end by itself. With the server gone it holds nothing that is worth more."""
 LAST_WORDS_S = 0.5
@@ -319,7 +322,7 @@ class Agent:
         settings = self.settings()
         if served:
             await self._let_requests_end(settings["drain_s"])
-        await self._end_children(work, server_s=settings["stop_s"], ray_s=RAY_STOP_S)
+        await self._end_children(work, server_s=stop_s(settings, served=served), ray_s=RAY_STOP_S)
         if work.done() and not work.cancelled():
             work.exception()  # taken note of: what fails while everything is being stopped is no failure
         self.journal.phase("stopped")
@@ -483,7 +486,7 @@ class Agent:
         if served:
             await self._let_requests_end(drain_s)
         # Zero is a person's word for «at once»: then there is no time to tidy up either, Ray does it.
-        await self._end(self.server, settings["stop_s"] if drain_s else 0)
+        await self._end(self.server, stop_s(settings, served=served) if drain_s else 0)
         while request["action"] == "drain":
             self.journal.phase("drained", ready=False, by=request["by"])
             await self.request.wait()
@@ -737,6 +740,11 @@ def api_key(server: Mapping[str, Any]) -> str | None:
         return (Path(path).read_text().strip() or None) if path else None
     except OSError:
         return None
+
+
+def stop_s(settings: Mapping[str, Any], *, served: bool) -> float:
+    """Seconds for the server to end by itself after SIGTERM."""
+    return float(settings["stop_s"] if served else min(settings["stop_s"], LOADING_STOP_S))
 
 
 def back_off_s(failures: int) -> float:

@@ -242,7 +242,8 @@ class Timeouts(Strict):
     drain_s: Annotated[float, Field(ge=0, le=86400)] = 30.0
     """For running requests to end when the server is stopped or restarted; new ones are refused meanwhile."""
     stop_s: Seconds = 60.0
-    """For the server (after its requests have ended) and Ray to stop by themselves before they are killed."""
+    """For the server (after its requests have ended) and Ray to stop by themselves before they are killed; at most 10 s
+    for a server that does not serve yet."""
     canary_interval_s: Seconds = 30.0
     """Between two completions of one token, by which the head finds out that the server no longer works."""
     hang_s: Seconds = 120.0

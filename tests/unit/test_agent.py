@@ -359,6 +359,20 @@ def test_a_server_that_does_not_listen_to_sigterm_is_killed_and_said_to_be(start
     assert run.order == ["ray stopped"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["stop", "drain"])
+def test_a_server_that_does_not_serve_yet_is_not_waited_for_long(start: Start, number: signal.Signals) -> None:
+    run = start("silent-deaf", stop_s=60, constants={"LOADING_STOP_S": 0.5})
+    run.until_phase("loading")
+    run.until((run.fake / "server.pid").exists, "a server")
+    began = time.monotonic()
+    run.process.send_signal(number)
+    run.until_phase("drained" if number == signal.SIGUSR1 else "stopped")
+    assert time.monotonic() - began < 15
+    if number == signal.SIGUSR1:
+        run.process.terminate()
+    assert run.end() == 0
+
+
 @pytest.mark.parametrize("phase", ["gate", "serving"])
 def test_draining_ends_the_server_and_leaves_ray(start: Start, phase: str) -> None:
     run = start(nodes={"127.0.0.1": 1} if phase == "gate" else BOTH)
