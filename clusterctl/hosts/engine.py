@@ -175,22 +175,31 @@ class _ChannelConnection(urllib3.connection.HTTPConnection):
         self._ssh = ssh
         self._argv = argv
         self._timeout_s = timeout_s
+        self._channel: paramiko.Channel | None = None
 
     def connect(self) -> None:
         # A paramiko channel has the socket methods that http.client uses (makefile, sendall, close).
-        self.sock = self._ssh.session(self._argv, timeout_s=self._timeout_s)
+        # Kept beside `sock`, which http.client lets go of before anybody can ask why there was no answer.
+        self.sock = self._channel = self._ssh.session(self._argv, timeout_s=self._timeout_s)
+
+    def close(self) -> None:
+        """Close the channel; when dial-stdio has ended, after its exit code has come, which paramiko drops then."""
+        if self._channel is not None and self._channel.eof_received:
+            self._channel.status_event.wait(2)
+        super().close()
 
     def ended_because(self) -> str:
-        """What dial-stdio said when it ended instead of answering: its exit code and stderr."""
-        channel = self.sock
-        if not isinstance(channel, paramiko.Channel):
+        """What dial-stdio said when it ended instead of answering; empty when it said nothing and no failure."""
+        channel = self._channel
+        if channel is None:
             return ""
-        channel.status_event.wait(2)
         channel.settimeout(2)
         try:
             stderr = channel.recv_stderr(4096).decode(errors="replace").strip()
         except OSError:
             stderr = ""
+        if not stderr and channel.exit_status <= 0:  # -1: no exit code came
+            return ""
         return f"`{' '.join(self._argv)}` ended with exit code {channel.exit_status}" + (
             f": {stderr}" if stderr else ""
         )
@@ -566,6 +575,17 @@ def _frames(stream: Any) -> Iterator[LogChunk]:
         return  # closed, by the reader or with the connection; who follows asks what became of the container
 
 
+_CUT_OFF = (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError)
+"""What requests calls an answer that does not begin, and one that does not end; their own texts are Python's."""
+
+
+def _stalled(error: BaseException | None) -> bool:
+    """Whether an answer stopped in the middle, which requests calls a connection error."""
+    return isinstance(error, requests.exceptions.ConnectionError) and any(
+        isinstance(cause, urllib3.exceptions.ReadTimeoutError) for cause in error.args
+    )
+
+
 class _Translate:
     """Turns the SDK's exceptions into EngineError; SSH's own pass through."""
 
@@ -582,7 +602,7 @@ class _Translate:
                 f"the engine refused to {self._what}: {error.explanation or error}",
                 status=error.response.status_code if error.response is not None else None,
             ) from error
-        if isinstance(error, requests.exceptions.Timeout):
+        if isinstance(error, requests.exceptions.Timeout) or _stalled(error):
             raise EngineError(
                 self._node,
                 f"the engine did not answer in time ({self._what})",
@@ -590,10 +610,13 @@ class _Translate:
             ) from error
         if isinstance(error, requests.exceptions.RequestException | docker.errors.DockerException):
             cause = self._pool.last.ended_because() if self._pool.last else ""
+            if not cause and isinstance(error, _CUT_OFF):
+                cause = "its connection was closed before the whole answer was there "
+                cause += "(was the engine stopped or restarted?)"
             raise EngineError(
                 self._node,
                 f"the engine cannot be asked to {self._what}: {cause or error}",
-                hint="on the node: docker version",
+                hint="on the node: docker version; journalctl -u docker -n 50",
             ) from error
 
 

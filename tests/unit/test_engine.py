@@ -1,0 +1,76 @@
+"""What is said when the engine's API breaks, over a real sshd whose `docker` is a script."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clusterctl.hosts.engine import EngineError
+from clusterctl.hosts.host import Hosts
+from tests.unit.sshd import SSHD, Sshd, keygen
+from tests.unit.support import inventory
+
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.skipif(SSHD is None, reason="no sshd on this machine (Debian: apt-get install openssh-server)"),
+]
+CLOSED = (
+    "the engine cannot be asked to info: its connection was closed before the whole answer was there "
+    "(was the engine stopped or restarted?)"
+)
+Ask = Callable[[str], EngineError]
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Iterator[Ask]:
+    """The error of `docker info` on a node whose `docker system dial-stdio` is the given script."""
+    key, binaries = tmp_path / "key", tmp_path / "bin"
+    keygen(key)
+    binaries.mkdir()
+    node = Sshd(tmp_path / "node", key, SetEnv=f"PATH={binaries}:/usr/bin:/bin")
+    (tmp_path / "known_hosts").write_text(node.known, encoding="ascii")
+    (tmp_path / "config").touch()
+    ssh = {name: str(tmp_path / name) for name in ("key", "known_hosts", "config")}
+    nodes = [{"name": "gpu1", "host": "127.0.0.1", "port": node.port, "user": getpass.getuser()}]
+    described = inventory({"nodes": nodes, "ssh": ssh, "timeouts": {"connect_s": 10, "command_s": 4}})
+
+    def asked(script: str) -> EngineError:
+        docker = binaries / "docker"
+        docker.write_text(f"#!/bin/sh\n{script}\n", encoding="ascii")
+        docker.chmod(0o755)
+        with Hosts(described) as hosts, pytest.raises(EngineError) as caught:
+            hosts.one("gpu1").engine.info()
+        return caught.value
+
+    yield asked
+    node.kill()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (
+            "echo 'sudo: a password is required' >&2; exit 1",
+            "the engine cannot be asked to info: `docker system dial-stdio` ended with exit code 1: "
+            "sudo: a password is required",
+        ),
+        ("read line; exit 3", "the engine cannot be asked to info: `docker system dial-stdio` ended with exit code 3"),
+        ("read line; exit 0", CLOSED),
+        ("read line; kill -9 $$", CLOSED),
+        ("read line; printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 50\\r\\n\\r\\n{'", CLOSED),
+    ],
+    ids=["refused", "failed", "ended", "killed", "half an answer"],
+)
+def test_why_there_was_no_answer_is_said_in_words(ask: Ask, script: str, said: str) -> None:
+    error = ask(script)
+    assert error.message == said
+    assert error.hint == "on the node: docker version; journalctl -u docker -n 50"
+
+
+@pytest.mark.parametrize("begun", ["", "printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 50\\r\\n\\r\\n{';"])
+def test_an_engine_that_goes_silent_did_not_answer_in_time(ask: Ask, begun: str) -> None:
+    error = ask(f"read line; {begun} exec sleep 20")
+    assert error.message == "the engine did not answer in time (info)"
