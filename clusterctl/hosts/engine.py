@@ -276,7 +276,7 @@ class Engine:
 
     def info(self) -> dict[str, Any]:
         """`docker info`: version, runtimes, cgroup driver, data root."""
-        with self._errors("info"):
+        with self._errors("describe itself"):
             return dict(self._api.info())
 
     def version(self) -> dict[str, Any]:

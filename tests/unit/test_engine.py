@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(SSHD is None, reason="no sshd on this machine (Debian: apt-get install openssh-server)"),
 ]
 CLOSED = (
-    "the engine cannot be asked to info: its connection was closed before the whole answer was there "
+    "the engine cannot be asked to describe itself: its connection was closed before the whole answer was there "
     "(was the engine stopped or restarted?)"
 )
 Ask = Callable[[str], EngineError]
@@ -54,10 +54,13 @@ def ask(tmp_path: Path) -> Iterator[Ask]:
     [
         (
             "echo 'sudo: a password is required' >&2; exit 1",
-            "the engine cannot be asked to info: `docker system dial-stdio` ended with exit code 1: "
+            "the engine cannot be asked to describe itself: `docker system dial-stdio` ended with exit code 1: "
             "sudo: a password is required",
         ),
-        ("read line; exit 3", "the engine cannot be asked to info: `docker system dial-stdio` ended with exit code 3"),
+        (
+            "read line; exit 3",
+            "the engine cannot be asked to describe itself: `docker system dial-stdio` ended with exit code 3",
+        ),
         ("read line; exit 0", CLOSED),
         ("read line; kill -9 $$", CLOSED),
         ("read line; printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 50\\r\\n\\r\\n{'", CLOSED),
@@ -73,4 +76,4 @@ def test_why_there_was_no_answer_is_said_in_words(ask: Ask, script: str, said: s
 @pytest.mark.parametrize("begun", ["", "printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 50\\r\\n\\r\\n{';"])
 def test_an_engine_that_goes_silent_did_not_answer_in_time(ask: Ask, begun: str) -> None:
     error = ask(f"read line; {begun} exec sleep 20")
-    assert error.message == "the engine did not answer in time (info)"
+    assert error.message == "the engine did not answer in time (describe itself)"
