@@ -17,11 +17,9 @@ pytestmark = [
     pytest.mark.timeout(60),
     pytest.mark.skipif(SSHD is None, reason="no sshd on this machine (Debian: apt-get install openssh-server)"),
 ]
-CLOSED = (
-    "the engine cannot be asked to describe itself: its connection was closed before the whole answer was there "
-    "(was the engine stopped or restarted?)"
-)
-Ask = Callable[[str], EngineError]
+UNABLE = "the engine cannot be asked to describe itself: "
+CLOSED = UNABLE + "its connection was closed before the whole answer was there (was the engine stopped or restarted?)"
+Ask = Callable[..., EngineError]
 
 
 @pytest.fixture
@@ -35,12 +33,12 @@ def ask(tmp_path: Path) -> Iterator[Ask]:
     (tmp_path / "config").touch()
     ssh = {name: str(tmp_path / name) for name in ("key", "known_hosts", "config")}
     nodes = [{"name": "gpu1", "host": "127.0.0.1", "port": node.port, "user": getpass.getuser()}]
-    described = inventory({"nodes": nodes, "ssh": ssh, "timeouts": {"connect_s": 10, "command_s": 4}})
 
-    def asked(script: str) -> EngineError:
+    def asked(script: str, *, command_s: float = 20) -> EngineError:
         docker = binaries / "docker"
         docker.write_text(f"#!/bin/sh\n{script}\n", encoding="ascii")
         docker.chmod(0o755)
+        described = inventory({"nodes": nodes, "ssh": ssh, "timeouts": {"connect_s": 10, "command_s": command_s}})
         with Hosts(described) as hosts, pytest.raises(EngineError) as caught:
             hosts.one("gpu1").engine.info()
         return caught.value
@@ -54,13 +52,9 @@ def ask(tmp_path: Path) -> Iterator[Ask]:
     [
         (
             "echo 'sudo: a password is required' >&2; exit 1",
-            "the engine cannot be asked to describe itself: `docker system dial-stdio` ended with exit code 1: "
-            "sudo: a password is required",
+            UNABLE + "`docker system dial-stdio` ended with exit code 1: sudo: a password is required",
         ),
-        (
-            "read line; exit 3",
-            "the engine cannot be asked to describe itself: `docker system dial-stdio` ended with exit code 3",
-        ),
+        ("read line; exit 3", UNABLE + "`docker system dial-stdio` ended with exit code 3"),
         ("read line; exit 0", CLOSED),
         ("read line; kill -9 $$", CLOSED),
         ("read line; printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 50\\r\\n\\r\\n{'", CLOSED),
@@ -75,5 +69,5 @@ def test_why_there_was_no_answer_is_said_in_words(ask: Ask, script: str, said: s
 
 @pytest.mark.parametrize("begun", ["", "printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 50\\r\\n\\r\\n{';"])
 def test_an_engine_that_goes_silent_did_not_answer_in_time(ask: Ask, begun: str) -> None:
-    error = ask(f"read line; {begun} exec sleep 20")
+    error = ask(f"read line; {begun} exec sleep 8", command_s=3)
     assert error.message == "the engine did not answer in time (describe itself)"
