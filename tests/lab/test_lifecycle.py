@@ -92,7 +92,7 @@ class TestTwoByTwo:
 
     def test_plan_is_empty(self, up: Ran, rehearsal: Rehearsal) -> None:
         ran = rehearsal.clusterctl("plan", "--detailed-exitcode")
-        assert (ran.code, ran.out.strip()) == (0, "pytest: nothing to do")
+        assert (ran.code, ran.out.strip()) == (0, f"{rehearsal.lab.name}: nothing to do")
         assert rehearsal.clusterctl("plan", "--json").json()["changes"] is False
 
     def test_up_again_changes_nothing(self, up: Ran, rehearsal: Rehearsal) -> None:
@@ -114,7 +114,7 @@ class TestTwoByTwo:
         ran = rehearsal.clusterctl("status", "--json")
         assert ran.code == 0
         status = ran.json()
-        assert status["cluster"] == "pytest"
+        assert status["cluster"] == rehearsal.lab.name
         assert status["ready"] is True
         assert status["endpoint"] == f"http://{rehearsal.lab.address('node1')}:8000"
         assert (status["model"], status["tensor_parallel"], status["pipeline_parallel"]) == ("tiny", 2, 2)
@@ -136,16 +136,17 @@ class TestTwoByTwo:
         assert {line.split(" | ")[0] for line in both.out.splitlines()} == {"node1", "node2"}
 
     def test_secrets_are_in_no_argv_environment_or_label(self, up: Ran, rehearsal: Rehearsal) -> None:
+        container = f"{rehearsal.lab.name}-node"
         for name in rehearsal.names():
-            token = rehearsal.lab.exec(name, ["docker", "exec", "pytest-node", "cat", "/etc/clusterctl/ray-token"])
+            token = rehearsal.lab.exec(name, ["docker", "exec", container, "cat", "/etc/clusterctl/ray-token"])
             assert len(token) >= 32
             mode = rehearsal.lab.exec(
-                name, ["docker", "exec", "pytest-node", "stat", "-c", "%a", "/etc/clusterctl/ray-token"]
+                name, ["docker", "exec", container, "stat", "-c", "%a", "/etc/clusterctl/ray-token"]
             )
             assert mode.strip() == "600"
-            assert token not in rehearsal.lab.exec(name, ["docker", "inspect", "pytest-node"])
+            assert token not in rehearsal.lab.exec(name, ["docker", "inspect", container])
             assert token not in rehearsal.lab.exec(name, ["ps", "-eo", "args="])
-            assert token not in rehearsal.lab.exec(name, ["docker", "logs", "pytest-node"])
+            assert token not in rehearsal.lab.exec(name, ["docker", "logs", container])
 
     def test_the_dashboard_is_off_and_the_api_is_private(self, up: Ran, rehearsal: Rehearsal) -> None:
         rows = rehearsal.lab.exec("node1", ["ss", "-Hltn"]).splitlines()
@@ -156,7 +157,7 @@ class TestTwoByTwo:
     def test_down_leaves_nothing(self, up: Ran, rehearsal: Rehearsal) -> None:
         ran = rehearsal.clusterctl("down", "--json")
         assert ran.code == 0
-        assert ran.json()["removed"] == {"node1": ["pytest-node"], "node2": ["pytest-node"]}
+        assert ran.json()["removed"] == {name: [f"{rehearsal.lab.name}-node"] for name in ("node1", "node2")}
         nothing_left(rehearsal)
         assert rehearsal.clusterctl("status").code == 4
         assert rehearsal.clusterctl("down").code == 0
@@ -204,7 +205,7 @@ def test_killing_vllm_during_load_ends_up_at_once(one_by_two: Rehearsal) -> None
 def test_a_worker_container_that_dies_ends_up_at_once(one_by_two: Rehearsal) -> None:
     process = one_by_two.clusterctl.started("up", "--keep")
     _wait_for(process, "starting vLLM")
-    one_by_two.lab.exec("node2", ["docker", "kill", "pytest-node"])
+    one_by_two.lab.exec("node2", ["docker", "kill", f"{one_by_two.lab.name}-node"])
     code, err, seconds = _end(process)
     assert code == 1
     assert seconds < 5
