@@ -166,7 +166,6 @@ def part_of(path: Path) -> Path:
 @contextmanager
 def exclusive(path: Path, what: str, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     """Hold a lock that ends with the process. The file goes away with it, so that nothing is left behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_s
     descriptor = _lock(path)
     while descriptor is None:
@@ -183,7 +182,11 @@ def exclusive(path: Path, what: str, *, wait_s: float = LOCK_WAIT_S) -> Iterator
 
 def _lock(path: Path) -> int | None:
     """Lock the file that has this name now; None when someone else has it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None  # whoever had it last has just removed the directory, too
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(descriptor), path.stat()):

@@ -112,6 +112,21 @@ def test_two_commands_never_hold_the_same_lock_and_no_file_stays(tmp_path: Path)
     assert not path.exists()
 
 
+def test_who_waits_gets_the_lock_also_when_its_directory_is_removed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "locks" / "drill"
+
+    def the_last_lab_goes(seconds: float) -> None:
+        path.unlink()
+        path.parent.rmdir()
+
+    with state.exclusive(path, "lab drill"):
+        monkeypatch.setattr("clusterctl.lab.state.time.sleep", the_last_lab_goes)
+        with state.exclusive(path, "lab drill", wait_s=5):
+            assert path.exists()
+
+
 def test_a_file_appears_whole_and_with_its_mode(tmp_path: Path) -> None:
     state.write_whole(tmp_path / "deep" / "key", "secret", mode=0o600)
     assert (tmp_path / "deep" / "key").read_text() == "secret"
