@@ -200,9 +200,8 @@ class _ChannelConnection(urllib3.connection.HTTPConnection):
             stderr = ""
         if not stderr and channel.exit_status <= 0:  # -1: no exit code came
             return ""
-        return f"`{' '.join(self._argv)}` ended with exit code {channel.exit_status}" + (
-            f": {stderr}" if stderr else ""
-        )
+        code = f" with exit code {channel.exit_status}" if channel.exit_status >= 0 else ""
+        return f"`{' '.join(self._argv)}` ended{code}" + (f": {stderr}" if stderr else "")
 
 
 class _ChannelPool(urllib3.connectionpool.HTTPConnectionPool):
@@ -611,8 +610,9 @@ class _Translate:
         if isinstance(error, requests.exceptions.RequestException | docker.errors.DockerException):
             cause = self._pool.last.ended_because() if self._pool.last else ""
             if not cause and isinstance(error, _CUT_OFF):
-                cause = "its connection was closed before the whole answer was there "
-                cause += "(was the engine stopped or restarted?)"
+                cause = (
+                    "its connection was closed before the whole answer was there (was the engine stopped or restarted?)"
+                )
             raise EngineError(
                 self._node,
                 f"the engine cannot be asked to {self._what}: {cause or error}",

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
+from clusterctl.inventory.model import Inventory
+from tests.unit.support import inventory
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 
@@ -26,6 +31,20 @@ def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
+
+
+def inventory_of(
+    folder: Path, key: Path, known: str, ports: Mapping[str, int], timeouts: Mapping[str, float]
+) -> Inventory:
+    """Nodes of the loopback by name and port, reached with this key and these known_hosts and no ssh_config."""
+    known_hosts, config = folder / "known_hosts", folder / "ssh_config"
+    known_hosts.write_text(known, encoding="ascii")
+    config.touch()
+    nodes = [
+        {"name": name, "host": "127.0.0.1", "port": port, "user": getpass.getuser()} for name, port in ports.items()
+    ]
+    ssh = {"key": str(key), "known_hosts": str(known_hosts), "config": str(config)}
+    return inventory({"nodes": nodes, "ssh": ssh, "timeouts": dict(timeouts)})
 
 
 class Sshd:

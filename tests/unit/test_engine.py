@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import pytest
 
 from clusterctl.hosts.engine import EngineError
 from clusterctl.hosts.host import Hosts
-from tests.unit.sshd import SSHD, Sshd, keygen
-from tests.unit.support import inventory
+from tests.unit.sshd import SSHD, Sshd, inventory_of, keygen
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -23,22 +21,20 @@ Ask = Callable[..., EngineError]
 
 
 @pytest.fixture
-def ask(tmp_path: Path) -> Iterator[Ask]:
+def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
     """The error of `docker info` on a node whose `docker system dial-stdio` is the given script."""
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     key, binaries = tmp_path / "key", tmp_path / "bin"
     keygen(key)
     binaries.mkdir()
     node = Sshd(tmp_path / "node", key, SetEnv=f"PATH={binaries}:/usr/bin:/bin")
-    (tmp_path / "known_hosts").write_text(node.known, encoding="ascii")
-    (tmp_path / "config").touch()
-    ssh = {name: str(tmp_path / name) for name in ("key", "known_hosts", "config")}
-    nodes = [{"name": "gpu1", "host": "127.0.0.1", "port": node.port, "user": getpass.getuser()}]
 
     def asked(script: str, *, command_s: float = 20) -> EngineError:
         docker = binaries / "docker"
         docker.write_text(f"#!/bin/sh\n{script}\n", encoding="ascii")
         docker.chmod(0o755)
-        described = inventory({"nodes": nodes, "ssh": ssh, "timeouts": {"connect_s": 10, "command_s": command_s}})
+        timeouts = {"connect_s": 10, "command_s": command_s}
+        described = inventory_of(tmp_path, key, node.known, {"gpu1": node.port}, timeouts)
         with Hosts(described) as hosts, pytest.raises(EngineError) as caught:
             hosts.one("gpu1").engine.info()
         return caught.value
@@ -55,11 +51,12 @@ def ask(tmp_path: Path) -> Iterator[Ask]:
             UNABLE + "`docker system dial-stdio` ended with exit code 1: sudo: a password is required",
         ),
         ("read line; exit 3", UNABLE + "`docker system dial-stdio` ended with exit code 3"),
+        ("read line; echo broken >&2; kill -9 $$", UNABLE + "`docker system dial-stdio` ended: broken"),
         ("read line; exit 0", CLOSED),
         ("read line; kill -9 $$", CLOSED),
         ("read line; printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 50\\r\\n\\r\\n{'", CLOSED),
     ],
-    ids=["refused", "failed", "ended", "killed", "half an answer"],
+    ids=["refused", "failed", "killed with words", "ended", "killed", "half an answer"],
 )
 def test_why_there_was_no_answer_is_said_in_words(ask: Ask, script: str, said: str) -> None:
     error = ask(script)

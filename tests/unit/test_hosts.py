@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import signal
 import socket
@@ -18,7 +17,7 @@ from clusterctl.errors import ClusterctlError
 from clusterctl.hosts.host import Hosts, each
 from clusterctl.hosts.ssh import ConnectError, ConnectionLostError, HostKeyError, SshConnection
 from clusterctl.inventory.model import Inventory
-from tests.unit.sshd import SSHD, Sshd, keygen
+from tests.unit.sshd import SSHD, Sshd, inventory_of, keygen
 from tests.unit.support import inventory
 
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="no sshd on this machine (Debian: apt-get install openssh-server)")
@@ -29,21 +28,16 @@ class Pair:
     """gpu1 and gpu2: two real sshd, which can be lost and come back."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.key = folder / "user_key"
         keygen(self.key)
         self.gpu1 = Sshd(folder / "gpu1", self.key)
         self.gpu2 = Sshd(folder / "gpu2", self.key)
-        self.known_hosts = folder / "known_hosts"
-        self.known_hosts.write_text(self.gpu1.known + self.gpu2.known, encoding="ascii")
-        (folder / "ssh_config").touch()
-        self.ssh = {"key": str(self.key), "known_hosts": str(self.known_hosts), "config": str(folder / "ssh_config")}
 
     def inventory(self, *, port2: int | None = None, connect_s: float = 10) -> Inventory:
+        known = self.gpu1.known + self.gpu2.known
         ports = {"gpu1": self.gpu1.port, "gpu2": port2 or self.gpu2.port}
-        nodes = [
-            {"name": name, "host": "127.0.0.1", "port": port, "user": getpass.getuser()} for name, port in ports.items()
-        ]
-        return inventory({"nodes": nodes, "ssh": self.ssh, "timeouts": {"connect_s": connect_s, "command_s": 20}})
+        return inventory_of(self.folder, self.key, known, ports, {"connect_s": connect_s, "command_s": 20})
 
 
 @pytest.fixture
