@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(BIN)/clusterctl -i .lab/demo/inventory.yaml
 
-.PHONY: demo test lint types docs setup unit lab-test bench faults clean help
+.PHONY: demo test lint types docs setup unit lab-test house bench faults clean help
 
 help: ## Show these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ unit: $(VENV)/.dev ## Tests that need neither root nor a lab
 
 lab-test: setup ## Tests on real nodes in the lab (root)
 	$(BIN)/pytest -m lab --durations=40
+
+house: $(VENV)/.dev ## The shape of the code in figures: rooms, floors, sizes, who names Ray
+	$(BIN)/python -m tests.house
 
 bench: setup ## Measure `up` against a hand-written script, and `check` against pssh and ansible, side by side (root)
 	$(BIN)/python benchmarks/up_vs_script.py

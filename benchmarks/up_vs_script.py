@@ -20,13 +20,15 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from clusterctl.deployment.resolve import resolve
 from clusterctl.facts.gather import gather
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.load import load_inventory
 from clusterctl.lab import lab as labs
 from clusterctl.lab.lab import LabOptions
-from clusterctl.planning.deployment import Deployment, resolve
-from clusterctl.planning.files import environment, ray_argv
+from clusterctl.modes.place import Deployment
+from clusterctl.modes.ray import ray_argv
+from clusterctl.planning.files import environment
 
 SCRIPT = Path(__file__).with_name("handwritten.sh")
 PHASES = ("checks", "containers", "ray", "load")

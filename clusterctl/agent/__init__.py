@@ -10,12 +10,3 @@ CHILDREN_SOURCE = Path(__file__).with_name("children.py")
 
 MIDDLEWARE_SOURCE = Path(__file__).with_name("clusterctl_middleware.py")
 """A module of the server's: what it imports from beside children.py."""
-
-PEERS_SOURCE = Path(__file__).with_name("peers.py")
-"""The probe of the network between the nodes, of the same kind."""
-
-REPORT_SOURCE = Path(__file__).with_name("report.py")
-"""What the image says about itself, of the same kind (and for older Pythons too)."""
-
-COLLECTIVE_SOURCE = Path(__file__).with_name("collective.py")
-"""A short all-reduce across the nodes; needs the image's torch."""

@@ -25,8 +25,8 @@ def api_key(options: Options) -> None:
 
     It is read from the head's container, so whoever may log in to the head as the inventory says can read it.
     """
-    from clusterctl.credentials import held_api_key
-    from clusterctl.planning.paths import container_name
+    from clusterctl.agent.paths import container_name
+    from clusterctl.facts.api_key import held_api_key
 
     inventory = options.inventory()
     # The head alone: a worker that is down must not keep anybody from asking the API.

@@ -46,14 +46,14 @@ def check(
 
     With --full each node keeps what it read in its login's ~/.cache/clusterctl, so that a second run takes seconds.
     """
-    from clusterctl.facts.deep import Asked, with_deep
+    from clusterctl.deployment.environment import network_environments
     from clusterctl.facts.gather import gather
     from clusterctl.facts.model_bytes import with_digests
     from clusterctl.findings.finding import has_errors
     from clusterctl.findings.identity import differences
     from clusterctl.findings.junit import junit_xml
     from clusterctl.findings.rules import check as find_problems
-    from clusterctl.planning.environment import network_environments
+    from clusterctl.preflight.run import Asked, with_deep
     from clusterctl.ui import render
     from clusterctl.ui.network import network_json
     from clusterctl.ui.progress import progress_on_stderr

@@ -39,9 +39,10 @@ class Options:
 
     def inventory(self) -> Inventory:
         """The inventory. Raises InventoryError with everything that is wrong with it."""
+        from clusterctl.findings.waivers import waivers
         from clusterctl.inventory.load import load_inventory
 
-        return load_inventory(self.path)
+        return load_inventory(self.path, (waivers,))
 
     def hosts(self, only: Container[str] | None = None) -> Hosts:
         """Connections to all nodes, or only to those of these names; not yet open."""

@@ -28,7 +28,8 @@ def diagnose(options: Options, *, as_json: bool, output: Path | None, no_bundle:
 
     Exit codes: 0 nothing wrong was found and every node answered, 1 otherwise.
     """
-    from clusterctl.evidence import collect, summary
+    from clusterctl.diagnosis.bundle import summary
+    from clusterctl.diagnosis.collect import collect
     from clusterctl.ui.progress import progress_on_stderr
 
     with options.hosts() as hosts, progress_on_stderr() as progress:

@@ -16,9 +16,9 @@ from clusterctl.cli.common import Options, drain_option, emit, json_option, wait
 @click.pass_obj
 def down(options: Options, *, as_json: bool, drain_s: float | None, wait_s: float | None) -> None:
     """Stop the server, then Ray, remove the containers, and prove that everything is gone."""
-    from clusterctl.down import down as take_down
-    from clusterctl.lock import cluster_lock
-    from clusterctl.operator import whoami
+    from clusterctl.actions.down import down as take_down
+    from clusterctl.lock.cluster import cluster_lock
+    from clusterctl.lock.operator import whoami
     from clusterctl.ui import render
     from clusterctl.ui.progress import progress_on_stderr
 

@@ -61,8 +61,8 @@ def exec_(
 
     Ctrl-C and --timeout end the command and what it started: SIGTERM, after 3 s SIGKILL.
     """
-    from clusterctl.logs import chosen_nodes
-    from clusterctl.operate import Order, run_on_each, run_on_one
+    from clusterctl.actions.exec import Order, run_on_each, run_on_one
+    from clusterctl.actions.logs import chosen_nodes
 
     options: Options = context.obj
     argv = context.meta[DASHES]

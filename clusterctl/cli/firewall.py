@@ -11,8 +11,8 @@ from clusterctl.cli.common import Options, echo
 from clusterctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from clusterctl.facts.model import ClusterFacts
-    from clusterctl.firewall import NodeRules
+    from clusterctl.deployment.firewall import NodeRules
+    from clusterctl.facts.cluster import ClusterFacts
 
 FORMATS = ("text", "nft", "iptables", "ufw", "firewalld")
 
@@ -38,8 +38,8 @@ def firewall(options: Options, *, form: str, clients: tuple[str, ...], nodes: tu
     Without --clients only the nodes reach the API. With --offline, and of nodes that cannot be reached, no interface is
     known, and rules go by address alone.
     """
-    from clusterctl.firewall import addresses, cluster_rules
-    from clusterctl.logs import chosen_nodes
+    from clusterctl.actions.logs import chosen_nodes
+    from clusterctl.deployment.firewall import addresses, cluster_rules
 
     inventory = options.inventory()
     chosen = chosen_nodes(inventory, nodes)
@@ -57,7 +57,7 @@ def _facts(options: Options) -> ClusterFacts:
 
 
 def _page(form: str, node: NodeRules) -> str:
-    from clusterctl.firewall import FORMATS as WRITERS
+    from clusterctl.deployment.firewall import FORMATS as WRITERS
 
     return "\n".join(WRITERS[form](node))
 

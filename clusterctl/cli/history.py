@@ -23,8 +23,8 @@ def history(options: Options, *, as_json: bool, nodes: tuple[str, ...], limit: i
 
     Each node keeps the last 1000 records in its login's ~/.local/state/clusterctl. Exit code 1: no node could be read.
     """
-    from clusterctl.history import forget_history, read_history
-    from clusterctl.logs import chosen_nodes
+    from clusterctl.actions.logs import chosen_nodes
+    from clusterctl.lock.history import forget_history, read_history
     from clusterctl.ui import history as history_text
 
     if forget and as_json:

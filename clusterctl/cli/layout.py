@@ -15,8 +15,8 @@ from clusterctl.errors import ClusterctlError, ExitCode
 @click.pass_obj
 def layout(options: Options, as_json: bool) -> None:
     """Show how the model lies on the nodes, what fits, and which other layouts would do. Changes nothing."""
+    from clusterctl.facts.fact import Unknown
     from clusterctl.facts.gather import gather
-    from clusterctl.facts.model import Unknown
     from clusterctl.layout.report import report as layout_report
     from clusterctl.ui import layout as layout_text
 

@@ -17,7 +17,7 @@ from clusterctl.cli.common import Options, echo
 @click.pass_obj
 def logs(options: Options, nodes: tuple[str, ...], follow: bool, tail: int | None) -> None:
     """Print the containers' logs, each line with its node's name."""
-    from clusterctl.logs import chosen_nodes, show_logs
+    from clusterctl.actions.logs import chosen_nodes, show_logs
 
     chosen = chosen_nodes(options.inventory(), nodes)
     with options.hosts(chosen) as hosts:

@@ -16,7 +16,7 @@ from clusterctl.errors import ExitCode
 @click.pass_obj
 def plan(options: Options, as_json: bool, detailed_exitcode: bool) -> None:
     """Show what `up` would change. Changes nothing."""
-    from clusterctl.up import prepare
+    from clusterctl.actions.prepare import prepare
 
     with options.hosts() as hosts:
         prepared = prepare(hosts)

@@ -18,13 +18,13 @@ from clusterctl.cli.common import Options, drain_option, emit, json_option, wait
 @click.pass_obj
 def restart(options: Options, *, as_json: bool, server_only: bool, drain_s: float | None, wait_s: float | None) -> None:
     """Let running requests end, start everything (or only the server) again, wait for a real completion."""
-    from clusterctl.lock import cluster_lock
-    from clusterctl.operator import whoami
-    from clusterctl.restart import restart as restart_all
-    from clusterctl.restart import restart_server
+    from clusterctl.actions.restart import restart as restart_all
+    from clusterctl.actions.restart import restart_server
+    from clusterctl.actions.up import UpOptions
+    from clusterctl.lock.cluster import cluster_lock
+    from clusterctl.lock.operator import whoami
     from clusterctl.ui import render
     from clusterctl.ui.progress import progress_on_stderr
-    from clusterctl.up import UpOptions
 
     command = "restart --server-only" if server_only else "restart"
     with (

@@ -17,8 +17,8 @@ from clusterctl.errors import UsageError
 @click.pass_obj
 def shell(options: Options, node: str, *, on_host: bool) -> None:
     """Open a shell in the cluster's container on a node. Ends with the shell's exit code."""
-    from clusterctl.logs import chosen_nodes
-    from clusterctl.operate import open_shell
+    from clusterctl.actions.exec import open_shell
+    from clusterctl.actions.logs import chosen_nodes
     from clusterctl.ui.terminal import RawTerminal
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):

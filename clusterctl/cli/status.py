@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from clusterctl.cli.common import Options, emit, json_option
+
+if TYPE_CHECKING:
+    from clusterctl.status.status import ClusterStatus
 
 
 @click.command()
@@ -26,13 +33,29 @@ def status(options: Options, as_json: bool, watch: bool, interval_s: float) -> N
 
     Exit codes: 0 healthy and as declared, 3 degraded or different, 4 down, 5 a node cannot be asked.
     """
-    from clusterctl.status import exit_code_of, read_status
+    from clusterctl.actions.watch import watch_status
+    from clusterctl.status.status import exit_code_of, read_status
     from clusterctl.ui import render
-    from clusterctl.watch import watch_status
 
     with options.hosts() as hosts:
         if watch:
-            watch_status(hosts, interval_s, as_json=as_json)
+            watch_status(hosts, interval_s, _print_line if as_json else _redraw(interval_s))
         found = read_status(hosts)
     emit(found.to_json() if as_json else render.status(found))
     sys.exit(exit_code_of(found))
+
+
+def _print_line(found: ClusterStatus) -> None:
+    """One JSON object a line."""
+    click.echo(json.dumps(found.to_json(), default=str))
+
+
+def _redraw(interval_s: float) -> Callable[[ClusterStatus], None]:
+    """On a terminal in place, elsewhere one after the other."""
+    from clusterctl.ui import render
+
+    def show(found: ClusterStatus) -> None:
+        click.clear()  # does nothing when stdout is no terminal
+        click.echo(f"{time.strftime('%H:%M:%S')}  every {interval_s:g} s, Ctrl-C ends\n{render.status(found)}\n")
+
+    return show

@@ -25,12 +25,12 @@ from clusterctl.cli.common import Options, emit, json_option, wait_option
 @click.pass_obj
 def up(options: Options, *, as_json: bool, keep: bool, checks: str, wait_s: float | None) -> None:
     """Check the nodes, start the cluster, wait until a real completion comes back."""
-    from clusterctl.lock import cluster_lock
-    from clusterctl.operator import whoami
+    from clusterctl.actions.up import UpOptions
+    from clusterctl.actions.up import up as bring_up
+    from clusterctl.lock.cluster import cluster_lock
+    from clusterctl.lock.operator import whoami
     from clusterctl.ui import render
     from clusterctl.ui.progress import progress_on_stderr
-    from clusterctl.up import UpOptions
-    from clusterctl.up import up as bring_up
 
     asked = UpOptions(by=whoami(), keep=keep, full_check=checks == "full")
     with (

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from clusterctl.facts import parse
-from clusterctl.facts.model import Fact, Unknown
+from clusterctl.facts.fact import Fact, Unknown
 
 
 def amd_gpus(found: Mapping[str, parse.Section]) -> Fact[int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clusterctl.facts.model import Fact, Unknown
+from clusterctl.facts.fact import Fact, Unknown
 from clusterctl.hosts.engine import Output
 
 MEMLOCK_UNLIMITED = -1

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from clusterctl.facts.model import InterfaceAddress
+from clusterctl.facts.records import InterfaceAddress
 
 LOOPBACK = IPv4Network("127.0.0.0/8")
 

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from clusterctl.facts.model import ClusterFacts, Unknown
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles
 from clusterctl.hosts.host import Host, Hosts
-from clusterctl.ui.progress import Progress
+from clusterctl.progress import Progress
 
 SCRIPT = Path(__file__).with_name("scripts").joinpath("model_bytes.sh").read_bytes()
 TICK_S = 5

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from clusterctl.facts.model import Fact, Unknown
+from clusterctl.facts.fact import Fact, Unknown
 from clusterctl.facts.parse import Section, text
 from clusterctl.facts.safetensors import MAX_HEADER_BYTES, Header
 

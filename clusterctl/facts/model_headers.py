@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from clusterctl.errors import ClusterctlError
-from clusterctl.facts.model import NodeFacts, Unknown
+from clusterctl.facts.cluster import NodeFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles, header_length
 from clusterctl.facts.safetensors import Header, header
 from clusterctl.hosts.host import Host, Hosts

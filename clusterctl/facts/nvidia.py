@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clusterctl.facts import parse
-from clusterctl.facts.model import Fact, Unknown
+from clusterctl.facts.fact import Fact, Unknown
 from clusterctl.facts.system import pairs
 
 SMI_VERSION_MISMATCH = 18

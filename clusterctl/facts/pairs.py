@@ -6,22 +6,15 @@ and asked in facts/peering.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any
 
-from clusterctl.facts.model import ClusterFacts, Unknown
-from clusterctl.inventory.model import Inventory, PortRange
-from clusterctl.planning.deployment import private_address
+from clusterctl.facts.fact import Unknown
 
 Pair = tuple[str, str]
 """Two nodes by name: from the first to the second."""
-
-WORKER_SAMPLES = 8
-"""Ports of Ray's worker range that are tried, its ends among them: a firewall opens ranges, not every second port."""
-EPHEMERAL_SAMPLES = 3
-"""Ports of the kernel's own choice that are tried, besides the one that latency is measured on."""
 
 
 @dataclass(frozen=True)
@@ -76,42 +69,6 @@ class Pairs:
     """TCP throughput; empty when it was not asked for."""
 
 
-def candidates(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, tuple[str, str]]:
-    """Nodes that can be asked, each with its private address and interface. The others have findings of their own."""
-    found = {}
-    for name, node in facts.nodes.items():
-        place = private_address(inventory, name, node)
-        if place is not None and node.image is not None and not isinstance(node.image, Unknown):
-            found[name] = (str(place.address), place.interface)
-    return found
-
-
-def pinned_ports(inventory: Inventory, node: str) -> tuple[int, ...]:
-    """Ports of this node that Ray connects to from the others. The API's port is not one: it is for clients."""
-    pinned = inventory.ray.ports.model_dump(exclude={"workers"})
-    if node != inventory.head_name:
-        del pinned["gcs"]
-    return (*pinned.values(), *worker_sample(inventory.ray.ports.workers))
-
-
-def worker_sample(workers: PortRange) -> tuple[int, ...]:
-    """Some ports of the range, evenly spread, with both ends."""
-    width = workers.last - workers.first
-    count = min(WORKER_SAMPLES, width + 1)
-    return tuple(sorted({workers.first + width * index // max(1, count - 1) for index in range(count)}))
-
-
-def rounds(names: Sequence[str]) -> Iterator[tuple[Pair, ...]]:
-    """Every ordered pair once, in rounds in which no node takes part twice (the circle method of tournaments)."""
-    circle: list[str | None] = [*names, *([None] if len(names) % 2 else [])]
-    for _ in range(len(circle) - 1):
-        half = len(circle) // 2
-        pairs = [(a, b) for a, b in zip(circle[:half], reversed(circle[half:]), strict=True) if a and b]
-        yield tuple(pairs)
-        yield tuple((b, a) for a, b in pairs)
-        circle = [circle[0], circle[-1], *circle[1:-1]]
-
-
 def read_end(address: str, interface: str, said: Mapping[str, Any]) -> End | Unknown:
     """One node's first answer."""
     if said.get("event") != "listening":
@@ -125,26 +82,6 @@ def read_end(address: str, interface: str, said: Mapping[str, Any]) -> End | Unk
         service=int(said["service"]),
         udp=int(said["udp"]),
     )
-
-
-def peers_step(inventory: Inventory, ends: Mapping[str, End], node: str) -> Mapping[str, Any]:
-    """What a node is asked to do once all listen."""
-    return {
-        "step": "peers",
-        "interface_mtu": ends[node].mtu,
-        "peers": [
-            {
-                "node": other,
-                "address": str(end.address),
-                "ports": [*pinned_ports(inventory, other), *end.ephemeral],
-                "held": end.held,
-                "service": end.service,
-                "udp": end.udp,
-            }
-            for other, end in ends.items()
-            if other != node
-        ],
-    }
 
 
 def read_links(node: str, ends: Mapping[str, End], said: Mapping[str, Any]) -> Iterator[tuple[Pair, Link]]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+from clusterctl.facts.fact import Fact, Unknown
 from clusterctl.facts.kernel_net import kernel_addresses, kernel_routes
-from clusterctl.facts.model import Fact, Gpu, GpuProcess, InterfaceAddress, Listener, Unknown
+from clusterctl.facts.records import Gpu, GpuProcess, InterfaceAddress, Listener
 
 ABSENT = 44
 """Exit code with which a section of the probe says «looked for, not there»."""

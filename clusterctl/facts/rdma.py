@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from clusterctl.facts import parse
-from clusterctl.facts.model import Fact, Unknown
+from clusterctl.facts.fact import Fact, Unknown
 
 INFINIBAND = "InfiniBand"
 ETHERNET = "Ethernet"

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clusterctl.facts.model import Unknown
+from clusterctl.facts.fact import Unknown
 
 MAX_HEADER_BYTES = 100_000_000
 """safetensors refuses longer headers (HeaderTooLarge; MAX_HEADER_SIZE in its source)."""

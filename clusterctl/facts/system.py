@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from clusterctl.facts import parse
+from clusterctl.facts.fact import Fact, Unknown
 from clusterctl.facts.kernel_net import Route, kernel_routes
-from clusterctl.facts.model import Fact, Unknown
 
 CAP_SYS_RESOURCE = 24
 """Number of the capability that may raise a limit above its hard limit (Linux, include/uapi/linux/capability.h)."""

@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from clusterctl.deployment.address import private_address
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.image_report import ImageReport
-from clusterctl.facts.model import ClusterFacts, Gpu, ImageFacts, NodeFacts, Unknown
+from clusterctl.facts.records import Gpu, ImageFacts
 from clusterctl.inventory.model import Inventory
-from clusterctl.planning.deployment import private_address
 
 
 class Rating(StrEnum):

@@ -11,16 +11,19 @@ from clusterctl.inventory.explain import validate
 from clusterctl.inventory.issue import Issue, KeyPath, path_text, shown
 from clusterctl.inventory.model import Inventory, Ssh
 from clusterctl.inventory.raw import dig, items
-from clusterctl.inventory.rules import broken_rules
+from clusterctl.inventory.rules.all import Rule, broken_rules
 from clusterctl.inventory.source import Source, read_source
 
 
-def load_inventory(path: Path) -> Inventory:
-    """The inventory in the file, its paths made absolute. Raises InventoryError with every problem, in file order."""
+def load_inventory(path: Path, rules: Sequence[Rule] = ()) -> Inventory:
+    """The inventory in the file, its paths made absolute. Raises InventoryError with every problem, in file order.
+
+    `rules` are those that need to know more than the inventory does, such as the codes of findings.
+    """
     source = read_source(path)
     inventory, mistakes = validate(source.data)
-    rules = [*broken_rules(source.data), *unknown_homes(source.data)]
-    issues = without_repeats(source.issues, rules, mistakes)
+    broken = [*broken_rules(source.data, rules), *unknown_homes(source.data)]
+    issues = without_repeats(source.issues, broken, mistakes)
     if issues or inventory is None:
         raise InventoryError(in_file_order(path, source, issues))
     return with_absolute_paths(inventory, path.absolute().parent)

@@ -17,28 +17,68 @@ NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 """Names of clusters and nodes: a DNS label of at most 40 characters, so that `<cluster>-node` is a legal
 container name and a host name everywhere."""
 
+
 # A leading dash is refused wherever a value could end up as an argument of a program: «-oProxyCommand=…».
 USER_PATTERN = r"^[^\s-]\S*$"
+
+
 HOST_PATTERN = r"^[^\s/@-][^\s/@]*$"
+
+
 JUMP_PATTERN = r"^([^\s@-][^\s@]*@)?[^\s@-][^\s@]*$"
+
+
 WORD_PATTERN = r"^\S+$"
+
+
 ENV_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+
 ABSOLUTE_PATH_PATTERN = r"^/[^\x00\n]*$"
+
+
 VOLUME_PATTERN = r"^/[^:]*:/[^:]*(:(ro|rw))?$"
+
+
 CAPABILITY_PATTERN = r"^[A-Z_]+$"
+
+
 OPTION_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
 
+
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+
+
 User = Annotated[str, StringConstraints(pattern=USER_PATTERN)]
+
+
 HostName = Annotated[str, StringConstraints(pattern=HOST_PATTERN)]
+
+
 JumpHost = Annotated[str, StringConstraints(pattern=JUMP_PATTERN)]
+
+
 Word = Annotated[str, StringConstraints(pattern=WORD_PATTERN)]
+
+
 EnvName = Annotated[str, StringConstraints(pattern=ENV_NAME_PATTERN)]
+
+
 AbsolutePath = Annotated[str, StringConstraints(pattern=ABSOLUTE_PATH_PATTERN)]
+
+
 Volume = Annotated[str, StringConstraints(pattern=VOLUME_PATTERN)]
+
+
 Capability = Annotated[str, StringConstraints(pattern=CAPABILITY_PATTERN)]
+
+
 OptionName = Annotated[str, StringConstraints(pattern=OPTION_PATTERN)]
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 
@@ -300,42 +340,3 @@ class Inventory(Strict):
     def served_name(self) -> str:
         """Name that clients send as `model`."""
         return self.model.name or re.sub(r"\s", "-", Path(self.model.path).name)
-
-
-DERIVED_ENV = frozenset(
-    {
-        "VLLM_HOST_IP",
-        "GLOO_SOCKET_IFNAME",
-        "NCCL_SOCKET_IFNAME",
-        "RAY_ADDRESS",
-        "RAY_AUTH_MODE",
-        "RAY_AUTH_TOKEN",
-        "RAY_AUTH_TOKEN_PATH",
-        "VLLM_API_KEY",
-        "VLLM_CONFIG_ROOT",
-    }
-)
-"""Environment that clusterctl sets itself on every node, per node (failure-modes.md, «Per-node environment»): a value
-in the inventory would silently become every node's (vllm-ray-facts.md, surprise 4)."""
-
-OWNED_OPTIONS = frozenset(
-    {
-        "model",
-        "served-model-name",
-        "host",
-        "port",
-        "tensor-parallel-size",
-        "pipeline-parallel-size",
-        "distributed-executor-backend",
-        "config",
-        "api-key",
-        "nnodes",
-        "node-rank",
-        "master-addr",
-        "master-port",
-        "headless",
-        "shutdown-timeout",
-    }
-)
-"""`vllm serve` options (0.32) that clusterctl sets itself from other inventory fields; `api-key` would show in argv
-(F68)."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clusterctl.facts.model import ClusterFacts, Unknown
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles
 from clusterctl.facts.nvidia import NvidiaFacts, Topology
 from clusterctl.facts.safetensors import Header, Tensor

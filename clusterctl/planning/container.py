@@ -9,28 +9,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import docker.types
-
 from clusterctl import __version__
+from clusterctl.agent.labels import LABEL_NODE, LABEL_ROLE, LABEL_SPEC, LABEL_VERSION
+from clusterctl.agent.paths import AGENT_PATH, SOURCES, container_name
 from clusterctl.hosts.engine import LABEL_CLUSTER
-from clusterctl.inventory.model import Inventory, Ulimit
-from clusterctl.planning.deployment import Deployment, Place
+from clusterctl.inventory.model import Inventory
+from clusterctl.modes.place import Deployment, Place
 from clusterctl.planning.files import SERVER_FILES, SETTINGS_FILES, environment, rendered_files
-from clusterctl.planning.masking import recorded
-from clusterctl.planning.paths import AGENT_PATH, SOURCES, container_name
-
-LABEL_ROLE = "clusterctl.role"
-LABEL_NODE = "clusterctl.node"
-LABEL_SPEC = "clusterctl.spec"
-LABEL_VERSION = "clusterctl.version"
+from clusterctl.planning.flags import host_config
+from clusterctl.secrets.masking import recorded
 
 STOP_TIMEOUT_S = 900
 """What the engine waits for a container that is stopped. The agent keeps the inventory's own, shorter deadlines, which
 can be changed while it runs; this one cannot."""
-
-LOG_MAX_SIZE = "64m"
-LOG_MAX_FILES = "4"
-"""At most 256 MiB of log on each node: an unbounded log fills the disk of a server that runs for months (F8)."""
 
 
 LIVE_FILES = frozenset({*SERVER_FILES, *SETTINGS_FILES})
@@ -115,39 +106,3 @@ def _spec(deployment: Deployment, place: Place) -> ContainerSpec:
         host_config=host_config(inventory, gpus=deployment.layout.gpus_per_node, infiniband=place.infiniband),
         files=rendered_files(deployment, place),
     )
-
-
-def host_config(inventory: Inventory, *, gpus: int, infiniband: bool) -> Mapping[str, Any]:
-    """The flags of the serving container, on a node with so many GPUs for it and with or without RDMA devices."""
-    container = inventory.container
-    devices = list(container.devices)
-    if infiniband and "/dev/infiniband" not in devices:
-        devices.append("/dev/infiniband")  # verbs and RDMA CM devices; without them NCCL falls back to TCP (F23)
-    body: dict[str, Any] = {
-        "network_mode": "host",  # RDMA needs the host's interfaces; Ray and NCCL open many ports
-        # NCCL's, vLLM's and Ray's shared memory (F21); private, so that what is killed leaves none of it on the node.
-        "ipc_mode": container.ipc,
-        "binds": [f"{inventory.model.path}:{inventory.model.path}:ro", *container.volumes],
-        "cap_add": list(container.cap_add),  # IPC_LOCK: registered (pinned) RDMA memory (F22)
-        "ulimits": [_ulimit(name, limit) for name, limit in container.ulimits.items()],
-        "devices": [f"{path}:{path}:rwm" for path in devices],
-        "security_opt": ["no-new-privileges"],
-        "privileged": container.privileged,
-        # A log that can be read back and cannot fill the disk, whatever the engine's default driver is.
-        "log_config": {"Type": "json-file", "Config": {"max-size": LOG_MAX_SIZE, "max-file": LOG_MAX_FILES}},
-    }
-    if container.ipc == "private":
-        body["shm_size"] = container.shm_bytes
-    if inventory.accelerator.kind == "nvidia":
-        # What `--gpus N` is in the API.
-        body["device_requests"] = [docker.types.DeviceRequest(count=gpus, capabilities=[["gpu"]])]
-    if inventory.accelerator.kind == "amd":
-        # ROCm's own instructions for containers: the compute and render devices, and the groups that own them.
-        body["devices"] += ["/dev/kfd:/dev/kfd:rwm", "/dev/dri:/dev/dri:rwm"]
-        body["group_add"] = ["video", "render"]
-    return body
-
-
-def _ulimit(name: str, limit: Ulimit | int) -> Any:
-    soft, hard = (limit.soft, limit.hard) if isinstance(limit, Ulimit) else (limit, limit)
-    return docker.types.Ulimit(name=name, soft=soft, hard=hard)

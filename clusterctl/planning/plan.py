@@ -6,16 +6,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import yaml
-
-from clusterctl.facts.model import ClusterFacts, ContainerFacts, Unknown
-from clusterctl.planning.container import LABEL_SPEC, ContainerSpec, container_specs, restart_policy
-from clusterctl.planning.deployment import Deployment
+from clusterctl.agent.labels import LABEL_SPEC
+from clusterctl.agent.state import ending
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
+from clusterctl.facts.records import ContainerFacts
+from clusterctl.modes.place import Deployment
+from clusterctl.planning.container import ContainerSpec, container_specs, restart_policy
+from clusterctl.planning.difference import Change, changes_of
 from clusterctl.planning.files import SERVER_FILES
-from clusterctl.planning.masking import masked
 
 Action = Literal["create", "replace", "restart-server", "update", "keep"]
+
+
 SIGNS: Mapping[Action, str] = {"create": "+", "replace": "-/+", "restart-server": "~", "update": "~", "keep": " "}
+
+
 WORDS: Mapping[Action, str] = {
     "create": "create container",
     "replace": "replace container",
@@ -23,18 +29,6 @@ WORDS: Mapping[Action, str] = {
     "update": "update without a restart container",
     "keep": "keep container",
 }
-
-
-@dataclass(frozen=True)
-class Change:
-    """One value that differs: where, what it is now, what it shall be."""
-
-    path: str
-    old: Any
-    new: Any
-
-    def __str__(self) -> str:
-        return f"{self.path}: {_shown(self.old)} -> {_shown(self.new)}"
 
 
 @dataclass(frozen=True)
@@ -173,7 +167,7 @@ def _kept(
     if isinstance(container.spec, Mapping):
         old, new = container.spec.get("files") or {}, spec.values()["files"]
         differing = [path for path in spec.live_files if old.get(path) != new[path]]
-        changes = _changes(container.spec, spec) if differing else ()
+        changes = changes_of(container.spec, spec) if differing else ()
     if policy is not None and container.restart_policy != policy:
         was_cut_off = policy != "no" and container.restart_policy == "no"
         reasons.append("an `up` was cut off before it had seen the cluster serve" if was_cut_off else "supervise")
@@ -199,7 +193,7 @@ def _verdict(spec: ContainerSpec, existing: tuple[ContainerFacts, ...], *, anew:
     if container.labels.get(LABEL_SPEC) != spec.hash:
         reasons.append("it was started with other values")
     # Also those that alone would take no new container: it will be started with them, whatever replaces it.
-    changes = _changes(container.spec, spec) if isinstance(container.spec, Mapping) else ()
+    changes = changes_of(container.spec, spec) if isinstance(container.spec, Mapping) else ()
     if container.ended:
         reasons.append(f"it is not running ({container.status}, exit code {container.exit_code})")
     elif container.agent.get("phase") == "failed":
@@ -209,44 +203,3 @@ def _verdict(spec: ContainerSpec, existing: tuple[ContainerFacts, ...], *, anew:
             f"its server was ended on request of {container.agent.get('by', 'somebody')}, and nobody went on"
         )
     return tuple(reasons), changes
-
-
-def ending(agent: Mapping[str, Any]) -> bool:
-    """Whether a head's agent ends its server for good, or has: it waits for what comes next, and heals nothing."""
-    return agent.get("phase") == "drained" or (agent.get("phase") == "draining" and agent.get("action") == "drain")
-
-
-def _changes(record: Mapping[str, Any], spec: ContainerSpec) -> tuple[Change, ...]:
-    """What differs between a container's record and what it shall be, secrets masked."""
-    return tuple(_differences(masked(_settings(record)), masked(_settings(spec.values()))))
-
-
-def _settings(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The values as a person compares them: of a file whose content is known its settings, of another its hash."""
-    files, contents = values.get("files"), values.get("file_contents")
-    if not isinstance(files, Mapping) or not isinstance(contents, Mapping):
-        return values
-    shown = {path: _parsed(str(contents[path])) if path in contents else digest for path, digest in files.items()}
-    return {**{key: value for key, value in values.items() if key != "file_contents"}, "files": shown}
-
-
-def _parsed(content: str) -> Any:
-    """A rendered file's settings: all of them are YAML, or JSON, which is YAML."""
-    try:
-        return yaml.safe_load(content)
-    except yaml.YAMLError:
-        return content
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[Change]:
-    """Leaf by leaf."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in [*old, *(key for key in new if key not in old)]:
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-    elif old != new:
-        yield Change(path, old, new)
-
-
-def _shown(value: Any) -> str:
-    text = "absent" if value is None else str(value)
-    return text if len(text) <= 100 and "\n" not in text else f"{text.splitlines()[0][:80]} …"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clusterctl.history import History, Restart, Run, duration, utc
+from clusterctl.lock.history import History, Restart, Run, duration, utc
 
 
 def text(found: History) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
+from clusterctl.facts.cluster import DeepFacts
 from clusterctl.facts.collective import Collective, NodeRun
-from clusterctl.facts.model import DeepFacts, Unknown
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.pairs import Pair, Pairs
 
 Environments = Mapping[str, Mapping[str, str]]

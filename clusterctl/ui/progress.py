@@ -5,33 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import Self, TextIO
 
 from rich.console import Console
 from rich.status import Status
-
-
-class Progress(Protocol):
-    """Where a run says what it is doing."""
-
-    def phase(self, text: str) -> None:
-        """A new phase has begun."""
-
-    def detail(self, text: str) -> None:
-        """Something happened in the phase."""
-
-
-class Silent:
-    """For callers that show nothing (and for tests of what is not progress)."""
-
-    def phase(self, text: str) -> None:
-        """Ignore."""
-
-    def detail(self, text: str) -> None:
-        """Ignore."""
-
-
-SILENT = Silent()
 
 
 class PlainProgress:

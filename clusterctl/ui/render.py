@@ -11,14 +11,15 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from clusterctl import vllm_log
-from clusterctl.down import DownResult
-from clusterctl.facts.model import DeepFacts, Unknown
+from clusterctl.actions.down import DownResult
+from clusterctl.actions.summary import UpSummary
+from clusterctl.facts.cluster import DeepFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.identity import Difference
-from clusterctl.status import ClusterStatus, GpuStatus, NodeStatus, ServerAnswers
+from clusterctl.signatures.start import KvCache
+from clusterctl.status.status import ClusterStatus, GpuStatus, NodeStatus, ServerAnswers
 from clusterctl.ui.network import Environments, bandwidth_table, network_lines
-from clusterctl.up import UpSummary
 
 SHOWN_RESTARTS = 5
 NODE_COLUMNS = (
@@ -56,7 +57,7 @@ def curl(endpoint: str, model: str, key_command: str | None) -> str:
     return f"curl -s {endpoint}/v1/completions {key}-H 'Content-Type: application/json' -d '{body}'"
 
 
-def kv_cache(found: vllm_log.KvCache) -> str:
+def kv_cache(found: KvCache) -> str:
     """KV cache and concurrency as vLLM logged them."""
     if found.tokens is None:
         return "not logged by this vLLM"

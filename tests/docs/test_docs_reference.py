@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from clusterctl import kernel_log, vllm_log
-from clusterctl.diagnosis import Certainty
+from clusterctl.agent.reasons import FAILURES, MEANINGS, RETURNS
+from clusterctl.diagnosis.cause import Certainty
 from clusterctl.errors import ExitCode
-from clusterctl.events import FAILURES, MEANINGS, RETURNS
 from clusterctl.findings.finding import Finding
 from clusterctl.inventory.model import Timeouts
 from clusterctl.planning.files import MAX_RESTARTS
-from clusterctl.server import Completion, Metrics
-from clusterctl.status import ClusterStatus, ContainerStatus, GpuStatus, NodeStatus, ServerAnswers
-from clusterctl.vllm_log import KvCache
+from clusterctl.signatures import kernel as kernel_log
+from clusterctl.signatures import vllm as vllm_log
+from clusterctl.signatures.start import KvCache
+from clusterctl.status.server import Completion, Metrics
+from clusterctl.status.status import ClusterStatus, ContainerStatus, GpuStatus, NodeStatus, ServerAnswers
 from tests.docs.pages import PAGES, ROOT, links, rows, sections
 
 FINDINGS = ROOT / "docs/reference/findings.md"

@@ -9,6 +9,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
+from clusterctl.findings.waivers import waivers
 from clusterctl.inventory.explain import model_in
 from clusterctl.inventory.load import load_inventory
 from clusterctl.inventory.model import Inventory, Ulimit
@@ -39,7 +40,7 @@ def key_paths(data: object, path: str = "") -> Iterator[str]:
 
 
 def test_the_example_loads() -> None:
-    inventory = load_inventory(EXAMPLE)
+    inventory = load_inventory(EXAMPLE, (waivers,))
     assert [node.name for node in inventory.nodes] == ["gpu1", "gpu2"]
     assert (inventory.accelerator.kind, inventory.accelerator.per_node) == ("nvidia", 8)
 
@@ -60,14 +61,14 @@ def test_uncommenting_every_default_changes_nothing(tmp_path: Path) -> None:
     assert uncommented().count("\n") == TEXT.count("\n")
     path = tmp_path / "inventory.yaml"
     path.write_text(uncommented(), encoding="utf-8")
-    assert load_inventory(path) == load_inventory(EXAMPLE)
+    assert load_inventory(path, (waivers,)) == load_inventory(EXAMPLE, (waivers,))
 
 
 @pytest.mark.parametrize("number", [match.start() for match in SETTING.finditer(TEXT)])
 def test_uncommenting_any_one_default_changes_nothing(number: int, tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text(TEXT[:number] + SETTING.sub(r"\1", TEXT[number:], count=1), encoding="utf-8")
-    assert load_inventory(path) == load_inventory(EXAMPLE)
+    assert load_inventory(path, (waivers,)) == load_inventory(EXAMPLE, (waivers,))
 
 
 def test_every_setting_is_explained() -> None:

@@ -7,11 +7,12 @@ import pytest
 import yaml
 
 from clusterctl.errors import ExitCode, InventoryError
+from clusterctl.findings.waivers import waivers
 from clusterctl.inventory import model
 from clusterctl.inventory.explain import PATTERN_MEANS
 from clusterctl.inventory.load import load_inventory
-from clusterctl.inventory.model import OWNED_OPTIONS
-from clusterctl.inventory.rules import INSTEAD_OF_OPTION
+from clusterctl.inventory.owned import OWNED_OPTIONS
+from clusterctl.inventory.rules.serve import INSTEAD_OF_OPTION
 from clusterctl.inventory.schema import json_schema
 
 HERE = Path(__file__).parent
@@ -29,7 +30,7 @@ def changed(case: dict[str, Any]) -> str:
 
 def problems(path: Path) -> list[str]:
     with pytest.raises(InventoryError) as caught:
-        load_inventory(path)
+        load_inventory(path, (waivers,))
     assert caught.value.exit_code == ExitCode.USAGE
     return [str(problem) for problem in caught.value.problems]
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clusterctl.errors import InventoryError
+from clusterctl.findings.waivers import waivers
 from clusterctl.inventory.load import load_inventory
 from clusterctl.inventory.model import Inventory
 
@@ -42,7 +43,7 @@ VALUES = st.recursive(
 def loaded(path: Path) -> Inventory | tuple[str, ...]:
     """The inventory, or its problems, each of which must have its place and its sentence."""
     try:
-        return load_inventory(path)
+        return load_inventory(path, (waivers,))
     except InventoryError as error:
         assert error.problems
         last = len(re.split(rb"\r\n|\r|\n", path.read_bytes().removesuffix(b"\n")))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from clusterctl.facts.gather import STARTING_S
+from clusterctl.facts.containers import STARTING_S
 
 from .conftest import Clusterctl, Rehearsal
 

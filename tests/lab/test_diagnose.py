@@ -14,8 +14,9 @@ from urllib.parse import quote
 
 import pytest
 
+from clusterctl.diagnosis.collect import collect_after_failure
+from clusterctl.diagnosis.node import AFTER_FAILURE
 from clusterctl.errors import ClusterctlError
-from clusterctl.evidence import AFTER_FAILURE, collect_after_failure
 from clusterctl.hosts.engine import FileInContainer
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.load import load_inventory

@@ -17,8 +17,9 @@ import yaml
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.load import load_inventory
 from clusterctl.lab import lab as labs
-from clusterctl.lock import SILENCE_S, cluster_lock
-from clusterctl.ui.progress import SILENT
+from clusterctl.lock.cluster import cluster_lock
+from clusterctl.lock.node import SILENCE_S
+from clusterctl.progress import SILENT
 from tests.lab.conftest import Clusterctl, Rehearsal
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]

@@ -12,14 +12,15 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
+from clusterctl.agent.paths import API_KEY_PATH, NOT_CARRIED_PATH, container_name
+from clusterctl.deployment.resolve import resolve
 from clusterctl.facts.gather import gather
 from clusterctl.hosts.engine import FileInContainer
 from clusterctl.hosts.host import Hosts
+from clusterctl.inventory.endpoint import endpoint_of
 from clusterctl.inventory.load import load_inventory
 from clusterctl.planning.container import container_specs
-from clusterctl.planning.deployment import endpoint_of, resolve
-from clusterctl.planning.paths import API_KEY_PATH, NOT_CARRIED_PATH, container_name
-from clusterctl.server import api_client
+from clusterctl.status.server import api_client
 
 from .conftest import Clusterctl, Rehearsal
 

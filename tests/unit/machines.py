@@ -7,9 +7,10 @@ from dataclasses import fields, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from clusterctl.facts.model import Gpu, Unknown
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.nvidia import KernelModule, NvidiaFacts, Topology
 from clusterctl.facts.rdma import Gid, RdmaPort
+from clusterctl.facts.records import Gpu
 from clusterctl.facts.system import Clock, EngineProcess, Filesystem, SystemFacts
 
 GOOD_DISK = {"type": "ext4", "free_bytes": 900 << 30, "total_bytes": 1000 << 30, "free_inodes": 1 << 24,

@@ -8,9 +8,10 @@ from itertools import permutations
 from typing import Any
 
 from clusterctl.facts.collective import Collective, read_run
-from clusterctl.facts.model import Unknown
-from clusterctl.facts.pairs import End, Link, Pairs, Route, pinned_ports
+from clusterctl.facts.fact import Unknown
+from clusterctl.facts.pairs import End, Link, Pairs, Route
 from clusterctl.inventory.model import Inventory
+from clusterctl.modes.ray import pinned_ports
 from tests.unit.support import FIXTURES
 
 EPHEMERAL, SERVICE, UDP = (40001, 40002, 40003), 40010, 40020

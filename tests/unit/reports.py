@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from clusterctl.facts.cluster import DeepFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.image_report import ImageReport, ModelSupport, RunFailed
-from clusterctl.facts.model import DeepFacts, Unknown
 
 DISTRIBUTIONS = {"numpy": "2.2.6", "ray": "2.60.0", "torch": "2.11.0", "transformers": "5.19.0", "vllm": "0.32.0"}
 

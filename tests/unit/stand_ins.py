@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from clusterctl.agent.paths import STATE_PATH
 from clusterctl.errors import ClusterctlError
 from clusterctl.hosts.engine import FileInContainer, LogChunk
 from clusterctl.hosts.host import Host, Hosts
-from clusterctl.planning.paths import STATE_PATH
 from tests.unit.support import inventory
 
 Script = Iterable[LogChunk | Callable[[], None]]

@@ -9,8 +9,10 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from clusterctl.facts.model import (
-    ClusterFacts,
+from clusterctl.deployment.resolve import resolve
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.fact import Unknown
+from clusterctl.facts.records import (
     ContainerFacts,
     EngineFacts,
     Gpu,
@@ -18,13 +20,11 @@ from clusterctl.facts.model import (
     ImageFacts,
     InterfaceAddress,
     Listener,
-    NodeFacts,
-    Unknown,
     Unreachable,
 )
 from clusterctl.inventory.model import Inventory
+from clusterctl.modes.place import Deployment
 from clusterctl.planning.container import ContainerSpec, container_specs
-from clusterctl.planning.deployment import Deployment, resolve
 from tests.unit import machines, model_files
 from tests.unit.machines import fact
 

@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 
 from clusterctl.agent import AGENT_SOURCE, agent
-from clusterctl.events import FAILURES, parse_event
+from clusterctl.agent.events import parse_event
+from clusterctl.agent.paths import SETTINGS_PATH
+from clusterctl.agent.reasons import FAILURES
 from clusterctl.planning.container import container_specs
-from clusterctl.planning.paths import SETTINGS_PATH
 from tests.unit.support import FIXTURES, deployment
 
 STAND_INS = FIXTURES / "agent"

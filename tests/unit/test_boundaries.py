@@ -23,11 +23,11 @@ DOORS = {
     "fabric": {"hosts/ssh.py"},
     "invoke": {"hosts/ssh.py"},
     "paramiko": {"hosts/ssh.py", "hosts/engine.py", "hosts/http.py"},
-    "docker.types": {"planning/"},
+    "docker.types": {"planning/", "preflight/"},
     "docker": {"hosts/engine.py"},
     "requests": {"hosts/engine.py"},
     "urllib3": {"hosts/engine.py"},
-    "httpx": {"hosts/http.py", "hosts/host.py", "server.py"},
+    "httpx": {"hosts/http.py", "hosts/host.py", "status/server.py"},
     "httpcore": {"hosts/http.py"},
     "jinja2": {"rendering.py"},
     "rich": {"ui/"},
@@ -35,8 +35,10 @@ DOORS = {
 """Module → the files (or folders) that may import it."""
 
 PURE = (
-    *("planning/", "findings/", "inventory/", "facts/model.py", "facts/parse.py"),
-    *("diagnosis.py", "firewall.py", "kernel_log.py", "redact.py", "stages.py", "vllm_log.py"),
+    *("planning/", "findings/", "inventory/", "facts/fact.py", "facts/records.py"),
+    *("facts/cluster.py", "facts/parse.py", "deployment/", "diagnosis/causes.py", "diagnosis/evidence.py"),
+    *(f"diagnosis/causes_{of}.py" for of in ("agents", "containers", "logs", "machines")),
+    *("diagnosis/cause.py", "layout/", "modes/", "secrets/", "signatures/"),
 )
 ACTING = {
     *("asyncio", "fabric", "http", "httpx", "multiprocessing", "paramiko", "requests", "shutil", "signal", "socket"),
@@ -46,11 +48,14 @@ ACTING = {
 VALUES = {"LABEL_CLUSTER", "FileInContainer"}
 """What planning takes from the engine's door: a name and a frozen value, with which nothing can be done."""
 
-OF_THE_IMAGE = {"agent/collective.py": {"torch"}}
+IN_CONTAINERS = ("agent/agent.py", "agent/children.py", "agent/clusterctl_middleware.py", "preflight/inside/")
+"""What is sent to the nodes."""
+
+OF_THE_IMAGE = {"preflight/inside/collective.py": {"torch"}}
 """What the serving image has beside the standard library, for the one file that is about it."""
 
-PRINTS = ("ui/", "cli/", "lab/__main__.py", "lab/cli.py", "agent/", "watch.py")
-"""Who may write to the terminal; agent/ runs in containers, where its output is its result."""
+PRINTS = ("ui/", "cli/", "lab/__main__.py", "lab/cli.py", "preflight/inside/", "agent/agent.py", "agent/children.py")
+"""Who may write to the terminal; what runs in containers writes its result."""
 
 
 @cache
@@ -96,7 +101,7 @@ def test_code_that_decides_cannot_act(file: str) -> None:
         assert not acts, f"{file} imports {module}"
 
 
-@pytest.mark.parametrize("file", [file for file in SOURCES if file.startswith("agent/")])
+@pytest.mark.parametrize("file", [file for file in SOURCES if file.startswith(IN_CONTAINERS)])
 def test_what_runs_in_a_container_needs_nothing_of_ours(file: str) -> None:
     for module in imports(file):
         top = module.split(".")[0]

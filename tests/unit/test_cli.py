@@ -180,7 +180,7 @@ def test_an_ssh_config_that_is_not_there_is_named_and_no_defect(
 def test_a_defect_is_1_with_a_request_to_report_it_and_a_traceback_only_on_demand(
     door: Doorbell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(_: Path) -> None:
+    def broken(*_: object) -> None:
         raise RuntimeError("boom")
 
     write({}, door)

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from clusterctl import kernel_log, vllm_log
-from clusterctl.diagnosis import Certainty, ContainerEvidence, Evidence, NodeEvidence, diagnose, situation
+from clusterctl.diagnosis.cause import Certainty
+from clusterctl.diagnosis.causes import diagnose
+from clusterctl.diagnosis.evidence import ContainerEvidence, Evidence, NodeEvidence, situation
 from clusterctl.findings.finding import Finding, Severity
+from clusterctl.signatures import kernel as kernel_log
+from clusterctl.signatures.explanation import explained
 from tests.unit.support import FIXTURES
 
 T0 = datetime(2026, 1, 2, 3, 0, 0, tzinfo=UTC).timestamp()
@@ -85,12 +88,12 @@ def test_what_there_is_in_a_sentence() -> None:
 
 @pytest.mark.parametrize("case", KERNEL, ids=[case["line"][:50] for case in KERNEL])
 def test_lines_of_the_kernel(case: dict[str, str]) -> None:
-    found = vllm_log.explained(kernel_log.CAUSES, [case["line"]])
+    found = explained(kernel_log.CAUSES, [case["line"]])
     assert [case["means"] in cause.meaning for cause in found[:1]] == ([True] if case["means"] else [])
 
 
 def test_every_pattern_of_the_kernel_has_a_line() -> None:
-    found = {vllm_log.explained(kernel_log.CAUSES, [case["line"]])[0].meaning for case in KERNEL if case["means"]}
+    found = {explained(kernel_log.CAUSES, [case["line"]])[0].meaning for case in KERNEL if case["means"]}
     assert found == {meaning for _, _, meaning, _ in kernel_log.CAUSES}
 
 

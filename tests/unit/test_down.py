@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from clusterctl.down import DownResult, remains
+from clusterctl.actions.down import DownResult
+from clusterctl.apply.gone import remains
 from clusterctl.ui import render
 from tests.unit.support import node_facts
 

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterctl import evidence
+from clusterctl.diagnosis import bundle
+from clusterctl.diagnosis.bundle import Bundle, readme_text, summary
+from clusterctl.diagnosis.collect import collect, collect_after_failure, own_secrets
+from clusterctl.diagnosis.streams import Tail, whole_lines
 from clusterctl.errors import ClusterctlError
-from clusterctl.evidence import Bundle, Tail, collect, collect_after_failure, summary, whole_lines
 from clusterctl.hosts.engine import LogChunk
 from clusterctl.hosts.host import Hosts
 from clusterctl.hosts.ssh import ConnectError
@@ -107,7 +109,7 @@ def test_a_disk_that_gets_full_leaves_nothing(nobody: Hosts, tmp_path: Path, mon
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(evidence, "_add", full)
+    monkeypatch.setattr(bundle, "_add", full)
     with pytest.raises(ClusterctlError, match="No space left"):
         collect(nobody, facts=None, error=None, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -117,11 +119,11 @@ def test_a_disk_that_gets_full_leaves_nothing(nobody: Hosts, tmp_path: Path, mon
 
 
 def test_the_summary_of_what_is_fine() -> None:
-    bundle = Bundle("demo", None, "serving", (), {}, complete=True, unexplained=False, missed=(), seconds=1.0)
-    assert bundle.fine
-    assert list(summary(bundle)) == ["serving", "", "Nothing wrong was found."]
-    assert bundle.to_json()["path"] is None
-    text = evidence.readme_text(bundle, {"a": (b"", 3)}, {"a": "cut"}, datetime(2026, 1, 2, tzinfo=UTC), "clusterctl")
+    found = Bundle("demo", None, "serving", (), {}, complete=True, unexplained=False, missed=(), seconds=1.0)
+    assert found.fine
+    assert list(summary(found)) == ["serving", "", "Nothing wrong was found."]
+    assert found.to_json()["path"] is None
+    text = readme_text(found, {"a": (b"", 3)}, {"a": "cut"}, datetime(2026, 1, 2, tzinfo=UTC), "clusterctl")
     assert "a (3 bytes, cut)" in text
 
 
@@ -137,7 +139,7 @@ def test_words_that_are_no_secret_are_not_taken_for_one(tmp_path: Path) -> None:
     key = tmp_path / "id_ed25519"
     secret = tmp_path / "key"
     secret.write_text("a-real-api-key\n")
-    assert list(evidence._own_secrets(inventory())) == []
+    assert list(own_secrets(inventory())) == []
     told = inventory(
         {
             "nodes": [{"name": "gpu1", "host": "gpu1.example.com", "key": str(key)}],
@@ -145,4 +147,4 @@ def test_words_that_are_no_secret_are_not_taken_for_one(tmp_path: Path) -> None:
             "container": {"env": {"MY_TOKEN": "a-token-of-mine"}},
         }
     )
-    assert sorted(evidence._own_secrets(told)) == ["a-real-api-key", "a-token-of-mine"]
+    assert sorted(own_secrets(told)) == ["a-real-api-key", "a-token-of-mine"]

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterctl.facts import gather, model_files, parse
-from clusterctl.facts.model import Gpu, GpuProcess, InterfaceAddress, Listener, Unknown
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles
+from clusterctl.facts.records import Gpu, GpuProcess, InterfaceAddress, Listener
 from tests.unit.support import FIXTURES
 
 CASES: list[dict[str, Any]] = yaml.safe_load((FIXTURES / "facts.yaml").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from clusterctl.facts.model import DeepFacts
+from clusterctl.facts.cluster import DeepFacts
 from clusterctl.findings import rules
 from clusterctl.findings.codes import CODES
 from clusterctl.findings.finding import ChecksFailedError, Finding, Severity

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from clusterctl.events import FAILURES, MEANINGS, RETURNS
-from clusterctl.follow import Followed, Start, StartFailedError, follow
-from clusterctl.ui.progress import SILENT, Progress
+from clusterctl.actions.follow import Followed, Start, StartFailedError, follow
+from clusterctl.agent.reasons import FAILURES, MEANINGS, RETURNS
+from clusterctl.progress import SILENT, Progress
 from tests.unit.stand_ins import Engine, Script, event, hosts_of, phase, said
 
 UP: Script = (phase("ray", server=0), event("nodes", joined=["a", "b"], expected=2), phase("gate"), phase("loading"))
@@ -135,7 +135,7 @@ def test_a_node_that_is_cut_off_ends_it_long_before_the_deadline(
     play: Followers, chatters: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its log stays open and says nothing; the other node's may go on."""
-    monkeypatch.setattr("clusterctl.follow.LOOK_S", 0.2)
+    monkeypatch.setattr("clusterctl.actions.follow.LOOK_S", 0.2)
     worker: list[Script] = (
         [[part for _ in range(20) for part in (said("x\n"), lambda: time.sleep(0.05))]] if chatters else []
     )
@@ -200,7 +200,7 @@ def test_patience_ends_with_a_container_that_nobody_starts_again(play: Followers
 def test_an_agent_that_says_nothing_is_given_up_at_the_deadline(
     play: Followers, monkeypatch: pytest.MonkeyPatch, patient: bool, what: str
 ) -> None:
-    monkeypatch.setattr("clusterctl.follow.GRACE_S", 0.1)
+    monkeypatch.setattr("clusterctl.actions.follow.GRACE_S", 0.1)
     limits = {"ray_s": 0.1, "load_s": 0.1, "drain_s": 0, "stop_s": 0.1}
     began = time.monotonic()
     with pytest.raises(StartFailedError, match=what):

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from clusterctl.facts.model import Unknown
-from clusterctl.history import History, NodeHistory, Restart, Run, duration, history, parse, restarts_in
+from clusterctl.facts.fact import Unknown
+from clusterctl.lock.history import History, NodeHistory, Restart, Run, duration, history, parse, restarts_in
 from clusterctl.ui.history import text
 
 BEGIN = {"event": "begin", "run": "r1", "who": "alice@laptop", "command": "up", "version": "0.1.0"}

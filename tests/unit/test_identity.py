@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from clusterctl.deployment.resolve import resolve
 from clusterctl.errors import ExitCode
-from clusterctl.facts.model import ClusterFacts
+from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.findings.codes import CODES, NEVER_WAIVED
 from clusterctl.findings.finding import has_errors
 from clusterctl.findings.identity import Difference, differences
 from clusterctl.findings.rules import check
-from clusterctl.planning.deployment import resolve
-from clusterctl.status import cluster_status, exit_code_of
+from clusterctl.status.status import cluster_status, exit_code_of
 from clusterctl.ui import render
 from tests.unit.reports import deep_facts
 from tests.unit.support import cluster_facts, inventory

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from clusterctl.agent import REPORT_SOURCE
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.image_report import ImageReport, RunFailed, parse_report, read_output
-from clusterctl.facts.model import Unknown
 from clusterctl.hosts.engine import Output
 from clusterctl.planning.container import container_specs
-from clusterctl.planning.image_probe import image_probe
+from clusterctl.preflight.image import image_probe
+from clusterctl.preflight.inside import REPORT_SOURCE
 from tests.unit.support import FIXTURES, cluster_facts, deployment, inventory
 
 

@@ -11,8 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterctl.facts.model import ClusterFacts, Gpu, Unknown
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles
+from clusterctl.facts.records import Gpu
 from clusterctl.facts.safetensors import Header, Tensor
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rules import layout as rules

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from clusterctl.errors import ClusterctlError, ExitCode
-from clusterctl.lock import SCRIPT, Busy, LockedError, LockLostError, outcome_of, read_holder
+from clusterctl.lock.cluster import LockedError, LockLostError, outcome_of
+from clusterctl.lock.holder import Busy, read_holder
+from clusterctl.lock.node import SCRIPT
 
 pytestmark = pytest.mark.timeout(60)
 SILENCE_S = 20

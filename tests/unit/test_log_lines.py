@@ -12,9 +12,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterctl import events, vllm_log
-from clusterctl.events import Event, Lines, parse_event
+from clusterctl.agent.events import Event, parse_event
+from clusterctl.agent.reasons import FAILURES
 from clusterctl.hosts.engine import LogChunk
+from clusterctl.hosts.lines import Lines
+from clusterctl.signatures import vllm as vllm_log
+from clusterctl.signatures.start import KEEP, KvCache, kv_cache, step_of
 from tests.unit.support import FIXTURES
 
 
@@ -29,7 +32,7 @@ CAUSES = yaml.safe_load((FIXTURES / "causes.yaml").read_text(encoding="utf-8"))
 
 
 def test_a_start_is_told_in_its_steps() -> None:
-    told = [step.text for line in HEALTHY if (step := vllm_log.step(line))]
+    told = [step.text for line in HEALTHY if (step := step_of(line))]
     once = list(dict.fromkeys(told))
     assert once == [
         "engine starting",
@@ -61,16 +64,16 @@ def test_a_start_is_told_in_its_steps() -> None:
     ],
 )  # fmt: skip
 def test_single_steps(line: str, step: str | None) -> None:
-    found = vllm_log.step(line)
+    found = step_of(line)
     assert (found.text if found else None) == step
 
 
 def test_kv_cache_of_a_real_start_and_of_the_agents_kept_lines() -> None:
-    expected = vllm_log.KvCache(tokens=2097152, max_concurrency=4096.0, tokens_per_request=512)
-    assert vllm_log.kv_cache(HEALTHY) == expected
-    kept = [line for line in HEALTHY if any(pattern.search(line) for pattern in vllm_log.KEEP)]
+    expected = KvCache(tokens=2097152, max_concurrency=4096.0, tokens_per_request=512)
+    assert kv_cache(HEALTHY) == expected
+    kept = [line for line in HEALTHY if any(pattern.search(line) for pattern in KEEP)]
     assert len(kept) == 1
-    assert vllm_log.kv_cache(kept) == expected
+    assert kv_cache(kept) == expected
 
 
 def test_kv_cache_in_two_lines_and_of_several_ranks() -> None:
@@ -79,8 +82,8 @@ def test_kv_cache_in_two_lines_and_of_several_ranks() -> None:
         "GPU KV cache size: 4,000,000 tokens",
         "Maximum concurrency for 8,192 tokens per request: 488.28x",
     ]
-    assert vllm_log.kv_cache(lines) == vllm_log.KvCache(4_000_000, 488.28, 8192)
-    assert vllm_log.kv_cache(["nothing of it"]) == vllm_log.KvCache(None, None, None)
+    assert kv_cache(lines) == KvCache(4_000_000, 488.28, 8192)
+    assert kv_cache(["nothing of it"]) == KvCache(None, None, None)
 
 
 def test_a_start_that_failed_names_its_cause_first_and_shows_the_line_that_says_it() -> None:
@@ -142,9 +145,9 @@ def test_every_explanation_has_a_line_that_leads_to_it() -> None:
 def test_no_line_breaks_the_reading(lines: list[str]) -> None:
     vllm_log.causes(lines)
     vllm_log.cause_lines(lines, 3)
-    vllm_log.kv_cache(lines)
+    kv_cache(lines)
     for line in lines:
-        vllm_log.step(line)
+        step_of(line)
 
 
 wild = st.text(st.sampled_from("0123456789.,x"), max_size=12)
@@ -152,7 +155,7 @@ wild = st.text(st.sampled_from("0123456789.,x"), max_size=12)
 
 @given(wild, wild)
 def test_numbers_that_are_none_are_left_out(tokens: str, concurrency: str) -> None:
-    vllm_log.kv_cache([f"KV cache size: {tokens} tokens, Maximum concurrency for {tokens} tokens per request: {concurrency}x"])  # fmt: skip # noqa: E501
+    kv_cache([f"KV cache size: {tokens} tokens, Maximum concurrency for {tokens} tokens per request: {concurrency}x"])  # fmt: skip # noqa: E501
 
 
 # Events
@@ -192,7 +195,7 @@ def test_every_reason_that_the_agent_gives_up_with_is_explained() -> None:
     source = (FIXTURES.parents[2] / "clusterctl" / "agent" / "agent.py").read_text(encoding="utf-8")
     given_up = set(re.findall(r'GiveUpError\(\s*"([a-z-]+)"', source)) | {"agent-bug"}
     assert len(given_up) > 5
-    assert given_up <= set(events.FAILURES)
+    assert given_up <= set(FAILURES)
 
 
 stream = st.sampled_from(["stdout", "stderr"])

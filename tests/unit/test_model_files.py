@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from clusterctl.facts import gather, model_bytes, model_files, model_headers, parse
-from clusterctl.facts.model import ClusterFacts, Unknown
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles
 from clusterctl.facts.safetensors import Header, header
 from clusterctl.findings.finding import Finding, Severity

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from clusterctl import nccl_log
 from clusterctl.facts.collective import read_run
+from clusterctl.signatures import nccl as nccl_log
 from tests.unit.support import FIXTURES
 
 

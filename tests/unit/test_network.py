@@ -12,16 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterctl.agent import peers
+from clusterctl.deployment.environment import network_environments
+from clusterctl.facts.cluster import DeepFacts
 from clusterctl.facts.collective import Collective, read_run
-from clusterctl.facts.model import DeepFacts, Unknown
-from clusterctl.facts.pairs import End, peers_step, pinned_ports, read_end, read_links, rounds, worker_sample
+from clusterctl.facts.fact import Unknown
+from clusterctl.facts.pairs import End, read_end, read_links
 from clusterctl.findings.rules.pairs import ranges
 from clusterctl.inventory.model import PortRange
-from clusterctl.planning.collective import collective_probe
+from clusterctl.modes.ray import pinned_ports, worker_sample
 from clusterctl.planning.container import container_specs
-from clusterctl.planning.environment import network_environments
-from clusterctl.planning.probe import peers_container
+from clusterctl.preflight.collective import collective_probe
+from clusterctl.preflight.container import peers_container
+from clusterctl.preflight.inside import peers
+from clusterctl.preflight.network import peers_step, rounds
 from clusterctl.ui import render
 from clusterctl.ui.network import network_json
 from tests.unit import networks

@@ -14,9 +14,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clusterctl.actions.exec import END_SCRIPT, MARK, MAX_LINE_BYTES, PrefixedLines
 from clusterctl.hosts.engine import Frames
 from clusterctl.hosts.ssh import Piece
-from clusterctl.operate import END_SCRIPT, MARK, MAX_LINE_BYTES, PrefixedLines
 from tests.unit.support import BASE
 
 STREAMS = st.sampled_from(["stdout", "stderr"])

@@ -12,10 +12,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clusterctl.facts.model import ClusterFacts, ContainerFacts, Unknown
-from clusterctl.planning import paths
+from clusterctl.agent import paths
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
+from clusterctl.facts.records import ContainerFacts
+from clusterctl.modes.ray import ray_argv
 from clusterctl.planning.container import ContainerSpec
-from clusterctl.planning.files import ray_argv
 from clusterctl.planning.plan import Plan, make_plan
 from tests.unit.support import cluster_facts, container, deployment, inventory, node_facts, specs, with_containers
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from clusterctl.facts import gather, parse
-from clusterctl.facts.model import Unknown
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.rdma import RdmaPort, hca_of, rdma
 
 ZERO = "0000:0000:0000:0000:0000:0000:0000:0000"

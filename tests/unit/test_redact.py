@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from clusterctl.redact import MASK, Redactor, masked, secret_values
+from clusterctl.secrets.redact import MASK, Redactor, masked, secret_values
 from tests.unit.support import FIXTURES
 
 KEY = "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEowIBAAKCAQEAx0fake\n" * 4 + "c2hvcnQ=\n-----END RSA PRIVATE KEY-----"

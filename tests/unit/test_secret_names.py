@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterctl.secret_names import looks_secret, may_be_secret
+from clusterctl.secrets.names import looks_secret, may_be_secret
 
 SECRETS = """HF_TOKEN hf-token MY_SECRET_2 db_password PGPASSFILE_PASSWD AWS_ACCESS_KEY_ID WANDB_APIKEY LICENSE_KEY
 SIGNING_KEYS SSH_PASSPHRASE DB_CREDENTIALS KEY AUTHTOKEN DEPLOY_KEY_1"""

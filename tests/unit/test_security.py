@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from clusterctl.agent import paths
 from clusterctl.cli.main import cli
-from clusterctl.credentials import API_KEY_PREFIX, api_key
+from clusterctl.deployment.firewall import FORMATS, Address, NodeRules, Rule, addresses, cluster_rules
 from clusterctl.errors import UsageError
-from clusterctl.firewall import FORMATS, Address, NodeRules, Rule, addresses, cluster_rules
 from clusterctl.hosts.http import pinned
-from clusterctl.planning import paths
+from clusterctl.inventory.secret_files import API_KEY_PREFIX, api_key
 from clusterctl.planning.container import ContainerSpec
-from clusterctl.planning.masking import masked
 from clusterctl.planning.plan import make_plan
+from clusterctl.secrets.masking import masked
 from clusterctl.ui.render import curl
 from tests.unit.support import cluster_facts, container, deployment, inventory, specs, with_containers
 

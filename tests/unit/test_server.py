@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterctl import server
-from clusterctl.facts.model import Unknown
+from clusterctl.facts.fact import Unknown
+from clusterctl.status import server
 from tests.unit.support import FIXTURES
 
 METRICS = (FIXTURES / "metrics-vllm-0.32.txt").read_text(encoding="utf-8")

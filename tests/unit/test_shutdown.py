@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
-from clusterctl.apply import adopt, put_back, update
-from clusterctl.credentials import ApiKeys
+from clusterctl.agent import paths
+from clusterctl.agent.state import GONE, SERVER_PHASES
+from clusterctl.apply.adopt import adopt
+from clusterctl.apply.live import put_back, update
+from clusterctl.apply.requests import ask_agent
+from clusterctl.apply.shutdown import RAY_STOP_S, Gang, Member, shut_down
 from clusterctl.errors import NodesError
+from clusterctl.facts.api_key import ApiKeys
 from clusterctl.hosts.host import Hosts
-from clusterctl.planning import paths
 from clusterctl.planning.plan import Plan, make_plan
-from clusterctl.shutdown import GONE, RAY_STOP_S, SERVER_PHASES, Gang, Member, ask_agent, shut_down
-from clusterctl.ui.progress import SILENT
+from clusterctl.progress import SILENT
 from tests.unit.stand_ins import Engine, Script, hosts_of, phase, said
 from tests.unit.support import cluster_facts, container, deployment, specs, with_containers
 
@@ -92,7 +95,7 @@ def test_the_waiting_ends_with_the_agents_word(last: str) -> None:
 
 def test_the_waiting_ends_when_the_log_ends_or_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     Cluster(log=()).stop()
-    monkeypatch.setattr("clusterctl.shutdown.RAY_STOP_S", 0)
+    monkeypatch.setattr("clusterctl.apply.shutdown.RAY_STOP_S", 0)
     began = time.monotonic()
     # Frames that say nothing of the end, as a server under load writes them.
     cluster = Cluster(log=(said("x\n"), lambda: time.sleep(0.05), *(said("x\n") for _ in range(3))))

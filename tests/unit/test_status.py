@@ -9,10 +9,19 @@ from typing import Any
 import pytest
 
 from clusterctl.errors import ExitCode
-from clusterctl.facts.model import ContainerFacts, Unknown
-from clusterctl.server import Completion, Metrics
-from clusterctl.stages import Stage, stages
-from clusterctl.status import RECOVERING, ClusterStatus, ServerAnswers, cluster_status, endpoint_from, exit_code_of
+from clusterctl.facts.fact import Unknown
+from clusterctl.facts.records import ContainerFacts
+from clusterctl.modes.mode import Stage
+from clusterctl.modes.ray import stages
+from clusterctl.status.server import Completion, Metrics
+from clusterctl.status.status import (
+    RECOVERING,
+    ClusterStatus,
+    ServerAnswers,
+    cluster_status,
+    endpoint_from,
+    exit_code_of,
+)
 from clusterctl.ui import render
 from tests.unit.support import cluster_facts, container, inventory, specs, with_containers
 

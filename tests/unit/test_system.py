@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from clusterctl.facts import gather, parse
 from clusterctl.facts.amd import amd_gpus
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.kernel_net import Route, kernel_addresses, kernel_routes
-from clusterctl.facts.model import InterfaceAddress, Unknown
 from clusterctl.facts.nvidia import KernelModule, NvidiaFacts, Topology, nvidia, topology
 from clusterctl.facts.rdma import rdma
+from clusterctl.facts.records import InterfaceAddress
 from clusterctl.facts.system import Clock, EngineProcess, SystemFacts, clock, system
 from tests.unit.support import FIXTURES
 

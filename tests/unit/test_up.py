@@ -8,16 +8,17 @@ from typing import Any, cast
 
 import pytest
 
-from clusterctl import up
-from clusterctl.credentials import ApiKeys
+from clusterctl.actions import completion, undo
+from clusterctl.actions.follow import Start, StartFailedError
+from clusterctl.actions.prepare import Prepared
 from clusterctl.errors import ClusterctlError
-from clusterctl.facts.model import Unknown
-from clusterctl.follow import Start, StartFailedError
+from clusterctl.facts.api_key import ApiKeys
+from clusterctl.facts.fact import Unknown
 from clusterctl.hosts.host import Hosts
-from clusterctl.lock import ClusterLock
+from clusterctl.lock.cluster import ClusterLock
 from clusterctl.planning.plan import make_plan
-from clusterctl.server import Completion
-from clusterctl.ui.progress import SILENT
+from clusterctl.progress import SILENT
+from clusterctl.status.server import Completion
 from tests.unit.stand_ins import Engine, hosts_of
 from tests.unit.support import cluster_facts, deployment, specs, with_containers
 
@@ -33,8 +34,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         seen.append(timeout_s)
         return Unknown("timed out")
 
-    monkeypatch.setattr(up, "api_client", lambda *_: nullcontext())
-    monkeypatch.setattr(up, "complete", complete)
+    monkeypatch.setattr(completion, "api_client", lambda *_: nullcontext())
+    monkeypatch.setattr(completion, "complete", complete)
     return seen
 
 
@@ -52,7 +53,7 @@ def hosts_with(states: list[Mapping[str, Any]]) -> Hosts:
 @pytest.mark.parametrize(
     ("after", "expected"),
     [
-        ({"phase": "serving", "canary": {"t": 40.0}}, up.LateCompletionError),
+        ({"phase": "serving", "canary": {"t": 40.0}}, completion.LateCompletionError),
         (SERVES, StartFailedError),
         ({"phase": "gate", "canary": {"t": 40.0}}, StartFailedError),
         ({}, StartFailedError),
@@ -64,17 +65,17 @@ def test_a_completion_that_is_late_is_a_failure_only_when_nobody_gets_one(
 ) -> None:
     hosts = hosts_with([SERVES, after])
     with pytest.raises(ClusterctlError) as caught:
-        up.first_completion(hosts, deployment(), Start(phase="serving"), SILENT)
+        completion.first_completion(hosts, deployment(), Start(phase="serving"), SILENT)
     assert type(caught.value) is expected
     assert caught.value.told().startswith("gpu1: no completion came back")
-    assert asked == [up.FIRST_COMPLETION_S]
+    assert asked == [completion.FIRST_COMPLETION_S]
 
 
 def test_a_completion_is_a_completion(monkeypatch: pytest.MonkeyPatch) -> None:
     came = Completion(1, 0.1)
-    monkeypatch.setattr(up, "api_client", lambda *_: nullcontext())
-    monkeypatch.setattr(up, "complete", lambda *_, **__: came)
-    assert up.first_completion(hosts_with([SERVES]), deployment(), Start(), SILENT) is came
+    monkeypatch.setattr(completion, "api_client", lambda *_: nullcontext())
+    monkeypatch.setattr(completion, "complete", lambda *_, **__: came)
+    assert completion.first_completion(hosts_with([SERVES]), deployment(), Start(), SILENT) is came
 
 
 class Lock:
@@ -104,15 +105,15 @@ def test_what_a_failed_start_leaves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done: list[Mapping[str, str]] = []
-    monkeypatch.setattr(up, "collect_after_failure", lambda *_: "bundle.tar.gz")
+    monkeypatch.setattr(undo, "collect_after_failure", lambda *_: "bundle.tar.gz")
 
     def remove(_: Hosts, containers: Mapping[str, str]) -> Mapping[str, ClusterctlError]:
         done.append(containers)
         return {}
 
-    monkeypatch.setattr(up, "remove", remove)
+    monkeypatch.setattr(undo, "remove", remove)
     facts = with_containers(cluster_facts(), {})
-    prepared = up.Prepared(
+    prepared = Prepared(
         facts,
         (),
         deployment(),
@@ -122,7 +123,7 @@ def test_what_a_failed_start_leaves(
     error = ClusterctlError("it failed", hint="first")
     started = {"gpu1": "h", "gpu2": "w"}
     assert list(specs()) == list(started)
-    up._give_up(hosts_with([{}]), prepared, started, error, cast(ClusterLock, Lock(lost)), keep=keep)
+    undo.give_up(hosts_with([{}]), prepared, started, error, cast(ClusterLock, Lock(lost)), keep=keep)
     assert done == ([] if removed is None else [removed])
     assert error.hint is not None
     assert error.hint.startswith("first")

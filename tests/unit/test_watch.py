@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import pytest
 
+from clusterctl.actions.watch import watch_status
+from clusterctl.cli.status import _print_line
 from clusterctl.hosts.host import Hosts
-from clusterctl.watch import watch_status
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ def watched(connections: Connections, monkeypatch: pytest.MonkeyPatch, events: l
         connections.on |= event
         return found
 
-    monkeypatch.setattr("clusterctl.watch.read_status", look)
+    monkeypatch.setattr("clusterctl.actions.watch.read_status", look)
     with pytest.raises(KeyboardInterrupt):
-        watch_status(cast(Hosts, connections), 0.01, as_json=True)
+        watch_status(cast(Hosts, connections), 0.01, _print_line)
 
 
 def test_a_node_that_comes_back_is_seen_at_the_next_look(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clusterctl.facts.model import ClusterFacts
+from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rules import (
     accelerators,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from clusterctl.deployment.address import private_address
+from clusterctl.deployment.rdma import chosen_ports
+from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.collective import Collective, NodeRun
-from clusterctl.facts.model import ClusterFacts, Unknown
+from clusterctl.facts.fact import Unknown
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.inventory.model import Inventory
-from clusterctl.nccl_log import Transport
-from clusterctl.planning.deployment import private_address
-from clusterctl.planning.rdma import chosen_ports
-from clusterctl.vllm_log import Cause
+from clusterctl.signatures.explanation import Explanation
+from clusterctl.signatures.nccl import Transport
 
 NVLINK_BETWEEN_NODES = "P2P/MNNVL"
 """The path of machines whose NVLink spans nodes (GB200 NVL72); their channels use no network."""
@@ -53,7 +54,7 @@ def _failed(ran: Collective) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _telling(run: NodeRun) -> tuple[Cause, ...]:
+def _telling(run: NodeRun) -> tuple[Explanation, ...]:
     """Causes of a node that failed. That NCCL found no HCA explains TCP, and no failure, unless RDMA is demanded."""
     if not run.errors and not run.late:
         return ()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clusterctl.facts.model import EngineFacts, NodeFacts, Unknown
+from clusterctl.agent.paths import container_name
+from clusterctl.facts.cluster import NodeFacts
+from clusterctl.facts.fact import Unknown
+from clusterctl.facts.records import EngineFacts
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.inventory.model import Inventory
-from clusterctl.planning.paths import container_name
 
 
 def unknown(code: str, node: str, unknown: Unknown) -> Finding:

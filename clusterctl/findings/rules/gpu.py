@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clusterctl.facts.model import ClusterFacts, EngineFacts, Fact, Gpu, NodeFacts, Unknown
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.fact import Fact, Unknown
 from clusterctl.facts.nvidia import KernelModule, NvidiaFacts, Topology
+from clusterctl.facts.records import EngineFacts, Gpu
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.findings.rules.common import runs_ours
 from clusterctl.inventory.model import Inventory

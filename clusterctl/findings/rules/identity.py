@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clusterctl.facts.model import ClusterFacts
+from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.findings.identity import Difference, Rating, differences
 from clusterctl.findings.rules.common import minority

@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from clusterctl.deployment.address import accelerators_per_node
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.image_report import MEMLOCK_UNLIMITED, ImageReport, ModelSupport, RunFailed
-from clusterctl.facts.model import ClusterFacts, NodeFacts, Unknown
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.inventory.layout import resolve_layout
 from clusterctl.inventory.model import Inventory
-from clusterctl.planning.deployment import accelerators_per_node
 
 OLDEST_PYTHON = (3, 11)
 """What agent/agent.py is written for."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clusterctl.facts.model import ClusterFacts, Unknown
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.inventory.model import Inventory
 from clusterctl.layout.candidate import GIB, Candidate

@@ -6,7 +6,8 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from clusterctl.facts.model import ClusterFacts, Unknown
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles, header_length
 from clusterctl.facts.safetensors import Header
 from clusterctl.findings.finding import Finding, Severity

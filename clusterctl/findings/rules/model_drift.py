@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
-from clusterctl.facts.model import ClusterFacts, Unknown
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import WEIGHTS, ModelFiles
 from clusterctl.facts.safetensors import Header, Tensor
 from clusterctl.findings.finding import Finding, Severity

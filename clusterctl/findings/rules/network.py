@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from clusterctl.facts.model import ClusterFacts, NodeFacts, Unknown
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.findings.rules.common import runs_ours, unknown
 from clusterctl.inventory.model import Inventory
+from clusterctl.modes.ray import ports_of
 
 
 def addresses(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
@@ -84,14 +86,3 @@ def ports(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
                 "the server or Ray could not listen there (F42, F57)",
                 f"stop that process (on the node: ss -ltnp 'sport = :{port}'), or choose another port in the inventory",
             )
-
-
-def ports_of(inventory: Inventory, node: str) -> dict[int, str]:
-    """Fixed ports that will be listened on at a node, each with its inventory field."""
-    pinned = inventory.ray.ports.model_dump(exclude={"workers"})
-    wanted = {port: f"ray.ports.{field}" for field, port in pinned.items()}
-    if node == inventory.head_name:
-        wanted[inventory.serve.port] = "serve.port"
-    else:
-        wanted.pop(inventory.ray.ports.gcs)
-    return wanted

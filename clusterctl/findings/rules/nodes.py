@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clusterctl.facts.model import ClusterFacts, Unknown
+from clusterctl.agent.paths import container_name
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.inventory.model import Inventory
-from clusterctl.planning.paths import container_name
 
 
 def unreachable(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:

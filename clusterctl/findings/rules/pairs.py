@@ -6,11 +6,13 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from clusterctl.facts.model import ClusterFacts, Unknown
-from clusterctl.facts.pairs import End, Pairs, worker_sample
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
+from clusterctl.facts.pairs import End, Pairs
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.findings.rules.common import minority
 from clusterctl.inventory.model import Inventory
+from clusterctl.modes.ray import worker_sample
 
 HIGH_LATENCY_US = 2000.0
 """A round trip that no network inside one building takes. A pipeline stage sends to the next one for every token."""

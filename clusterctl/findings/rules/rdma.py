@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from clusterctl.facts.model import ClusterFacts, NodeFacts, Unknown
+from clusterctl.deployment.address import private_address
+from clusterctl.deployment.rdma import chosen_ports
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.facts.rdma import RdmaPort
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.findings.rules.common import minority
 from clusterctl.inventory.model import Inventory
-from clusterctl.planning.deployment import private_address
-from clusterctl.planning.rdma import chosen_ports
 
 STATE = "on the node: cat /sys/class/infiniband/*/ports/*/state (4: ACTIVE is needed)"
 

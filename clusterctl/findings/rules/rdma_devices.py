@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from clusterctl.facts.model import ClusterFacts, NodeFacts
+from clusterctl.deployment.address import private_address
+from clusterctl.deployment.rdma import chosen_ports
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.nvidia import KernelModule, NvidiaFacts
 from clusterctl.facts.rdma import ETHERNET, ROCE_V2, RdmaPort, hca_of
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.inventory.model import Inventory
-from clusterctl.planning.deployment import private_address
-from clusterctl.planning.rdma import chosen_ports
 
 DMABUF_KERNEL = (5, 12)
 """First Linux whose verbs take GPU memory as dma-buf (ibv_reg_dmabuf_mr); it also takes NVIDIA's open modules."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 
-from clusterctl.facts.model import ClusterFacts, InterfaceAddress, NodeFacts
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.records import InterfaceAddress
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.inventory.model import Inventory
-from clusterctl.secret_names import looks_secret
+from clusterctl.secrets.names import looks_secret
 
 
 def public_addresses(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from statistics import median
 
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.fact import Fact, Unknown
 from clusterctl.facts.kernel_net import LOOPBACK
-from clusterctl.facts.model import ClusterFacts, EngineFacts, Fact, NodeFacts, Unknown
+from clusterctl.facts.records import EngineFacts
 from clusterctl.facts.system import UNLIMITED, Clock, EngineProcess, Filesystem
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.findings.rules.common import runs_ours

@@ -1,0 +1,52 @@
+"""The completion that `up` asks for before it reports success."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from clusterctl.actions.follow import Start, StartFailedError
+from clusterctl.agent.paths import STATE_PATH, container_name
+from clusterctl.errors import ClusterctlError
+from clusterctl.facts.containers import json_in
+from clusterctl.hosts.host import Hosts
+from clusterctl.modes.place import Deployment
+from clusterctl.progress import Progress
+from clusterctl.status.server import Completion, api_client, complete
+
+FIRST_COMPLETION_S = 300
+"""For the completion that `up` asks for: as long as the agent waits for its own first one (agent.py)."""
+
+
+class LateCompletionError(ClusterctlError):
+    """The cluster serves others, and the completion that `up` asked for did not come in time. Nothing was undone."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="nothing was removed; clusterctl up asks again, and turns supervision on")
+
+
+def first_completion(hosts: Hosts, deployment: Deployment, start: Start, progress: Progress) -> Completion:
+    """A completion that came back to the operator's side, not only to the agent's.
+
+    Clients may be faster: it waits its turn behind their requests. Raises StartFailedError; LateCompletionError when
+    the agent has seen a completion meanwhile, so that it is known that the cluster serves.
+    """
+    progress.detail("waiting for a completion through SSH to the head")
+    head = hosts.head.name
+    before = _canary(hosts, deployment)
+    with api_client(hosts, deployment.endpoint) as client:
+        answer = complete(client, deployment.inventory.served_name, timeout_s=FIRST_COMPLETION_S)
+    if isinstance(answer, Completion):
+        return answer
+    what = f"no completion came back through SSH to the head: {answer.reason}"
+    after = _canary(hosts, deployment)
+    if after is not None and after != before:
+        raise LateCompletionError(f"{head}: {what}; its agent's own came back meanwhile, so the cluster serves")
+    raise StartFailedError(head, what, phase=start.phase, lines=list(start.tails.get(head, ())))
+
+
+def _canary(hosts: Hosts, deployment: Deployment) -> float | None:
+    """When the head's agent last had a completion, while it says that the cluster serves; None otherwise."""
+    said = json_in(hosts.head, container_name(deployment.inventory.cluster), STATE_PATH)
+    if not isinstance(said, Mapping) or said.get("phase") != "serving":
+        return None
+    return float((said.get("canary") or {}).get("t", 0))

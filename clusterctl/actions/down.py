@@ -1,0 +1,84 @@
+"""`down`: the server first, then Ray, then the containers; and the proof that everything is gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clusterctl.agent.labels import LABEL_ROLE
+from clusterctl.apply.gone import verify_gone
+from clusterctl.apply.shutdown import Member, shut_down
+from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
+from clusterctl.facts.gather import gather
+from clusterctl.hosts.host import Host, Hosts
+from clusterctl.inventory.model import Inventory
+from clusterctl.lock.cluster import ClusterLock
+from clusterctl.progress import Progress
+
+UNSURE = "its processes could not be listed before, so it is not known whether they still hold GPU memory"
+
+
+@dataclass(frozen=True)
+class DownResult:
+    """What `down` removed: node name → containers; all of it is verified to be gone."""
+
+    cluster: str
+    removed: Mapping[str, tuple[str, ...]]
+    seconds: float
+
+
+def down(hosts: Hosts, progress: Progress, lock: ClusterLock, *, by: str, drain_s: float | None = None) -> DownResult:
+    """Remove everything with the cluster's label on every node that can be reached, and verify it.
+
+    `by` is who asks, for the record; `drain_s` seconds are given to running requests (default: timeouts.drain_s).
+
+    Raises NodesError that names each node that was not reached, could not be cleaned, or still holds something:
+    what could be removed elsewhere is removed all the same.
+    """
+    began = time.monotonic()
+    progress.phase("looking at what runs")
+    found = hosts.each(lambda host: host.engine.containers(hosts.inventory.cluster))
+    before = gather(hosts)
+    owned = hosts.each(lambda host: host_pids(host, found.values[host.name]), found.values)
+    failures: dict[str, ClusterctlError] = {**hosts.unreachable, **found.errors}
+
+    lock.ensure()
+    gang = {name: tuple(_member(c) for c in containers) for name, containers in found.values.items()}
+    drain_s = hosts.inventory.timeouts.drain_s if drain_s is None else drain_s
+    failures |= shut_down(hosts, gang, progress, by=by, drain_s=drain_s)
+    progress.phase("removing containers")
+    lock.ensure()
+    failures |= hosts.each(lambda host: _remove(host, found.values[host.name]), found.values).errors
+    progress.phase("verifying that everything is gone")
+    left = verify_gone(hosts, before, found.values, owned.values)
+
+    problems = [NodeFailure(name, error.message, error.hint) for name, error in _in_order(hosts.inventory, failures)]
+    problems += [NodeFailure(name, what, fix) for name, what, fix in left]
+    problems += [NodeFailure(name, f"{UNSURE}: {error.message}", error.hint) for name, error in owned.errors.items()]
+    if problems:
+        raise NodesError("down", problems)
+    removed = {name: tuple(c["Name"].lstrip("/") for c in containers) for name, containers in found.values.items()}
+    return DownResult(hosts.inventory.cluster, removed, round(time.monotonic() - began, 2))
+
+
+def _in_order(inventory: Inventory, failures: Mapping[str, ClusterctlError]) -> list[tuple[str, ClusterctlError]]:
+    return [(node.name, failures[node.name]) for node in inventory.nodes if node.name in failures]
+
+
+def _member(inspected: Mapping[str, Any]) -> Member:
+    role = str((inspected["Config"].get("Labels") or {}).get(LABEL_ROLE, ""))
+    return Member(str(inspected["Id"]), role, bool(inspected["State"]["Running"]))
+
+
+def _remove(host: Host, containers: tuple[dict[str, Any], ...]) -> None:
+    for container in containers:
+        host.engine.remove(container["Id"])
+
+
+def host_pids(host: Host, containers: tuple[dict[str, Any], ...]) -> frozenset[int]:
+    """Process ids, on the node, of everything that runs in these containers."""
+    return frozenset(
+        pid for container in containers if container["State"]["Running"] for pid in host.engine.pids(container["Id"])
+    )

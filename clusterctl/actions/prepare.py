@@ -1,0 +1,57 @@
+"""What `plan` shows and `up` carries out: look at the nodes, check, resolve, plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from clusterctl.agent.paths import container_name
+from clusterctl.deployment.resolve import resolve
+from clusterctl.facts.api_key import ApiKeys, api_keys
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.gather import gather
+from clusterctl.findings.finding import ChecksFailedError, Finding, has_errors
+from clusterctl.findings.rules import check
+from clusterctl.hosts.host import Hosts
+from clusterctl.modes.place import Deployment
+from clusterctl.planning.plan import Plan, make_plan
+from clusterctl.preflight.run import with_deep
+from clusterctl.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `plan` shows and `up` carries out."""
+
+    facts: ClusterFacts
+    findings: tuple[Finding, ...]
+    deployment: Deployment
+    plan: Plan
+    keys: ApiKeys
+
+
+def prepare(hosts: Hosts, progress: Progress = SILENT, *, anew: bool = False) -> Prepared:
+    """Read, check and plan; changes nothing. Raises ChecksFailedError when starting would surely fail, and UsageError
+    for a file that cannot be a key.
+
+    With `anew` the plan replaces what runs, whether it differs or not.
+    """
+    facts = gather(hosts, progress)
+    findings = passed(check(hosts.inventory, facts))
+    deployment = resolve(hosts.inventory, facts)
+    keys = api_keys(hosts.inventory, hosts.head, container_name(hosts.inventory.cluster))
+    plan = make_plan(deployment, facts, anew=anew, other_key=keys.changes)
+    return Prepared(facts, findings, deployment, plan, keys)
+
+
+def examine(hosts: Hosts, prepared: Prepared) -> Prepared:
+    """Ask also what only running something on the nodes shows (the image's report, the network between the nodes), and
+    check again with it. Raises ChecksFailedError."""
+    facts = with_deep(hosts, prepared.facts)
+    return replace(prepared, facts=facts, findings=passed(check(hosts.inventory, facts)))
+
+
+def passed(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """The findings, if none of them says that starting would surely fail. Raises ChecksFailedError."""
+    if has_errors(findings):
+        raise ChecksFailedError(findings)
+    return findings

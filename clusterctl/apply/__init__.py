@@ -1,0 +1,1 @@
+"""The only code that changes the cluster's own containers."""

@@ -1,0 +1,92 @@
+"""Stopping a gang in the order in which it stops well: the server, Ray on the workers, Ray on the head."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from clusterctl.agent.events import parse_event
+from clusterctl.agent.paths import STATE_PATH
+from clusterctl.agent.state import GONE, SERVER_PHASES
+from clusterctl.apply.requests import ask_agent
+from clusterctl.errors import ClusterctlError
+from clusterctl.facts.containers import json_in
+from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.lines import Lines
+from clusterctl.inventory.model import Timeouts
+from clusterctl.progress import Progress
+
+RAY_STOP_S = 10
+"""Seconds for Ray to stop, and for the agent to say so (its own deadline is 5 s)."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One container of a gang, as far as stopping it goes."""
+
+    id: str
+    role: str
+    """`head` or `worker`, read from the container: the inventory may have changed since."""
+    running: bool
+
+
+Gang = Mapping[str, tuple[Member, ...]]
+"""Node name → its containers of the cluster."""
+
+
+def shut_down(
+    hosts: Hosts, gang: Gang, progress: Progress, *, by: str, drain_s: float
+) -> Mapping[str, ClusterctlError]:
+    """Let running requests end for up to `drain_s` seconds, then stop everything; returns what failed, by node.
+
+    The workers are stopped while their head is still there: a raylet that has lost its head takes 30 s to end (Ray
+    2.60). Containers that do not run are left as they are.
+    """
+    heads, workers = _with_role(gang, "head"), _with_role(gang, "worker")
+    limits = hosts.inventory.timeouts
+    failures: dict[str, ClusterctlError] = {}
+    if heads:
+        progress.phase("stopping the server")
+        progress.detail(f"running requests have {drain_s:g} s to end")
+        failures |= hosts.each(lambda host: _drain(host, heads[host.name], limits, by, drain_s), heads).errors
+    progress.phase("stopping Ray")
+    failures |= _stop(hosts, workers)
+    failures |= _stop(hosts, heads)
+    return failures
+
+
+def _with_role(gang: Gang, role: str) -> Gang:
+    chosen = {name: tuple(m for m in members if m.role == role and m.running) for name, members in gang.items()}
+    return {name: members for name, members in chosen.items() if members}
+
+
+def _drain(host: Host, members: tuple[Member, ...], limits: Timeouts, by: str, drain_s: float) -> None:
+    """Let the head's agent end the server, and wait until it has; the container's own stop is what insists."""
+    for member in members:
+        state = json_in(host, member.id, STATE_PATH)
+        if isinstance(state, Mapping) and state.get("phase") in SERVER_PHASES:
+            ask_agent(host, member.id, "drain", by=by, drain_s=drain_s)
+            _until_drained(host, member.id, float(state.get("since", 0)), drain_s + limits.stop_s + RAY_STOP_S)
+
+
+def _until_drained(host: Host, container: str, since: float, timeout_s: float) -> None:
+    """Read the log from the agent's latest phase on until it says that the server is gone, it ends, or it is late."""
+    lines, deadline = Lines(), time.monotonic() + timeout_s
+    for chunk in host.engine.logs(container, follow=True, since=since, silence_s=timeout_s):
+        events = (parse_event(line) for line in lines.feed(chunk) if chunk.stream == "stderr")
+        if any(event is not None and event.fields.get("phase") in GONE for event in events):
+            return
+        if time.monotonic() > deadline:
+            return
+
+
+def _stop(hosts: Hosts, gang: Gang) -> Mapping[str, ClusterctlError]:
+    def stop(host: Host) -> None:
+        for member in gang[host.name]:
+            # First, so that a run that is cut off before it has removed this leaves nothing that a boot would start.
+            host.engine.set_restart_policy(member.id, "no")
+            # What is still to be stopped is Ray; an agent that does not even manage that is killed.
+            host.engine.stop(member.id, timeout_s=hosts.inventory.timeouts.stop_s + RAY_STOP_S)
+
+    return hosts.each(stop, gang).errors

@@ -1,0 +1,37 @@
+"""From inventory and facts to what each node will be: its address, interface, role and rank. Pure."""
+
+from __future__ import annotations
+
+from clusterctl.deployment.address import accelerators_per_node, private_address
+from clusterctl.deployment.rdma import chosen_ports, devices_passed
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.records import ImageFacts
+from clusterctl.inventory.layout import resolve_layout
+from clusterctl.inventory.model import Inventory
+from clusterctl.modes.place import Deployment, Place
+
+
+def resolve(inventory: Inventory, facts: ClusterFacts) -> Deployment:
+    """Decide what facts decide. Only for facts without error findings: anything missing is a bug (ValueError)."""
+    serve = inventory.serve
+    layout = resolve_layout(
+        len(inventory.nodes), accelerators_per_node(inventory, facts), serve.tensor_parallel, serve.pipeline_parallel
+    )
+    return Deployment(
+        inventory, layout, {node.name: _place(inventory, node.name, facts.nodes[node.name]) for node in inventory.nodes}
+    )
+
+
+def _place(inventory: Inventory, name: str, facts: NodeFacts) -> Place:
+    found = private_address(inventory, name, facts)
+    if found is None or not isinstance(facts.image, ImageFacts):
+        raise ValueError(f"{name}: resolve() needs facts that check() passed")
+    return Place(
+        name=name,
+        role="head" if name == inventory.head_name else "worker",
+        address=found.address,
+        interface=found.interface,
+        image_id=facts.image.id,
+        infiniband=devices_passed(inventory.rdma, facts),
+        hcas=tuple(port.name for port in chosen_ports(facts, found.interface)) if inventory.rdma != "off" else (),
+    )

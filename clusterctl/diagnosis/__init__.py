@@ -1,0 +1,1 @@
+"""Evidence of all nodes, and the causes it points to, best first."""

@@ -1,0 +1,101 @@
+"""Causes seen in the logs of vLLM, Ray and NCCL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from clusterctl.diagnosis.cause import Cause, Certainty, short
+from clusterctl.diagnosis.evidence import Evidence
+from clusterctl.signatures import nccl as nccl_log
+from clusterctl.signatures import vllm as vllm_log
+from clusterctl.signatures.explanation import ANSI, Explanation
+
+LONGEST_LINE = 4000
+"""Characters of a line that are looked at: some patterns take quadratic time on lines that are made for it."""
+
+
+# Lines that a healthy start may print too (vllm_log and nccl_log say so beside the pattern).
+HARMLESS = frozenset({"F3", "F6", "F23", "F24", "F25", "F45"})
+
+
+_OF_THE_NETWORK = re.compile(r"NCCL|NET/|nccl|Gloo|gloo|TCPStore|c10d|DistBackend|ibv_")
+"""NCCL's table is read on lines that speak of the network only: «Connection refused» alone says too little."""
+
+
+LOG_STAMP = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?Z ")
+"""What the engine puts before every line when it is asked for times (RFC 3339, UTC)."""
+
+
+def log_causes(evidence: Evidence) -> Iterator[Cause]:
+    """Lines that are known. On a cluster that serves they are past, and only where something was restarted."""
+    for name, node in evidence.nodes.items():
+        for container in node.containers or ():
+            for certainty, hit, t in _hits(container.log, evidence.survived_t):
+                if not evidence.serving:
+                    yield log_cause(name, certainty, hit, t)
+        if not evidence.serving:
+            for file, text in node.ray.items():
+                for _, hit, t in _hits(text, None):
+                    yield replace(
+                        log_cause(name, Certainty.POSSIBLE, hit, t),
+                        seen=(short(f"{file}: {hit.line}"),),
+                        why="only Ray's own log says it",
+                    )
+
+
+def log_cause(node: str, certainty: Certainty, hit: Explanation, t: float | None) -> Cause:
+    """A known line of a container's log as a cause."""
+    why = {
+        Certainty.LIKELY: "the line is known, and nothing before it explains it",
+        Certainty.POSSIBLE: "the line is known, and a healthy start may print it too",
+    }[certainty]
+    code = hit.failure_mode if hit.failure_mode != "-" else "log"
+    return Cause(certainty, (node,), code, (short(hit.line),), hit.meaning, hit.fix, why, t)
+
+
+def _hits(text: str, since: float | None) -> Iterator[tuple[Certainty, Explanation, float | None]]:
+    """Lines of a log that are explained, with their time; of NCCL's table only what speaks of the network. Those that
+    are known to be older than `since` are left out."""
+    stamped = ANSI.sub("", text).splitlines()
+    times: dict[str, float | None] = {}
+    for line in stamped:
+        stamp, bare = _unstamped(line)
+        if stamp is not None and since is not None and stamp < since:
+            continue
+        if len(bare) > LONGEST_LINE:
+            bare = f"{bare[: LONGEST_LINE // 2]} … {bare[-LONGEST_LINE // 2 :]}"
+        times.setdefault(bare, stamp)
+    lines = list(times)
+    found = [*vllm_log.causes(lines), *nccl_log.causes([line for line in lines if _OF_THE_NETWORK.search(line)])]
+    for hit in each_once(found):
+        harmless = hit.failure_mode in HARMLESS or "healthy start" in hit.meaning
+        t = next((times[line] for line in lines if line.strip() == hit.line), None)
+        yield (Certainty.POSSIBLE if harmless else Certainty.LIKELY), hit, t
+
+
+def each_once(hits: Iterable[Explanation]) -> Iterator[Explanation]:
+    """Each line once, by what is most specific of it, and each failure mode once: two tables have the same."""
+    lines, numbers = set[str](), set[str]()
+    for hit in hits:
+        if hit.line not in lines and hit.failure_mode not in numbers:
+            yield hit
+        lines.add(hit.line)
+        if hit.failure_mode != "-":
+            numbers.add(hit.failure_mode)
+
+
+def _unstamped(line: str) -> tuple[float | None, str]:
+    """A line's time as the engine put it (Unix seconds), and the line without it."""
+    stamp = LOG_STAMP.match(line)
+    if not stamp:
+        return None, line
+    t = datetime.fromisoformat(stamp[1]).replace(tzinfo=UTC).timestamp() + float(f"0{stamp[2] or '.0'}")
+    return t, line[stamp.end() :]
+
+
+def unstamped(text: str) -> list[str]:
+    """A log's lines without the engine's times."""
+    return [_unstamped(line)[1] for line in text.splitlines()]

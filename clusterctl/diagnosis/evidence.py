@@ -1,0 +1,125 @@
+"""What was collected, typed: of each container, of each node, of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from clusterctl.findings.finding import Finding
+
+SETTLE_S = 60
+"""A fault of the machine so many seconds before a container started may still be why it fails."""
+
+
+FIRST_START = frozenset({"ray", "gate", "loading"})
+"""Phases of an agent through which a first start passes."""
+
+
+@dataclass(frozen=True)
+class ContainerEvidence:
+    """One container of the cluster. Times are Unix seconds on the node's own clock."""
+
+    name: str
+    role: str
+    status: str
+    exit_code: int = 0
+    oom_killed: bool = False
+    error: str = ""
+    """The engine's own reason for not starting it."""
+    restarts: int = 0
+    """How often the engine started it again."""
+    started_t: float | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """What its agent said last (state.json)."""
+    log: str = ""
+    """What it wrote, each line with its time as the engine puts it."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs now."""
+        return self.status == "running"
+
+    @property
+    def serving(self) -> bool:
+        """Whether its agent last saw a real completion."""
+        return self.running and self.state.get("phase") == "serving" and bool(self.state.get("ready"))
+
+
+@dataclass(frozen=True)
+class NodeEvidence:
+    """What one node said."""
+
+    containers: tuple[ContainerEvidence, ...] | None = ()
+    """None: could not be asked."""
+    kernel: str = ""
+    """dmesg, below its clock (kernel_log.CLOCK)."""
+    ray: Mapping[str, str] = field(default_factory=dict)
+    """Ray's session logs that tell of errors: file → text."""
+    now: float | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was seen of the whole cluster, secrets taken out. Nodes are in the inventory's order."""
+
+    head: str
+    nodes: Mapping[str, NodeEvidence]
+    unreachable: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+    """Node → why it was not reached, and what to do about it."""
+    findings: tuple[Finding, ...] = ()
+    error: str | None = None
+    """What the command that failed said."""
+
+    @property
+    def serving(self) -> bool:
+        """Whether the head's agent last saw a real completion, and nothing is known to be missing."""
+        node = self.nodes.get(self.head)
+        return node is not None and any(container.serving for container in node.containers or ())
+
+    @property
+    def containers(self) -> bool:
+        """Whether there is a container of the cluster anywhere."""
+        return any(node.containers for node in self.nodes.values())
+
+    @property
+    def served_t(self) -> float | None:
+        """When the head's agent last saw a completion, on its own clock; None: never."""
+        node = self.nodes.get(self.head)
+        canaries = [container.state.get("canary") for container in (node.containers if node else None) or ()]
+        times = [as_number(canary.get("t")) for canary in canaries if isinstance(canary, Mapping)]
+        return max((t for t in times if t is not None), default=None)
+
+    @property
+    def survived_t(self) -> float | None:
+        """What happened before this is no reason of what is wrong now: the cluster served afterwards."""
+        return None if self.served_t is None else self.served_t - SETTLE_S
+
+    @property
+    def starting(self) -> bool:
+        """Whether everything runs and is in its first start, which takes its time."""
+        states = [container for node in self.nodes.values() for container in node.containers or ()]
+        return (
+            bool(states)
+            and all(container.running and not container.restarts for container in states)
+            and all(container.state.get("phase", "ray") in FIRST_START for container in states)
+            and not any(container.state.get("restarts") for container in states)
+        )
+
+
+def situation(evidence: Evidence) -> str:
+    """In one sentence: what there is."""
+    states = [c for node in evidence.nodes.values() for c in node.containers or ()]
+    asked = [name for name, node in evidence.nodes.items() if node.containers is None]
+    missing = f" ({', '.join([*evidence.unreachable, *asked])} not asked)" if evidence.unreachable or asked else ""
+    if not states:
+        return f"down: no container of this cluster on any node that answered{missing}"
+    if evidence.serving:
+        return f"serving: the head's agent last saw a real completion{missing}"
+    running = sum(container.running for container in states)
+    return f"not serving: {running} of {len(states)} containers run{missing}"
+
+
+def as_number(value: Any) -> float | None:
+    """The number that an agent's report holds here; None for anything else."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,84 @@
+"""Containers of the cluster on a node, as they were found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from clusterctl.agent.labels import LABEL_ROLE, ROLE_PROBE
+from clusterctl.agent.paths import SPEC_PATH, STATE_PATH
+from clusterctl.errors import ClusterctlError
+from clusterctl.facts.fact import Fact, Unknown
+from clusterctl.facts.records import ContainerFacts, EngineFacts
+from clusterctl.hosts.engine import EngineError
+from clusterctl.hosts.host import Host
+
+STARTING_S = 10
+"""Between the making and the start of a probe's container: 0.1 s in the lab, more on a busy machine."""
+
+
+def has_probe(containers: tuple[ContainerFacts, ...]) -> bool:
+    """Whether one of them is a probe of another run, and runs."""
+    return any(is_probe(container) and container.running for container in containers)
+
+
+def cluster_containers(host: Host, cluster: str) -> tuple[ContainerFacts, ...] | Unknown:
+    """The cluster's containers on a node, running or not."""
+    try:
+        return tuple(container_facts(host, container) for container in host.engine.containers(cluster))
+    except EngineError as error:
+        return Unknown(error.message)
+
+
+def is_probe(container: ContainerFacts) -> bool:
+    """Whether it only asks, and ends by itself: no part of the cluster (planning/probe.py)."""
+    return container.labels.get(LABEL_ROLE) == ROLE_PROBE
+
+
+def leftover_names(engine: Fact[EngineFacts], containers: tuple[ContainerFacts, ...] | Unknown) -> tuple[str, ...]:
+    """IDs of containers that an earlier run left behind."""
+    if not isinstance(engine, EngineFacts) or isinstance(containers, Unknown):
+        return ()
+    return tuple(container.id for container in containers if is_leftover(container, engine.time))
+
+
+def is_leftover(container: ContainerFacts, now: str) -> bool:
+    """Whether it is a probe that nobody waits for any more: the engine removes one that ends, not one whose
+    clusterctl was killed before it started it. One made just now is another run's that is about to start it."""
+    if not is_probe(container) or container.running:
+        return False
+    try:
+        age = datetime.fromisoformat(now) - datetime.fromisoformat(container.created_at)
+    except (ValueError, TypeError):  # an engine that does not say: whatever does not run is left
+        return True
+    return age.total_seconds() > STARTING_S
+
+
+def container_facts(host: Host, inspected: Mapping[str, Any]) -> ContainerFacts:
+    """Facts of one inspected container, with what it was started with and what its agent says."""
+    state = inspected["State"]
+    return ContainerFacts(
+        id=inspected["Id"],
+        name=str(inspected["Name"]).lstrip("/"),
+        labels=inspected["Config"].get("Labels") or {},
+        status=str(state["Status"]),
+        exit_code=int(state.get("ExitCode", 0)),
+        started_at=str(state.get("StartedAt", "")),
+        restart_policy=str((inspected.get("HostConfig") or {}).get("RestartPolicy", {}).get("Name") or "no"),
+        restart_count=int(inspected.get("RestartCount", 0)),
+        spec=json_in(host, inspected["Id"], SPEC_PATH),
+        state=json_in(host, inspected["Id"], STATE_PATH),
+        created_at=str(inspected.get("Created", "")),
+    )
+
+
+def json_in(host: Host, container: str, path: str) -> Fact[Mapping[str, Any]]:
+    """A JSON file in a container, running or not; None when the file or the container is absent."""
+    try:
+        content = host.engine.read_file(container, path)
+        value = None if content is None else json.loads(content)
+    except (ClusterctlError, ValueError) as error:
+        return Unknown(f"{path}: {error}")
+    return value if value is None or isinstance(value, dict) else Unknown(f"{path} holds no JSON object")

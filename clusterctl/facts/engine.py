@@ -1,0 +1,41 @@
+"""What a node's container engine says of itself and of the image."""
+
+from __future__ import annotations
+
+from clusterctl.facts import parse
+from clusterctl.facts.fact import Fact, Unknown
+from clusterctl.facts.records import EngineFacts, ImageFacts
+from clusterctl.hosts.engine import EngineError
+from clusterctl.hosts.host import Host
+
+
+def engine_facts(host: Host, socket: parse.Section | None, *, sudo: bool) -> Fact[EngineFacts]:
+    """What the engine says of itself; None when there is none."""
+    if socket is not None and socket.exit_code == parse.COMMAND_NOT_FOUND:
+        return None
+    if socket is not None and socket.exit_code == parse.ABSENT and not sudo:
+        return Unknown("the docker command is there, but no engine runs: /var/run/docker.sock does not exist")
+    try:
+        info = host.engine.info()
+    except EngineError as error:
+        if socket is not None and socket.exit_code == parse.NOT_PERMITTED and not sudo:
+            return Unknown("this login may not use the engine: /var/run/docker.sock is not writable for it")
+        return Unknown(error.message)
+    return EngineFacts(
+        version=str(info.get("ServerVersion", "")),
+        cgroup_driver=str(info.get("CgroupDriver", "")),
+        runtimes=tuple(sorted(info.get("Runtimes") or {})),
+        data_root=str(info.get("DockerRootDir", "")),
+        time=str(info.get("SystemTime", "")),
+    )
+
+
+def image_facts(host: Host, reference: str) -> Fact[ImageFacts]:
+    """The image on this node; None when it is absent."""
+    try:
+        image = host.engine.image(reference)
+    except EngineError as error:
+        return Unknown(error.message)
+    if image is None:
+        return None
+    return ImageFacts(str(image["Id"]), tuple((image.get("RootFS") or {}).get("Layers") or ()))

@@ -1,0 +1,126 @@
+"""Small records of what was read on a node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Any
+
+from clusterctl.facts.fact import Fact
+
+
+@dataclass(frozen=True)
+class InterfaceAddress:
+    """One IPv4 address of one network interface."""
+
+    interface: str
+    address: IPv4Address
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A TCP socket that accepts connections. `process` is «name (pid N)» where the node let us see it."""
+
+    address: str
+    port: int
+    process: str | None = None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One accelerator as nvidia-smi names it; memory in MiB, None where it has none of its own (unified memory: DGX
+    Spark)."""
+
+    index: int
+    name: str
+    uuid: str
+    memory_total_mib: int | None
+    memory_used_mib: int | None
+    pci_address: str = ""
+    driver_version: str = ""
+    compute_mode: str = "Default"
+    mig: bool = False
+    """Whether it is divided (multi-instance GPU)."""
+    ecc_uncorrected: int | None = None
+    """Uncorrected memory errors since the driver was loaded; None where it does not count them."""
+    fabric: str | None = None
+    """State of its registration in the NVLink fabric and how it ended («Completed, Success»); None: no such fabric, or
+    a driver that does not tell."""
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that holds GPU memory."""
+
+    gpu_uuid: str
+    pid: int
+    name: str
+    memory_mib: int | None
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """The container engine."""
+
+    version: str
+    cgroup_driver: str
+    runtimes: tuple[str, ...]
+    data_root: str
+    time: str = ""
+    """Its clock when it was asked (RFC 3339)."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """An image: its ID, and its layers (equal layers are the same content under another ID: lab-facts)."""
+
+    id: str
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ContainerFacts:
+    """A container that carries this cluster's label."""
+
+    id: str
+    name: str
+    labels: Mapping[str, str]
+    status: str
+    """Docker's state: created, running, restarting, exited, dead …"""
+    exit_code: int
+    started_at: str
+    restart_policy: str
+    """Docker's: no, always …"""
+    restart_count: int
+    """How often the engine has started it again by that policy, since it last was started by hand."""
+    spec: Fact[Mapping[str, Any]]
+    """What it was started with (/etc/clusterctl/spec.json)."""
+    state: Fact[Mapping[str, Any]]
+    """What its agent says it is doing (/run/clusterctl/state.json)."""
+    created_at: str = ""
+    """When it was made, by the engine's clock (RFC 3339)."""
+
+    @property
+    def agent(self) -> Mapping[str, Any]:
+        """What its agent has said last (`state`); empty when that could not be read."""
+        return self.state if isinstance(self.state, Mapping) else {}
+
+    @property
+    def running(self) -> bool:
+        """Whether its processes run."""
+        return self.status == "running"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it does not run and nobody will start it again: the engine's restart policy starts what has ended,
+        after a while in which it is `restarting`."""
+        return self.status not in ("running", "restarting")
+
+
+@dataclass(frozen=True)
+class Unreachable:
+    """A node that SSH did not reach, with the reason and the fix."""
+
+    reason: str
+    fix: str | None

@@ -1,0 +1,28 @@
+"""The inventory's rule for findings that the operator waives: it needs to know every code, so it stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clusterctl.findings.codes import CODES, NEVER_WAIVED
+from clusterctl.inventory.issue import Issue, nearest, quoted
+from clusterctl.inventory.raw import dig, items, text
+
+
+def waivers(data: object) -> Iterator[Issue]:
+    """A misspelt code would waive nothing, and nobody would notice before the day it is needed."""
+    first: dict[str, int] = {}
+    for index, value in enumerate(items(dig(data, "waive"))):
+        code = text(value)
+        if code is None:
+            continue
+        place = ("waive", index)
+        if code in first:
+            yield Issue(place, f"{quoted(code)} is already waive[{first[code]}]", "leave one of them out")
+        elif code in NEVER_WAIVED:
+            yield Issue(place, f"{quoted(code)} cannot be waived", "nothing can be started without what it misses")
+        elif code not in CODES:
+            near = nearest(code, CODES - NEVER_WAIVED)
+            hint = f"did you mean {near}?" if near else "the codes are in docs/reference/findings.md"
+            yield Issue(place, f"no finding has the code {quoted(code)}", hint)
+        first.setdefault(code, index)

@@ -1,0 +1,123 @@
+"""Rules across fields, as pure functions of the raw data.
+
+They read the data before and apart from its validation, so that one mistake does not hide another: a value of the
+wrong type counts as absent here, and validation reports it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+
+from clusterctl.inventory.issue import Issue, quoted
+from clusterctl.inventory.layout import resolve_layout, uneven_stages
+from clusterctl.inventory.model import OPTION_PATTERN
+from clusterctl.inventory.owned import OWNED_OPTIONS
+from clusterctl.inventory.raw import dig, entries, items, size, text
+from clusterctl.inventory.rules.container import covers, mount_target
+
+INSTEAD_OF_OPTION: Mapping[str, str] = {
+    "model": "use model.path",
+    "served-model-name": "use model.name",
+    "host": "use serve.host",
+    "port": "use serve.port",
+    "tensor-parallel-size": "use serve.tensor_parallel",
+    "pipeline-parallel-size": "use serve.pipeline_parallel",
+    "distributed-executor-backend": "leave it out: the nodes are joined by Ray",
+    "config": "write its content under serve.options",
+    "api-key": "leave it out: as an option the key would show in `ps`",
+    "nnodes": "leave it out: it follows from nodes",
+    "node-rank": "leave it out: it follows from nodes",
+    "master-addr": "leave it out: it follows from head",
+    "master-port": "leave it out: the nodes are joined by Ray",
+    "headless": "leave it out: it follows from head",
+    "shutdown-timeout": "use timeouts.drain_s",
+}
+
+
+SHORT_OPTIONS: Mapping[str, str] = {"tp": "tensor-parallel-size", "pp": "pipeline-parallel-size"}
+
+
+# Accelerators and server.
+
+
+def accelerators(data: object) -> Iterator[Issue]:
+    """A CPU has no accelerators to count."""
+    section = entries(dig(data, "accelerator"))
+    if section.get("kind") == "cpu" and section.get("per_node", "auto") == "auto":
+        message = "kind cpu has no accelerators to count"
+        yield Issue(("accelerator", "per_node"), message, "give the number of slots, such as per_node: 1")
+
+
+def layout(data: object) -> Iterator[Issue]:
+    """Tensor × pipeline parallel must fit the nodes, as far as the file tells."""
+    nodes = len(items(dig(data, "nodes")))
+    tensor, pipeline = size(data, "serve", "tensor_parallel"), size(data, "serve", "pipeline_parallel")
+    per_node = size(data, "accelerator", "per_node")
+    if nodes == 0 or tensor is None or pipeline is None or per_node is None:
+        return
+    too_wide = isinstance(tensor, int) and isinstance(per_node, int) and tensor > per_node
+    place = ("serve", "tensor_parallel" if too_wide or pipeline == "auto" else "pipeline_parallel")
+    try:
+        if per_node != "auto":
+            resolve_layout(nodes, per_node, tensor, pipeline)
+        elif pipeline != "auto" and (uneven := uneven_stages(nodes, pipeline)):
+            yield Issue(place, uneven)
+    except ValueError as error:
+        yield Issue(place, str(error))
+
+
+def option_names(data: object) -> Iterator[Issue]:
+    """Options are written as in `vllm serve --help`, without dashes in front, and must not contradict other fields."""
+    for name, value in entries(dig(data, "serve", "options")).items():
+        place = ("serve", "options", name)
+        spelled = re.sub(r"[_\s]+", "-", name.strip().lstrip("-").lower())
+        meant = SHORT_OPTIONS.get(spelled, spelled)
+        if meant in OWNED_OPTIONS:
+            yield Issue(place, "clusterctl sets this option itself", INSTEAD_OF_OPTION[meant])
+        elif meant == "disable-log-stats" and value is not False:
+            # With it vLLM 0.32 has no vllm: metrics, by which agent.py sees progress behind a canary that waits.
+            message = "without vLLM's metrics a server that is busy cannot be told from one that hangs"
+            yield Issue(place, message, "leave it out")
+        elif not re.fullmatch(OPTION_PATTERN, name):
+            usable = re.fullmatch(OPTION_PATTERN, spelled)
+            message = "options are written in lower case, with dashes between words and none in front"
+            yield Issue(place, message, f"write {spelled}" if usable else None)
+        elif value is None:
+            yield Issue(place, "has no value", "write true for an option that takes none")
+
+
+def api_key(data: object) -> Iterator[Issue]:
+    """A key from a file, and none at all, contradict each other."""
+    if dig(data, "serve", "api_key") == "off" and dig(data, "serve", "api_key_file") is not None:
+        message = "has no effect: serve.api_key is off"
+        yield Issue(("serve", "api_key_file"), message, "leave it out, or leave serve.api_key out")
+
+
+TLS_FILES = ("ssl-certfile", "ssl-keyfile", "ssl-ca-certs")
+"""Options of `vllm serve` (0.32) whose values are paths that the server opens, in the container."""
+
+
+def tls(data: object) -> Iterator[Issue]:
+    """https needs a certificate and its key, both where the server can read them; clients show none."""
+    options = entries(dig(data, "serve", "options"))
+    mounts = [target for volume in items(dig(data, "container", "volumes")) if (target := mount_target(volume))]
+    mounts += [path for path in (text(dig(data, "model", "path")),) if path]
+    for name in TLS_FILES:
+        place = ("serve", "options", name)
+        if name not in options:
+            continue
+        path = text(options[name])
+        if path is None or not path.startswith("/") or posixpath.normpath(path) != path:
+            yield Issue(place, "must be a plain absolute path in the container", "such as /etc/tls/api.pem")
+        elif not any(covers(mount, path) for mount in mounts):
+            message = f"{quoted(path)} is below no mount of the container, so the server would not find it"
+            folder = posixpath.dirname(path)
+            yield Issue(place, message, f"mount it: container.volumes: [{folder}:{folder}:ro]")
+    for given, other in (("ssl-certfile", "ssl-keyfile"), ("ssl-keyfile", "ssl-certfile")):
+        if given in options and other not in options:
+            yield Issue(("serve", "options", given), f"needs {other} beside it", "vLLM takes both or neither")
+    if options.get("ssl-cert-reqs", 0) != 0:
+        message = "asks clients for certificates, and clusterctl's own completions have none to show"
+        yield Issue(("serve", "options", "ssl-cert-reqs"), message, "ask for them in a reverse proxy before the API")

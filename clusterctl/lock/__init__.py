@@ -1,0 +1,1 @@
+"""One lock a cluster, held on every node, and what each run writes down there."""

@@ -1,0 +1,151 @@
+"""The container that asks an image what it is: the serving container's flags, another entry point. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import docker.types
+
+from clusterctl.deployment.address import accelerators_per_node
+from clusterctl.deployment.rdma import devices_passed
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
+from clusterctl.facts.image_report import ImageReport, RunFailed, read_output
+from clusterctl.facts.records import ImageFacts
+from clusterctl.hosts.engine import EngineError, FileInContainer
+from clusterctl.hosts.host import Host, Hosts
+from clusterctl.inventory.layout import resolve_layout
+from clusterctl.inventory.model import Inventory
+from clusterctl.planning.flags import host_config
+from clusterctl.preflight.container import probe_labels, probe_name
+from clusterctl.preflight.inside import REPORT_SOURCE
+
+Answer = ImageReport | RunFailed | Unknown
+
+
+MARGIN_S = 15
+"""Seconds beyond the report's own deadline, for the engine to start and remove the container."""
+
+
+def gather_images(hosts: Hosts, facts: ClusterFacts, *, ask_registry: bool = False) -> Mapping[str, Answer]:
+    """The image's report from every node that has the image, all at once.
+
+    With `ask_registry` one of them also imports Ray and vLLM and asks ModelRegistry: 15 to 40 s of two cores, and what
+    one node answers all do whose distributions are the same.
+    """
+    nodes = [
+        name for name in hosts.connected if name in facts.nodes and isinstance(facts.nodes[name].image, ImageFacts)
+    ]
+    deep = nodes[:1] if ask_registry else []
+    outcomes = hosts.each(lambda host: _report_of(host, hosts, facts, ask_registry=host.name in deep), nodes)
+    return {name: outcomes.values.get(name) or Unknown(outcomes.errors[name].message) for name in nodes}
+
+
+def _report_of(host: Host, hosts: Hosts, facts: ClusterFacts, *, ask_registry: bool) -> Answer:
+    probe = image_probe(hosts.inventory, facts, host.name, ask_registry=ask_registry)
+    name = probe_name(hosts.inventory.cluster, "image", hosts.run)
+    deadline_s = MARGIN_S + (DEEP_DEADLINE_S if ask_registry else REPORT_DEADLINE_S)
+    try:
+        return _run(host, name, probe, deadline_s)
+    except EngineError as error:
+        if error.status is None:
+            return Unknown(error.message)
+        refused = error
+    # What it was that the engine refused is told by trying without it, not by the engine's words.
+    for fewer in (probe.without_volumes, probe.without_gpus, probe.without_volumes.without_gpus):
+        if fewer == probe:
+            continue
+        try:
+            found = _run(host, name, fewer, deadline_s)
+        except EngineError as error:
+            if error.status is None:
+                return Unknown(error.message)
+            continue
+        without_gpus = "device_requests" not in fewer.host_config and probe.gpus > 0
+        if isinstance(found, ImageReport) and without_gpus:
+            return replace(found, gpu_error=refused.message)
+        return found
+    return RunFailed(refused.message)
+
+
+def _run(host: Host, name: str, probe: ImageProbe, deadline_s: float) -> Answer:
+    script = FileInContainer(REPORT_PATH, REPORT_SOURCE.read_bytes())
+    return read_output(host.engine.run_once(name, probe.config, probe.host_config, [script], deadline_s=deadline_s))
+
+
+REPORT_PATH = "/opt/clusterctl/report.py"
+
+
+REPORT_DEADLINE_S = 60
+"""Seconds for the report: 1 s on an idle machine, more on a cold image whose files are read for the first time."""
+
+
+DEEP_DEADLINE_S = 600
+"""Seconds with ModelRegistry in it: importing vLLM took 15 s on two cores, 40 s on busy ones."""
+
+
+@dataclass(frozen=True)
+class ImageProbe:
+    """The API's two bodies, and the number of GPUs that they ask for."""
+
+    config: Mapping[str, Any]
+    host_config: Mapping[str, Any]
+    gpus: int
+
+    @property
+    def without_gpus(self) -> ImageProbe:
+        """The same without GPUs: whether it is they that keep the container from starting."""
+        body = {key: value for key, value in self.host_config.items() if key != "device_requests"}
+        return ImageProbe(self.config, body, 0)
+
+    @property
+    def without_volumes(self) -> ImageProbe:
+        """The same without the operator's own volumes, of which one may not be there yet."""
+        model_path = self.config["command"][1]
+        mounts = [mount for mount in self.host_config["mounts"] if mount["Target"] == model_path]
+        return ImageProbe(self.config, {**self.host_config, "mounts": mounts}, self.gpus)
+
+
+def gpus_wanted(inventory: Inventory, facts: ClusterFacts) -> int:
+    """GPUs that the serving container asks for on each node; 0 where there are none to ask for."""
+    if inventory.accelerator.kind != "nvidia":
+        return 0
+    per_node = accelerators_per_node(inventory, facts)
+    serve = inventory.serve
+    try:
+        layout = resolve_layout(len(inventory.nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel)
+    except ValueError:
+        return per_node  # a finding of its own
+    return layout.gpus_per_node
+
+
+def image_probe(inventory: Inventory, facts: ClusterFacts, node: str, *, ask_registry: bool = False) -> ImageProbe:
+    """What to start on that node, whose image and containers were read."""
+    found = facts.nodes[node]
+    assert isinstance(found.image, ImageFacts)  # noqa: S101 (the caller chose the nodes by it)
+    gpus = gpus_wanted(inventory, facts)
+    body = dict(host_config(inventory, gpus=gpus, infiniband=devices_passed(inventory.rdma, found)))
+    # The engine makes the directory of a bind mount that is not there; of this kind of mount it refuses to, and
+    # looking must change nothing.
+    model_there = not isinstance(found.model, Unknown | None)
+    body["mounts"] = [_mount(bind) for bind in body.pop("binds")[0 if model_there else 1 :]]
+    if not gpus:
+        body.pop("device_requests", None)  # zero would be all of them
+    own = next(each for each in inventory.nodes if each.name == node)
+    deadline_s = DEEP_DEADLINE_S if ask_registry else REPORT_DEADLINE_S
+    config = {
+        "image": found.image.id,
+        "entrypoint": ["python3", REPORT_PATH],
+        "command": [str(deadline_s), inventory.model.path, *(["deep"] if ask_registry else [])],
+        # Without what clusterctl derives for each node: the rest is what must be alike.
+        "environment": {**inventory.container.env, **own.env},
+        "labels": dict(probe_labels(inventory.cluster, node)),
+    }
+    return ImageProbe(config, body, gpus)
+
+
+def _mount(bind: str) -> docker.types.Mount:
+    source, target, *mode = bind.split(":")
+    return docker.types.Mount(target=target, source=source, type="bind", read_only=mode == ["ro"])

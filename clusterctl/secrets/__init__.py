@@ -1,0 +1,1 @@
+"""Which names hold secrets, and how they are kept out of what people see."""

@@ -1,0 +1,1 @@
+"""What known lines of logs mean: patterns only, each with the version it was seen in."""

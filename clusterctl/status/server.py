@@ -1,0 +1,132 @@
+"""Asking the served model, over SSH to the head: with its key and certificate, health, a real completion, metrics."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+import httpx
+
+from clusterctl.agent.paths import container_name
+from clusterctl.facts.api_key import held_api_key
+from clusterctl.facts.fact import Unknown
+from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.ssh import HostError
+from clusterctl.inventory.endpoint import tls_certfile
+
+COMPLETION_TIMEOUT_S = 60
+
+
+METRICS_TIMEOUT_S = 5
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completion that came back with at least one token."""
+
+    tokens: int
+    latency_s: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """vLLM's own gauges and counters (/metrics, names as of vLLM 0.32), summed over engines."""
+
+    requests_running: float
+    requests_waiting: float
+    kv_cache_usage: float
+    """Fraction of the KV cache in use, 0 to 1; of the fullest engine."""
+    generation_tokens_total: float
+    prompt_tokens_total: float
+
+
+class _CannotAsk(httpx.BaseTransport):
+    """Ends every request with the reason why none can be made."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError(self._reason, request=request)
+
+
+def api_client(hosts: Hosts, endpoint: str) -> httpx.Client:
+    """A client of the cluster's API at this base URL, through SSH to the head, ready to ask.
+
+    The API key and the TLS certificate are those in the head's container, so that what really runs is asked, from
+    whichever machine; no key is sent where the container holds none. When they cannot be read, every request ends with
+    the reason, as it does when the API cannot be reached. A context manager. Raises ConnectError without the head.
+    """
+    head, container = hosts.head, container_name(hosts.inventory.cluster)
+    certfile = tls_certfile(hosts.inventory)
+    try:
+        key = held_api_key(head, container)
+        certificate = _certificate(head, container, certfile) if certfile is not None else None
+        return head.http(endpoint, timeout_s=hosts.inventory.timeouts.command_s, key=key, certificate=certificate)
+    except (HostError, ValueError) as error:
+        return httpx.Client(base_url=endpoint, transport=_CannotAsk(str(error)))
+
+
+def _certificate(head: Host, container: str, path: str) -> bytes:
+    """The certificate file in the container. ValueError when it is not there."""
+    content = head.engine.read_file(container, path)
+    if content is None:
+        raise ValueError(f"no {path} in the head's container (serve.options ssl-certfile), so nothing can be trusted")
+    return content
+
+
+def complete(client: httpx.Client, model: str, *, timeout_s: float = COMPLETION_TIMEOUT_S) -> Completion | Unknown:
+    """One real token from the model within so many seconds, or why there is none."""
+    started = time.monotonic()
+    body = {"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0, "ignore_eos": True}
+    try:
+        answer = client.post("/v1/completions", json=body, timeout=timeout_s)
+        answer.raise_for_status()
+        tokens = int(answer.json()["usage"]["completion_tokens"])
+    except httpx.HTTPStatusError as error:
+        return Unknown(f"HTTP {error.response.status_code}: {error.response.text[:300]}")
+    except httpx.HTTPError as error:
+        return Unknown(str(error) or type(error).__name__)
+    except (ValueError, KeyError, TypeError) as error:
+        return Unknown(f"an answer that is no completion ({error!r})")
+    if tokens < 1:
+        return Unknown("an answer without a token")
+    return Completion(tokens, round(time.monotonic() - started, 3))
+
+
+def health(client: httpx.Client) -> int | Unknown:
+    """HTTP status of /health. 200 says little (it stays 200 while generation is dead), 503 says the engine died."""
+    try:
+        return client.get("/health", timeout=METRICS_TIMEOUT_S).status_code
+    except httpx.HTTPError as error:
+        return Unknown(str(error) or type(error).__name__)
+
+
+def metrics(client: httpx.Client) -> Metrics | Unknown:
+    """The gauges and counters that `status` shows."""
+    try:
+        answer = client.get("/metrics", timeout=METRICS_TIMEOUT_S)
+        answer.raise_for_status()
+    except httpx.HTTPError as error:
+        return Unknown(str(error) or type(error).__name__)
+    return parse_metrics(answer.text)
+
+
+_SAMPLE = re.compile(r"^(vllm:\w+)(?:\{.*\})? (\S+)$", re.MULTILINE)
+
+
+def parse_metrics(text: str) -> Metrics | Unknown:
+    """Pick what is shown from the Prometheus text format."""
+    samples: dict[str, list[float]] = defaultdict(list)
+    try:
+        for name, value in _SAMPLE.findall(text):
+            samples[name].append(float(value))
+    except ValueError as error:
+        return Unknown(f"/metrics holds what is no sample: {error}")
+    shown = ("num_requests_running", "num_requests_waiting", "generation_tokens_total", "prompt_tokens_total")
+    if absent := [name for name in (*shown, "kv_cache_usage_perc") if not samples[f"vllm:{name}"]]:
+        return Unknown(f"/metrics has no vllm:{absent[0]}")
+    running, waiting, generated, prompted = (sum(samples[f"vllm:{name}"]) for name in shown)
+    return Metrics(running, waiting, max(samples["vllm:kv_cache_usage_perc"]), generated, prompted)

@@ -1,0 +1,287 @@
+"""`status`: what runs, whether it is healthy, and whether it is what the inventory declares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from clusterctl.agent.paths import container_name
+from clusterctl.agent.state import ending
+from clusterctl.deployment.address import private_address
+from clusterctl.deployment.resolve import resolve
+from clusterctl.errors import ExitCode
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.fact import Unknown
+from clusterctl.facts.gather import gather
+from clusterctl.facts.records import ContainerFacts
+from clusterctl.findings.finding import Finding, Severity, has_errors
+from clusterctl.findings.rules import check
+from clusterctl.hosts.host import Hosts
+from clusterctl.inventory.endpoint import endpoint_of
+from clusterctl.inventory.model import Inventory
+from clusterctl.modes.ray import stages
+from clusterctl.planning.plan import make_plan
+from clusterctl.signatures.start import KvCache, kv_cache
+from clusterctl.status.server import Completion, Metrics, api_client, complete, health, metrics
+
+RATE_WINDOW_S = 1.0
+"""Seconds between the two looks at the token counter that `tokens_per_s` is taken from."""
+
+
+RECOVERING = ("ray", "gate", "loading", "restarting", "draining")
+"""Phases of a head's agent from which it comes to serve by itself."""
+
+
+State = Literal["healthy", "starting", "recovering", "degraded", "down", "unknown"]
+
+
+@dataclass(frozen=True)
+class GpuStatus:
+    """One accelerator's memory, in MiB; None where nvidia-smi does not know it."""
+
+    index: int
+    name: str
+    memory_used_mib: int | None
+    memory_total_mib: int | None
+
+
+@dataclass(frozen=True)
+class ContainerStatus:
+    """One container of the cluster and what its agent says."""
+
+    name: str
+    status: str
+    exit_code: int
+    phase: str | None
+    reason: str | None
+    restart_policy: str
+    """`always` once the cluster has served and `supervise` is on; else `no`."""
+    restarts_total: int
+    """How often something in it was started again since it was created, asked for or not."""
+    restarts: tuple[Mapping[str, Any], ...]
+    """The latest of them: `t` (Unix time in seconds), `scope`, `reason`, `detail`."""
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """One node as `status` sees it."""
+
+    name: str
+    role: str
+    address: str | None
+    reachable: bool
+    reason: str | None
+    containers: tuple[ContainerStatus, ...]
+    gpus: int | None
+    """Accelerators in use by the cluster: Ray's own count when it runs, None when that is not known."""
+    gpu_memory: tuple[GpuStatus, ...]
+    in_ray: bool | None
+    """Whether Ray counts the node as alive; None when Ray could not be asked."""
+    stages: tuple[int, ...]
+    """Pipeline stages that this node holds."""
+
+
+@dataclass(frozen=True)
+class ServerAnswers:
+    """What the server itself answered."""
+
+    health: int | Unknown
+    completion: Completion | Unknown
+    metrics: Metrics | Unknown
+    tokens_per_s: float | None
+
+
+@dataclass(frozen=True)
+class ClusterStatus:
+    """The whole answer of `status`."""
+
+    cluster: str
+    state: State
+    ready: bool
+    waiting_for: str | None
+    """What the start, or the recovery, waits for."""
+    endpoint: str | None
+    model: str
+    tensor_parallel: int | None
+    pipeline_parallel: int | None
+    nodes: tuple[NodeStatus, ...]
+    server: ServerAnswers | None
+    kv_cache: KvCache
+    drift: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines; unknown values are objects with a `reason`."""
+        return asdict(self)
+
+
+_EXIT_CODES: Mapping[State, ExitCode] = {
+    "healthy": ExitCode.OK,
+    "starting": ExitCode.DEGRADED,
+    "recovering": ExitCode.DEGRADED,
+    "degraded": ExitCode.DEGRADED,
+    "down": ExitCode.DOWN,
+    "unknown": ExitCode.UNKNOWN,
+}
+
+
+def exit_code_of(status: ClusterStatus) -> ExitCode:
+    """0 healthy and as declared; 3 starting, recovering, degraded or drifted; 4 down; 5 a node could not be asked.
+
+    With a finding of severity error no plan can be made, so nobody knows whether it is as declared.
+    """
+    if status.state == "healthy" and (status.drift or has_errors(status.findings)):
+        return ExitCode.DEGRADED
+    return _EXIT_CODES[status.state]
+
+
+def read_status(hosts: Hosts) -> ClusterStatus:
+    """Ask the nodes and the server. Changes nothing."""
+    facts = gather(hosts)
+    endpoint = endpoint_from(hosts.inventory, facts)
+    return cluster_status(hosts.inventory, facts, endpoint, _ask_server(hosts, facts, endpoint))
+
+
+def endpoint_from(inventory: Inventory, facts: ClusterFacts) -> str | None:
+    """Base URL of the API, when the head's private address is known."""
+    head = facts.nodes.get(inventory.head_name)
+    found = private_address(inventory, inventory.head_name, head) if head is not None else None
+    address = found.address if found is not None else inventory.head_node.address
+    return endpoint_of(inventory, address) if address is not None else None
+
+
+def _ask_server(hosts: Hosts, facts: ClusterFacts, endpoint: str | None) -> ServerAnswers | None:
+    """None when no server of this cluster can be expected to answer."""
+    head = facts.nodes.get(hosts.inventory.head_name)
+    if endpoint is None or head is None or not any(container.running for container in containers_of(head)):
+        return None
+    with api_client(hosts, endpoint) as client:
+        before, began = metrics(client), time.monotonic()
+        answered, completion = health(client), complete(client, hosts.inventory.served_name)
+        if isinstance(before, Unknown):
+            return ServerAnswers(answered, completion, before, None)
+        time.sleep(max(0.0, RATE_WINDOW_S - (time.monotonic() - began)))
+        after, window_s = metrics(client), time.monotonic() - began
+    own = completion.tokens if isinstance(completion, Completion) else 0
+    return ServerAnswers(answered, completion, after, _rate(before, after, window_s, own))
+
+
+def _rate(before: Metrics, after: Metrics | Unknown, window_s: float, own_tokens: int) -> float | None:
+    if isinstance(after, Unknown):
+        return None
+    made = after.generation_tokens_total - before.generation_tokens_total - own_tokens
+    return round(max(0.0, made) / window_s, 1)
+
+
+def containers_of(node: NodeFacts) -> tuple[ContainerFacts, ...]:
+    """The cluster's containers on a node; empty when the engine could not be asked."""
+    return () if isinstance(node.containers, Unknown) else node.containers
+
+
+def cluster_status(
+    inventory: Inventory, facts: ClusterFacts, endpoint: str | None, server: ServerAnswers | None
+) -> ClusterStatus:
+    """From what is asked for and what was seen to the answer. Pure."""
+    findings = tuple(f for f in check(inventory, facts) if f.severity is Severity.ERROR)
+    deployment = None if has_errors(findings) else resolve(inventory, facts)
+    plan = make_plan(deployment, facts) if deployment is not None else None
+    running = [c for node in facts.nodes.values() for c in containers_of(node)]
+    drift = () if plan is None or plan.empty or not running else tuple(plan.lines())
+    head_state = _head_state(inventory, facts)
+    state = _state(inventory, facts, server)
+    return ClusterStatus(
+        cluster=inventory.cluster,
+        state=state,
+        waiting_for=head_state.get("waiting_for"),
+        ready=server is not None and isinstance(server.completion, Completion),
+        endpoint=endpoint,
+        model=inventory.served_name,
+        tensor_parallel=deployment.layout.tensor_parallel if deployment is not None else None,
+        pipeline_parallel=deployment.layout.pipeline_parallel if deployment is not None else None,
+        nodes=tuple(_node_status(inventory, facts, node.name, head_state) for node in inventory.nodes),
+        server=server,
+        kv_cache=kv_cache(head_state.get("kept", ())),
+        drift=drift,
+        findings=findings,
+    )
+
+
+def _head_state(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, Any]:
+    """What the head's agent says; empty when it does not run."""
+    head = facts.nodes.get(inventory.head_name)
+    for container in containers_of(head) if head is not None else ():
+        if container.running and container.agent:
+            return container.agent
+    return {}
+
+
+def _head_restarts(inventory: Inventory, facts: ClusterFacts) -> bool:
+    """Whether the engine is about to start the head's container again; its agent cannot be read then."""
+    head = facts.nodes.get(inventory.head_name)
+    return head is not None and any(container.status == "restarting" for container in containers_of(head))
+
+
+def _state(inventory: Inventory, facts: ClusterFacts, server: ServerAnswers | None) -> State:
+    nodes = facts.nodes.values()
+    if facts.unreachable or any(isinstance(node.containers, Unknown) for node in nodes):
+        return "unknown"
+    if not any(node.containers for node in nodes):
+        return "down"
+    all_run = all(
+        [c.name for c in containers_of(node) if c.running] == [container_name(inventory.cluster)] for node in nodes
+    )
+    if all_run and server is not None and isinstance(server.completion, Completion):
+        return "healthy"
+    phase = "restarting" if _head_restarts(inventory, facts) else _head_state(inventory, facts).get("phase")
+    every = [container for node in nodes for container in containers_of(node)]
+    gave_up = any(container.ended or container.agent.get("phase") == "failed" for container in every)
+    if phase not in RECOVERING or gave_up or ending(_head_state(inventory, facts)):
+        return "degraded"
+    if all(container.restart_policy != "no" for container in every):
+        return "recovering"
+    return "starting" if all_run else "degraded"
+
+
+def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_state: Mapping[str, Any]) -> NodeStatus:
+    role = "head" if name == inventory.head_name else "worker"
+    declared = next(node.address for node in inventory.nodes if node.name == name)
+    if name in facts.unreachable:
+        address = str(declared) if declared is not None else None
+        return NodeStatus(name, role, address, False, facts.unreachable[name].reason, (), None, (), None, ())
+    node = facts.nodes[name]
+    found = private_address(inventory, name, node)
+    address = str(found.address) if found is not None else None
+    ray_nodes = head_state.get("nodes")
+    in_ray = address in ray_nodes if isinstance(ray_nodes, Mapping) else None
+    held = stages(head_state.get("workers") or {}, {address: name} if address else {})
+    return NodeStatus(
+        name=name,
+        role=role,
+        address=address,
+        reachable=True,
+        reason=node.containers.reason if isinstance(node.containers, Unknown) else None,
+        containers=tuple(_container_status(container) for container in containers_of(node)),
+        gpus=int(ray_nodes[address]) if isinstance(ray_nodes, Mapping) and in_ray else None,
+        gpu_memory=tuple(
+            GpuStatus(gpu.index, gpu.name, gpu.memory_used_mib, gpu.memory_total_mib)
+            for gpu in (node.gpus if isinstance(node.gpus, tuple) else ())
+        ),
+        in_ray=in_ray,
+        stages=tuple(stage.pipeline_rank for stage in held if name in stage.nodes),
+    )
+
+
+def _container_status(container: ContainerFacts) -> ContainerStatus:
+    state = container.agent
+    return ContainerStatus(
+        name=container.name,
+        status=container.status,
+        exit_code=container.exit_code,
+        phase=state.get("phase"),
+        reason=state.get("detail"),
+        restart_policy=container.restart_policy,
+        restarts_total=int(state.get("restarts_total", 0)),
+        restarts=tuple(each for each in state.get("restarts", ()) if isinstance(each, Mapping)),
+    )
