@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from clusterctl.actions.follow import Start, StartFailedError
-from clusterctl.agent.paths import STATE_PATH, container_name
+from clusterctl.agent.paths import container_name
 from clusterctl.errors import ClusterctlError
-from clusterctl.facts.containers import json_in
+from clusterctl.facts.containers import agent_in
 from clusterctl.hosts.host import Hosts
 from clusterctl.modes.place import Deployment
 from clusterctl.progress import Progress
@@ -46,7 +44,5 @@ def first_completion(hosts: Hosts, deployment: Deployment, start: Start, progres
 
 def _canary(hosts: Hosts, deployment: Deployment) -> float | None:
     """When the head's agent last had a completion, while it says that the cluster serves; None otherwise."""
-    said = json_in(hosts.head, container_name(deployment.inventory.cluster), STATE_PATH)
-    if not isinstance(said, Mapping) or said.get("phase") != "serving":
-        return None
-    return float((said.get("canary") or {}).get("t", 0))
+    agent = agent_in(hosts.head, container_name(deployment.inventory.cluster))
+    return (agent.canary_t or 0) if agent.serving else None

@@ -11,7 +11,7 @@ from clusterctl.actions.prepare import prepare
 from clusterctl.actions.summary import UpSummary, summary_of
 from clusterctl.actions.up import UpOptions, up
 from clusterctl.actions.wait import from_now_on, head_container
-from clusterctl.agent.state import SERVER_PHASES
+from clusterctl.agent.state import AgentState
 from clusterctl.apply.requests import ask_agent
 from clusterctl.errors import ClusterctlError
 from clusterctl.hosts.host import Hosts
@@ -40,15 +40,15 @@ def restart_server(hosts: Hosts, progress: Progress, lock: ClusterLock, *, by: s
     prepared = prepare(hosts, progress)
     head, limits = hosts.inventory.head_name, hosts.inventory.timeouts
     container = head_container(prepared.facts, head)
-    state = container.agent if container is not None and container.running else {}
-    phase = state.get("phase", "not running")
-    if container is None or phase not in (*SERVER_PHASES, "drained"):
+    agent = container.agent if container is not None and container.running else AgentState()
+    if container is None or not (agent.has_server or agent.phase == "drained"):
+        phase = agent.phase or "not running"
         raise ClusterctlError(f"{head}: there is no server to restart (the head is {phase})", hint="clusterctl up")
     progress.phase("stopping the server")
     lock.ensure()
     ask_agent(hosts.head, container.id, "restart", by=by, drain_s=drain_s)
     limits = limits.model_copy(update={"drain_s": max(limits.drain_s, drain_s or 0)})
-    found, number = from_now_on(prepared.facts), int(state.get("server", 0))
+    found, number = from_now_on(prepared.facts), agent.server
     start = follow(hosts, found, head, limits, progress, lost=lock.lost, after=number)
     completion = first_completion(hosts, prepared.deployment, start, progress)
     timings = {**start.timings, "total": time.monotonic() - began}

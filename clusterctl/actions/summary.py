@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from clusterctl.actions.follow import Start
 from clusterctl.actions.prepare import Prepared
-from clusterctl.agent.paths import STATE_PATH, container_name
-from clusterctl.facts.containers import json_in
+from clusterctl.agent.paths import container_name
+from clusterctl.facts.containers import agent_in
 from clusterctl.findings.finding import Finding
 from clusterctl.hosts.host import Hosts
 from clusterctl.modes.mode import Stage
@@ -48,8 +48,7 @@ def summary_of(
 ) -> UpSummary:
     """What is there now, for the operator."""
     deployment, inventory = prepared.deployment, hosts.inventory
-    said = json_in(hosts.head, container_name(inventory.cluster), STATE_PATH)
-    state = said if isinstance(said, Mapping) else {}
+    agent = agent_in(hosts.head, container_name(inventory.cluster))
     names = {str(place.address): name for name, place in deployment.places.items()}
     return UpSummary(
         cluster=inventory.cluster,
@@ -58,8 +57,8 @@ def summary_of(
         model=inventory.served_name,
         tensor_parallel=deployment.layout.tensor_parallel,
         pipeline_parallel=deployment.layout.pipeline_parallel,
-        stages=stages(state.get("workers") or {}, names),
-        kv_cache=kv_cache([*start.kept, *state.get("kept", ())]),
+        stages=stages(agent.workers, names),
+        kv_cache=kv_cache([*start.kept, *agent.kept]),
         completion=completion,
         new_api_key=prepared.keys.generated and prepared.keys.held is None,
         warnings=prepared.findings,

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from clusterctl.actions.follow import Followed, follow
 from clusterctl.actions.prepare import Prepared
-from clusterctl.agent.paths import STATE_PATH, container_name
+from clusterctl.agent.paths import container_name
 from clusterctl.apply.live import put_back
 from clusterctl.apply.remove import note_leftovers, remove
 from clusterctl.diagnosis.collect import collect_after_failure
 from clusterctl.errors import ClusterctlError
-from clusterctl.facts.containers import json_in
+from clusterctl.facts.containers import agent_in
 from clusterctl.hosts.host import Hosts
 from clusterctl.lock.cluster import ClusterLock
 from clusterctl.progress import Progress
@@ -33,11 +33,10 @@ def put_back_options(
     try:
         lock.ensure()
         name = container_name(hosts.inventory.cluster)
-        said = json_in(hosts.head, name, STATE_PATH)
-        state = said if isinstance(said, Mapping) else {}
+        agent = agent_in(hosts.head, name)
         put_back(hosts, prepared.plan, prepared.keys.held, by=by)
-        found = {hosts.head.name: Followed(name, float(state.get("since", 0)))}
-        number = int(state.get("server", 0))
+        found = {hosts.head.name: Followed(name, agent.since or 0)}
+        number = agent.server
         limits = hosts.inventory.timeouts
         follow(hosts, found, hosts.head.name, limits, progress, lost=lock.lost, after=number, patient=True)
         outcome = "the server has its old options again, and serves"

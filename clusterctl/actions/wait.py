@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from clusterctl.actions.follow import Followed, Start, follow
 from clusterctl.actions.prepare import Prepared
+from clusterctl.agent.state import AgentState
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import ContainerFacts
@@ -41,7 +42,7 @@ def wait_until_serving(
 def from_now_on(facts: ClusterFacts) -> Mapping[str, Followed]:
     """Node name → its container, to be followed from the phase on in which it is."""
     return {
-        name: Followed(container.id, float(container.agent.get("since", 0)))
+        name: Followed(container.id, container.agent.since or 0)
         for name, node in facts.nodes.items()
         for container in (() if isinstance(node.containers, Unknown) else node.containers)
     }
@@ -54,8 +55,8 @@ def restarts_server(plan: Plan) -> bool:
 
 def _agent_says(container: ContainerFacts | None) -> tuple[str | None, int]:
     """The agent's phase, and the number of its latest server."""
-    state = container.agent if container is not None else {}
-    return state.get("phase"), int(state.get("server", 0))
+    agent = container.agent if container is not None else AgentState()
+    return agent.phase, agent.server
 
 
 def head_container(facts: ClusterFacts, head: str) -> ContainerFacts | None:

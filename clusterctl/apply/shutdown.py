@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clusterctl.agent.events import parse_event
-from clusterctl.agent.paths import STATE_PATH
-from clusterctl.agent.state import GONE, SERVER_PHASES
+from clusterctl.agent.state import GONE
 from clusterctl.apply.requests import ask_agent
 from clusterctl.errors import ClusterctlError
-from clusterctl.facts.containers import json_in
+from clusterctl.facts.containers import agent_in
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.hosts.lines import Lines
 from clusterctl.inventory.model import Timeouts
@@ -64,10 +63,10 @@ def _with_role(gang: Gang, role: str) -> Gang:
 def _drain(host: Host, members: tuple[Member, ...], limits: Timeouts, by: str, drain_s: float) -> None:
     """Let the head's agent end the server, and wait until it has; the container's own stop is what insists."""
     for member in members:
-        state = json_in(host, member.id, STATE_PATH)
-        if isinstance(state, Mapping) and state.get("phase") in SERVER_PHASES:
+        agent = agent_in(host, member.id)
+        if agent.has_server:
             ask_agent(host, member.id, "drain", by=by, drain_s=drain_s)
-            _until_drained(host, member.id, float(state.get("since", 0)), drain_s + limits.stop_s + RAY_STOP_S)
+            _until_drained(host, member.id, agent.since or 0, drain_s + limits.stop_s + RAY_STOP_S)
 
 
 def _until_drained(host: Host, container: str, since: float, timeout_s: float) -> None:

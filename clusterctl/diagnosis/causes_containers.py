@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from clusterctl.diagnosis.cause import Cause, Certainty, short
-from clusterctl.diagnosis.evidence import ContainerEvidence, Evidence, as_number
+from clusterctl.diagnosis.evidence import ContainerEvidence, Evidence
 from clusterctl.signatures import vllm as vllm_log
 
 
@@ -75,7 +75,7 @@ def _state(node: str, container: ContainerEvidence) -> Iterator[Cause]:
 
 def idle_cause(node: str, container: ContainerEvidence) -> Cause | None:
     """What it means that a container does nothing, where nothing better is known of its node."""
-    certainty, phase = Certainty.LIKELY, container.state.get("phase")
+    certainty, phase = Certainty.LIKELY, container.agent.phase
     if container.status == "created":
         code, seen, meaning = "container-created", "created, never started", "a run of `up` was cut off"
         fix = "clusterctl up"
@@ -94,7 +94,7 @@ def idle_cause(node: str, container: ContainerEvidence) -> Cause | None:
         return None
     seen = f"container {container.name}: {seen}"
     why = "nothing else is known of this node, and the cluster cannot serve like this"
-    return Cause(certainty, (node,), code, (seen,), meaning, fix, why, as_number(container.state.get("since")))
+    return Cause(certainty, (node,), code, (seen,), meaning, fix, why, container.agent.since)
 
 
 _DEATHS: Mapping[int, tuple[str, str]] = {

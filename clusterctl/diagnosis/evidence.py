@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from clusterctl.agent.state import AgentState, agent_state
 from clusterctl.findings.finding import Finding
 
 SETTLE_S = 60
@@ -35,6 +37,11 @@ class ContainerEvidence:
     log: str = ""
     """What it wrote, each line with its time as the engine puts it."""
 
+    @cached_property
+    def agent(self) -> AgentState:
+        """The same, typed."""
+        return agent_state(self.state)
+
     @property
     def running(self) -> bool:
         """Whether it runs now."""
@@ -43,7 +50,7 @@ class ContainerEvidence:
     @property
     def serving(self) -> bool:
         """Whether its agent last saw a real completion."""
-        return self.running and self.state.get("phase") == "serving" and bool(self.state.get("ready"))
+        return self.running and self.agent.serving and self.agent.ready
 
 
 @dataclass(frozen=True)
@@ -86,8 +93,7 @@ class Evidence:
     def served_t(self) -> float | None:
         """When the head's agent last saw a completion, on its own clock; None: never."""
         node = self.nodes.get(self.head)
-        canaries = [container.state.get("canary") for container in (node.containers if node else None) or ()]
-        times = [as_number(canary.get("t")) for canary in canaries if isinstance(canary, Mapping)]
+        times = [container.agent.canary_t for container in (node.containers if node else None) or ()]
         return max((t for t in times if t is not None), default=None)
 
     @property
@@ -102,8 +108,8 @@ class Evidence:
         return (
             bool(states)
             and all(container.running and not container.restarts for container in states)
-            and all(container.state.get("phase", "ray") in FIRST_START for container in states)
-            and not any(container.state.get("restarts") for container in states)
+            and all((container.agent.phase or "ray") in FIRST_START for container in states)
+            and not any(container.agent.restarts for container in states)
         )
 
 
@@ -118,8 +124,3 @@ def situation(evidence: Evidence) -> str:
         return f"serving: the head's agent last saw a real completion{missing}"
     running = sum(container.running for container in states)
     return f"not serving: {running} of {len(states)} containers run{missing}"
-
-
-def as_number(value: Any) -> float | None:
-    """The number that an agent's report holds here; None for anything else."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

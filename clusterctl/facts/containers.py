@@ -9,6 +9,7 @@ from typing import Any
 
 from clusterctl.agent.labels import LABEL_ROLE, ROLE_PROBE
 from clusterctl.agent.paths import SPEC_PATH, STATE_PATH
+from clusterctl.agent.state import AgentState, agent_state
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.fact import Fact, Unknown
 from clusterctl.facts.records import ContainerFacts, EngineFacts
@@ -72,6 +73,11 @@ def container_facts(host: Host, inspected: Mapping[str, Any]) -> ContainerFacts:
         state=json_in(host, inspected["Id"], STATE_PATH),
         created_at=str(inspected.get("Created", "")),
     )
+
+
+def agent_in(host: Host, container: str) -> AgentState:
+    """The latest report of the agent in a container; one that knows nothing when it cannot be read."""
+    return agent_state(json_in(host, container, STATE_PATH))
 
 
 def json_in(host: Host, container: str, path: str) -> Fact[Mapping[str, Any]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import IPv4Address
 from typing import Any
 
+from clusterctl.agent.state import AgentState, agent_state
 from clusterctl.facts.fact import Fact
 
 
@@ -101,10 +103,10 @@ class ContainerFacts:
     created_at: str = ""
     """When it was made, by the engine's clock (RFC 3339)."""
 
-    @property
-    def agent(self) -> Mapping[str, Any]:
-        """What its agent has said last (`state`); empty when that could not be read."""
-        return self.state if isinstance(self.state, Mapping) else {}
+    @cached_property
+    def agent(self) -> AgentState:
+        """Its agent's latest report; one that knows nothing when it could not be read."""
+        return agent_state(self.state)
 
     @property
     def running(self) -> bool:

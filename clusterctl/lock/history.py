@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterctl.agent.paths import STATE_PATH, container_name
+from clusterctl.agent.state import agent_state
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
 from clusterctl.facts.containers import json_in
 from clusterctl.facts.fact import Fact, Unknown
@@ -163,11 +164,10 @@ def restarts_in(node: str, state: Fact[Mapping[str, Any]]) -> tuple[Restart, ...
     """The restarts in an agent's state file; none without one."""
     if isinstance(state, Unknown):
         return Unknown(state.reason)
-    said = (state or {}).get("restarts") or ()
     return tuple(
-        Restart(float(each["t"]), node, plain(each.get("scope")), plain(each.get("reason")), plain(each.get("detail")))
-        for each in said
-        if isinstance(each, Mapping) and isinstance(each.get("t"), int | float)
+        Restart(each.t, node, plain(each.scope), plain(each.reason), plain(each.detail))
+        for each in agent_state(state).restarts
+        if each.t is not None
     )
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from clusterctl.agent.labels import LABEL_SPEC
-from clusterctl.agent.state import ending
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import ContainerFacts
@@ -139,7 +138,7 @@ def _containers(facts: ClusterFacts, name: str) -> tuple[ContainerFacts, ...]:
 
 
 def _serves(containers: tuple[ContainerFacts, ...]) -> bool:
-    return bool(containers) and containers[0].agent.get("phase") == "serving"
+    return bool(containers) and containers[0].agent.serving
 
 
 def _replaced(
@@ -196,10 +195,10 @@ def _verdict(spec: ContainerSpec, existing: tuple[ContainerFacts, ...], *, anew:
     changes = changes_of(container.spec, spec) if isinstance(container.spec, Mapping) else ()
     if container.ended:
         reasons.append(f"it is not running ({container.status}, exit code {container.exit_code})")
-    elif container.agent.get("phase") == "failed":
-        reasons.append(f"it failed: {container.agent.get('detail', 'no reason recorded')}")
-    elif ending(container.agent):
+    elif container.agent.phase == "failed":
+        reasons.append(f"it failed: {container.agent.detail or 'no reason recorded'}")
+    elif container.agent.ending:
         reasons.append(
-            f"its server was ended on request of {container.agent.get('by', 'somebody')}, and nobody went on"
+            f"its server was stopped for {container.agent.by}, whose command was interrupted before it was done"
         )
     return tuple(reasons), changes

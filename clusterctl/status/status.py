@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from clusterctl.agent.paths import container_name
-from clusterctl.agent.state import ending
+from clusterctl.agent.state import AgentState
 from clusterctl.deployment.address import private_address
 from clusterctl.deployment.resolve import resolve
 from clusterctl.errors import ExitCode
@@ -194,7 +194,7 @@ def cluster_status(
     return ClusterStatus(
         cluster=inventory.cluster,
         state=state,
-        waiting_for=head_state.get("waiting_for"),
+        waiting_for=head_state.waiting_for,
         ready=server is not None and isinstance(server.completion, Completion),
         endpoint=endpoint,
         model=inventory.served_name,
@@ -202,19 +202,19 @@ def cluster_status(
         pipeline_parallel=deployment.layout.pipeline_parallel if deployment is not None else None,
         nodes=tuple(_node_status(inventory, facts, node.name, head_state) for node in inventory.nodes),
         server=server,
-        kv_cache=kv_cache(head_state.get("kept", ())),
+        kv_cache=kv_cache(head_state.kept),
         drift=drift,
         findings=findings,
     )
 
 
-def _head_state(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, Any]:
-    """What the head's agent says; empty when it does not run."""
+def _head_state(inventory: Inventory, facts: ClusterFacts) -> AgentState:
+    """The report of the head's agent; one that knows nothing when it does not run."""
     head = facts.nodes.get(inventory.head_name)
     for container in containers_of(head) if head is not None else ():
-        if container.running and container.agent:
+        if container.running and isinstance(container.state, Mapping):
             return container.agent
-    return {}
+    return AgentState()
 
 
 def _head_restarts(inventory: Inventory, facts: ClusterFacts) -> bool:
@@ -234,17 +234,17 @@ def _state(inventory: Inventory, facts: ClusterFacts, server: ServerAnswers | No
     )
     if all_run and server is not None and isinstance(server.completion, Completion):
         return "healthy"
-    phase = "restarting" if _head_restarts(inventory, facts) else _head_state(inventory, facts).get("phase")
+    phase = "restarting" if _head_restarts(inventory, facts) else _head_state(inventory, facts).phase
     every = [container for node in nodes for container in containers_of(node)]
-    gave_up = any(container.ended or container.agent.get("phase") == "failed" for container in every)
-    if phase not in RECOVERING or gave_up or ending(_head_state(inventory, facts)):
+    gave_up = any(container.ended or container.agent.phase == "failed" for container in every)
+    if phase not in RECOVERING or gave_up or _head_state(inventory, facts).ending:
         return "degraded"
     if all(container.restart_policy != "no" for container in every):
         return "recovering"
     return "starting" if all_run else "degraded"
 
 
-def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_state: Mapping[str, Any]) -> NodeStatus:
+def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_state: AgentState) -> NodeStatus:
     role = "head" if name == inventory.head_name else "worker"
     declared = next(node.address for node in inventory.nodes if node.name == name)
     if name in facts.unreachable:
@@ -253,9 +253,9 @@ def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_stat
     node = facts.nodes[name]
     found = private_address(inventory, name, node)
     address = str(found.address) if found is not None else None
-    ray_nodes = head_state.get("nodes")
-    in_ray = address in ray_nodes if isinstance(ray_nodes, Mapping) else None
-    held = stages(head_state.get("workers") or {}, {address: name} if address else {})
+    joined = head_state.nodes
+    in_ray = address in joined if joined is not None else None
+    held = stages(head_state.workers, {address: name} if address else {})
     return NodeStatus(
         name=name,
         role=role,
@@ -263,7 +263,7 @@ def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_stat
         reachable=True,
         reason=node.containers.reason if isinstance(node.containers, Unknown) else None,
         containers=tuple(_container_status(container) for container in containers_of(node)),
-        gpus=int(ray_nodes[address]) if isinstance(ray_nodes, Mapping) and in_ray else None,
+        gpus=int(joined[address]) if joined is not None and address is not None and in_ray else None,
         gpu_memory=tuple(
             GpuStatus(gpu.index, gpu.name, gpu.memory_used_mib, gpu.memory_total_mib)
             for gpu in (node.gpus if isinstance(node.gpus, tuple) else ())
@@ -274,14 +274,14 @@ def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_stat
 
 
 def _container_status(container: ContainerFacts) -> ContainerStatus:
-    state = container.agent
+    agent = container.agent
     return ContainerStatus(
         name=container.name,
         status=container.status,
         exit_code=container.exit_code,
-        phase=state.get("phase"),
-        reason=state.get("detail"),
+        phase=agent.phase,
+        reason=agent.detail,
         restart_policy=container.restart_policy,
-        restarts_total=int(state.get("restarts_total", 0)),
-        restarts=tuple(each for each in state.get("restarts", ()) if isinstance(each, Mapping)),
+        restarts_total=agent.restarts_total,
+        restarts=tuple(each.record for each in agent.restarts),
     )

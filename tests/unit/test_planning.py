@@ -395,8 +395,8 @@ def test_what_runs_as_declared_is_kept() -> None:
         ((container(specs()["gpu2"], state={"phase": "failed", "detail": "Ray ended"}),), "it failed: Ray ended"),
         ((container(specs()["gpu2"]), container(name="x")), "2 containers"),
         ((container(specs({"container": {"ipc": "host"}})["gpu2"]),), "started with other values"),
-        ((container(specs()["gpu2"], state={"phase": "drained", "by": "me"}),), "ended on request of me"),
-        ((container(specs()["gpu2"], state={"phase": "draining", "action": "drain"}),), "ended on request of somebody"),
+        ((container(specs()["gpu2"], state={"phase": "drained", "by": "me"}),), "stopped for me"),
+        ((container(specs()["gpu2"], state={"phase": "draining", "action": "drain"}),), "stopped for somebody"),
     ],
 )
 def test_one_node_that_cannot_stay_takes_the_whole_gang_with_it(gpu2: tuple[ContainerFacts, ...], reason: str) -> None:
