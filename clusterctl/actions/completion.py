@@ -7,8 +7,8 @@ from clusterctl.agent.paths import container_name
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.containers import agent_in
 from clusterctl.hosts.host import Hosts
+from clusterctl.lock.run import Run
 from clusterctl.modes.place import Deployment
-from clusterctl.progress import Progress
 from clusterctl.status.server import Completion, api_client, complete
 
 FIRST_COMPLETION_S = 300
@@ -22,13 +22,14 @@ class LateCompletionError(ClusterctlError):
         super().__init__(message, hint="nothing was removed; clusterctl up asks again, and turns supervision on")
 
 
-def first_completion(hosts: Hosts, deployment: Deployment, start: Start, progress: Progress) -> Completion:
+def first_completion(run: Run, deployment: Deployment, start: Start) -> Completion:
     """A completion that came back to the operator's side, not only to the agent's.
 
     Clients may be faster: it waits its turn behind their requests. Raises StartFailedError; LateCompletionError when
     the agent has seen a completion meanwhile, so that it is known that the cluster serves.
     """
-    progress.detail("waiting for a completion through SSH to the head")
+    run.progress.detail("waiting for a completion through SSH to the head")
+    hosts = run.hosts
     head = hosts.head.name
     before = _canary(hosts, deployment)
     with api_client(hosts, deployment.endpoint) as client:

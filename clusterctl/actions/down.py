@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +11,9 @@ from clusterctl.apply.gone import verify_gone
 from clusterctl.apply.shutdown import Member, shut_down
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
 from clusterctl.facts.gather import gather
-from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.host import Host
 from clusterctl.inventory.model import Inventory
-from clusterctl.lock.cluster import ClusterLock
-from clusterctl.progress import Progress
+from clusterctl.lock.run import Run
 
 UNSURE = "its processes could not be listed before, so it is not known whether they still hold GPU memory"
 
@@ -29,38 +27,38 @@ class DownResult:
     seconds: float
 
 
-def down(hosts: Hosts, progress: Progress, lock: ClusterLock, *, by: str, drain_s: float | None = None) -> DownResult:
+def down(run: Run, *, drain_s: float | None = None) -> DownResult:
     """Remove everything with the cluster's label on every node that can be reached, and verify it.
 
-    `by` is who asks, for the record; `drain_s` seconds are given to running requests (default: timeouts.drain_s).
+    `drain_s` seconds are given to running requests (default: timeouts.drain_s).
 
     Raises NodesError that names each node that was not reached, could not be cleaned, or still holds something:
     what could be removed elsewhere is removed all the same.
     """
-    began = time.monotonic()
+    hosts, inventory, progress = run.hosts, run.inventory, run.progress
     progress.phase("looking at what runs")
-    found = hosts.each(lambda host: host.engine.containers(hosts.inventory.cluster))
+    found = hosts.each(lambda host: host.engine.containers(inventory.cluster))
     before = gather(hosts)
     owned = hosts.each(lambda host: host_pids(host, found.values[host.name]), found.values)
     failures: dict[str, ClusterctlError] = {**hosts.unreachable, **found.errors}
 
-    lock.ensure()
+    run.lock.ensure()
     gang = {name: tuple(_member(c) for c in containers) for name, containers in found.values.items()}
-    drain_s = hosts.inventory.timeouts.drain_s if drain_s is None else drain_s
-    failures |= shut_down(hosts, gang, progress, by=by, drain_s=drain_s)
+    drain_s = inventory.timeouts.drain_s if drain_s is None else drain_s
+    failures |= shut_down(run, gang, drain_s=drain_s)
     progress.phase("removing containers")
-    lock.ensure()
+    run.lock.ensure()
     failures |= hosts.each(lambda host: _remove(host, found.values[host.name]), found.values).errors
     progress.phase("verifying that everything is gone")
     left = verify_gone(hosts, before, found.values, owned.values)
 
-    problems = [NodeFailure(name, error.message, error.hint) for name, error in _in_order(hosts.inventory, failures)]
+    problems = [NodeFailure(name, error.message, error.hint) for name, error in _in_order(inventory, failures)]
     problems += [NodeFailure(name, what, fix) for name, what, fix in left]
     problems += [NodeFailure(name, f"{UNSURE}: {error.message}", error.hint) for name, error in owned.errors.items()]
     if problems:
         raise NodesError("down", problems)
     removed = {name: tuple(c["Name"].lstrip("/") for c in containers) for name, containers in found.values.items()}
-    return DownResult(hosts.inventory.cluster, removed, round(time.monotonic() - began, 2))
+    return DownResult(inventory.cluster, removed, round(run.laps.total_s, 2))
 
 
 def _in_order(inventory: Inventory, failures: Mapping[str, ClusterctlError]) -> list[tuple[str, ClusterctlError]]:

@@ -6,16 +6,17 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from clusterctl.agent.events import Event, parse_event
 from clusterctl.agent.reasons import MEANINGS
 from clusterctl.errors import ClusterctlError
 from clusterctl.hosts.engine import LogChunk
-from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.host import Host
 from clusterctl.hosts.lines import Lines
 from clusterctl.inventory.model import Timeouts
+from clusterctl.lock.run import Run
 from clusterctl.progress import Progress
 from clusterctl.signatures import vllm as vllm_log
 from clusterctl.signatures.start import KEEP, step_of
@@ -83,58 +84,84 @@ class Followed:
 Item = tuple[str, LogChunk | None]
 
 
+class _Reader:
+    """The logs of all containers that are followed, in one queue, and what has come of each so far."""
+
+    def __init__(self, run: Run, containers: Mapping[str, Followed], *, patient: bool) -> None:
+        self._items: queue.Queue[Item] = queue.Queue()
+        self._lines = {name: Lines() for name in containers}
+        for name, container in containers.items():
+            arguments = (run.hosts.connected[name], container, self._items, patient)
+            threading.Thread(target=_read, args=arguments, daemon=True).start()
+
+    def next(self, timeout_s: float) -> tuple[str, list[str] | None, bool] | None:
+        """Node, lines that have become whole, and whether they are of stderr; no lines when its log has ended. None
+        when nothing came in time."""
+        try:
+            name, chunk = self._items.get(timeout=max(0.0, timeout_s))
+        except queue.Empty:
+            return None
+        if chunk is None:
+            return name, None, False
+        return name, list(self._lines[name].feed(chunk)), chunk.stream == "stderr"
+
+    def rest(self, name: str) -> Iterator[str]:
+        """What is left of a log that has ended."""
+        yield from self._lines[name].end()
+
+
 def follow(
-    hosts: Hosts,
+    run: Run,
     containers: Mapping[str, Followed],
-    head: str,
-    timeouts: Timeouts,
-    progress: Progress,
     *,
-    lost: Callable[[], Mapping[str, str]] = dict,
     after: int = -1,
     patient: bool = False,
+    drain_s: float | None = None,
 ) -> Start:
     """Wait until the head's agent has seen a real completion. Raises StartFailedError as soon as failing is certain.
 
-    Only servers with a higher number than `after` count: the one before may still be ending. With `patient` a cluster
-    that heals by itself is waited for: it may fail and start again, its containers too, until the deadline.
+    Only servers with a higher number than `after` count: the one before may still be ending, for `drain_s` seconds
+    (where that is more than timeouts.drain_s). With `patient` a cluster that heals by itself is waited for: it may fail
+    and start again, its containers too, until the deadline.
     The waiting is for log frames that the engine pushes: nothing is polled. A container that ends closes its stream.
-    A node that is cut off closes nothing: `lost` says which nodes give no sign of life (node → why; ClusterLock.lost).
+    A node that is cut off closes nothing: the lock knows which nodes give no sign of life.
     """
-    items: queue.Queue[Item] = queue.Queue()
-    for name, container in containers.items():
-        arguments = (hosts.connected[name], container, items, patient)
-        threading.Thread(target=_read, args=arguments, daemon=True).start()
+    head = run.inventory.head_name
+    reader = _Reader(run, containers, patient=patient)
     start = Start(tails={name: deque(maxlen=TAIL_LINES) for name in containers})
-    lines = {name: Lines() for name in containers}
-    deadline = time.monotonic() + timeouts.ray_s + timeouts.load_s + timeouts.drain_s + timeouts.stop_s + GRACE_S
+    deadline = time.monotonic() + _patience_s(run.inventory.timeouts, drain_s)
     look = time.monotonic() + LOOK_S
     while True:
         if time.monotonic() >= look:
             look = time.monotonic() + LOOK_S
-            for silent, why in lost().items():
+            for silent, why in run.lock.lost().items():
                 raise _cut_off(silent, why, start)
         if time.monotonic() >= deadline:
-            what = "no completion until the deadline" if patient else "the agent said nothing until the deadline"
+            what = "no completion until the deadline" if patient else "the agent reported nothing until the deadline"
             raise StartFailedError(head, what, phase=start.phase, lines=list(start.tails[head]))
-        try:
-            name, chunk = items.get(timeout=max(0.0, min(look, deadline) - time.monotonic()))
-        except queue.Empty:
+        if (found := reader.next(min(look, deadline) - time.monotonic())) is None:
             continue
-        if chunk is None:
-            start.tails[name].extend(lines[name].end())
-            raise _died(hosts.connected[name], containers[name].id, start)
-        for line in lines[name].feed(chunk):
-            event = parse_event(line) if chunk.stream == "stderr" else None
+        name, lines, is_stderr = found
+        if lines is None:
+            start.tails[name].extend(reader.rest(name))
+            raise _died(run.hosts.connected[name], containers[name].id, start)
+        for line in lines:
+            event = parse_event(line) if is_stderr else None
             if event is None:
                 start.tails[name].append(line)
                 if name == head:
-                    _server_line(line, start, progress)
+                    _server_line(line, start, run.progress)
             elif name == head and event.server <= after:
-                _show(event, progress)
-            elif _agent_event(name, event, start, progress, is_head=name == head, patient=patient):
+                _show(event, run.progress)
+            elif _agent_event(name, event, start, run.progress, is_head=name == head, patient=patient):
                 start.enter("serving")
                 return start
+
+
+def _patience_s(timeouts: Timeouts, drain_s: float | None) -> float:
+    """Seconds after which an agent that reports nothing has had all the time that it may take."""
+    drained_s = max(timeouts.drain_s, drain_s or 0)
+    return timeouts.ray_s + timeouts.load_s + drained_s + timeouts.stop_s + GRACE_S
 
 
 def _read(host: Host, container: Followed, into: queue.Queue[Item], patient: bool) -> None:

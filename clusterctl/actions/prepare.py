@@ -12,6 +12,7 @@ from clusterctl.facts.gather import gather
 from clusterctl.findings.finding import ChecksFailedError, Finding, has_errors
 from clusterctl.findings.rules import check
 from clusterctl.hosts.host import Hosts
+from clusterctl.lock.run import Run
 from clusterctl.modes.place import Deployment
 from clusterctl.planning.plan import Plan, make_plan
 from clusterctl.preflight.run import with_deep
@@ -43,11 +44,19 @@ def prepare(hosts: Hosts, progress: Progress = SILENT, *, anew: bool = False) ->
     return Prepared(facts, findings, deployment, plan, keys)
 
 
-def examine(hosts: Hosts, prepared: Prepared) -> Prepared:
-    """Ask also what only running something on the nodes shows (the image's report, the network between the nodes), and
-    check again with it. Raises ChecksFailedError."""
-    facts = with_deep(hosts, prepared.facts)
-    return replace(prepared, facts=facts, findings=passed(check(hosts.inventory, facts)))
+def prepare_to_start(run: Run, *, full_check: bool, anew: bool) -> Prepared:
+    """The same, and with `full_check`, where a gang is to be started, also what only running something on the nodes
+    shows: the image's report, the network between the nodes. A cluster that serves is not disturbed by that.
+
+    Raises ChecksFailedError.
+    """
+    run.progress.phase("checking the nodes")
+    prepared = prepare(run.hosts, run.progress, anew=anew)
+    if not full_check or not prepared.plan.new_gang:
+        return prepared
+    run.progress.detail("running the image on every node, and trying the network between them")
+    facts = with_deep(run.hosts, prepared.facts)
+    return replace(prepared, facts=facts, findings=passed(check(run.inventory, facts)))
 
 
 def passed(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:

@@ -10,7 +10,7 @@ from clusterctl.actions.prepare import Prepared
 from clusterctl.agent.paths import container_name
 from clusterctl.facts.containers import agent_in
 from clusterctl.findings.finding import Finding
-from clusterctl.hosts.host import Hosts
+from clusterctl.lock.run import Run
 from clusterctl.modes.mode import Stage
 from clusterctl.modes.ray import stages
 from clusterctl.signatures.start import KvCache, kv_cache
@@ -37,22 +37,14 @@ class UpSummary:
     """Phase → seconds."""
 
 
-def summary_of(
-    hosts: Hosts,
-    prepared: Prepared,
-    start: Start,
-    completion: Completion,
-    timings: Mapping[str, float],
-    *,
-    changed: bool,
-) -> UpSummary:
+def summary(run: Run, prepared: Prepared, start: Start, completion: Completion) -> UpSummary:
     """What is there now, for the operator."""
-    deployment, inventory = prepared.deployment, hosts.inventory
-    agent = agent_in(hosts.head, container_name(inventory.cluster))
+    deployment, inventory = prepared.deployment, run.inventory
+    agent = agent_in(run.hosts.head, container_name(inventory.cluster))
     names = {str(place.address): name for name, place in deployment.places.items()}
     return UpSummary(
         cluster=inventory.cluster,
-        changed=changed,
+        changed=not prepared.plan.empty,
         endpoint=deployment.endpoint,
         model=inventory.served_name,
         tensor_parallel=deployment.layout.tensor_parallel,
@@ -62,5 +54,12 @@ def summary_of(
         completion=completion,
         new_api_key=prepared.keys.generated and prepared.keys.held is None,
         warnings=prepared.findings,
-        timings_s={phase: round(seconds, 2) for phase, seconds in timings.items()},
+        timings_s={phase: round(seconds, 2) for phase, seconds in _timings(run, start).items()},
     )
+
+
+def _timings(run: Run, start: Start) -> Mapping[str, float]:
+    """This run's own phases, and those of the start that it followed."""
+    own = run.laps.seconds
+    followed = {phase: seconds + own.get(phase, 0.0) for phase, seconds in start.timings.items()}
+    return {**own, **followed, "total": run.laps.total_s}

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from clusterctl.agent.paths import ADOPTED_PATH
 from clusterctl.hosts.engine import FileInContainer
-from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.host import Host
+from clusterctl.lock.run import Run
 
 
-def adopt(hosts: Hosts, containers: Mapping[str, str], policy: str) -> None:
+def adopt(run: Run, containers: Mapping[str, str], policy: str) -> None:
     """The cluster has been seen to serve: from now on its agents heal, and the engines start what ends.
 
     `containers`: node name → ID, of all nodes. Raises NodesError. Doing it again is harmless; cut off between two
@@ -20,4 +21,4 @@ def adopt(hosts: Hosts, containers: Mapping[str, str], policy: str) -> None:
         host.engine.put_files(containers[host.name], [FileInContainer(ADOPTED_PATH, b"")])
         host.engine.set_restart_policy(containers[host.name], policy)
 
-    hosts.each(on_node, containers).or_raise("turning supervision on")
+    run.hosts.each(on_node, containers).or_raise("turning supervision on")

@@ -1,8 +1,9 @@
-"""The only code that changes nodes: carries out a plan, stops and removes what carries the cluster's label."""
+"""Carry out a plan: new containers on all nodes, stage by stage, or new files in those that go on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from clusterctl.agent.labels import LABEL_ROLE
 from clusterctl.agent.paths import API_KEY_PATH, RAY_TOKEN_PATH, SERVER_PATH
@@ -10,69 +11,75 @@ from clusterctl.apply.files import PRIVATE_MODE, key_file, spec_record
 from clusterctl.apply.live import update
 from clusterctl.apply.remove import remove_all
 from clusterctl.apply.shutdown import Member, shut_down
+from clusterctl.apply.undo import NewContainer, Undo, created
 from clusterctl.facts.api_key import ApiKeys
 from clusterctl.facts.records import ContainerFacts
 from clusterctl.hosts.engine import FileInContainer
-from clusterctl.hosts.host import Host, Hosts, Outcomes
+from clusterctl.hosts.host import Host, Outcomes
 from clusterctl.inventory.secret_files import ray_token
-from clusterctl.lock.cluster import ClusterLock
+from clusterctl.lock.run import Run
 from clusterctl.modes.place import Deployment
-from clusterctl.planning.plan import NodePlan, Plan
-from clusterctl.progress import Progress
+from clusterctl.planning.plan import Plan
+from clusterctl.planning.steps import NEW_CONTAINER, Step
 
 
-def apply(
-    hosts: Hosts,
-    deployment: Deployment,
-    plan: Plan,
-    progress: Progress,
-    lock: ClusterLock,
-    *,
-    keys: ApiKeys,
-    by: str,
-    drain_s: float,
-    created: dict[str, str],
-) -> None:
-    """Carry out the plan on all nodes at once. `created` takes node name → ID of its new container as it happens, so
-    that the caller can remove what was created when a stage fails elsewhere; nodes kept are not in it.
+@dataclass(frozen=True)
+class Change:
+    """A plan, with what is not in it because it is secret, or a wish of this run."""
 
-    Each stage ends on every node before the next begins, so that no node runs what another could not create. What is
-    replaced is stopped in order, after `drain_s` seconds for running requests. `by` is who asks, for the record.
+    deployment: Deployment
+    plan: Plan
+    keys: ApiKeys
+    drain_s: float
+    """Seconds for running requests of what is replaced."""
+
+
+def apply(run: Run, change: Change, undo: list[Undo]) -> None:
+    """Carry out the plan on all nodes at once. `undo` takes what was changed as it happens, so that the caller can take
+    it back when a stage fails elsewhere.
 
     Raises NodesError, which lists every node that failed, and LockLostError before a stage.
     """
-    if not plan.new_gang:
-        update(hosts, plan, keys=keys, by=by)
-        return
-    todo = {node.node: node for node in plan.nodes if node.new_container}
-    secret_files = [
-        FileInContainer(RAY_TOKEN_PATH, ray_token(deployment.inventory), PRIVATE_MODE),
-        key_file(keys.wanted),
+    if change.plan.new_gang:
+        _replace_gang(run, change, undo)
+    else:
+        undo += update(run, change.plan, change.keys)
+
+
+def _replace_gang(run: Run, change: Change, undo: list[Undo]) -> None:
+    """Each stage ends on every node before the next begins, so that no node runs what another could not create. What is
+    replaced is stopped in order, after `drain_s` seconds for running requests."""
+    hosts, lock = run.hosts, run.lock
+    todo = {step.node: step for step in change.plan.steps if isinstance(step, NEW_CONTAINER)}
+    secret_files = [  # read first: a file that is no token must stop nothing
+        FileInContainer(RAY_TOKEN_PATH, ray_token(run.inventory), PRIVATE_MODE),
+        key_file(change.keys.wanted),
     ]
-    gang = {name: tuple(_member(container) for container in node.existing) for name, node in todo.items()}
+    gang = {name: tuple(_member(container) for container in step.existing) for name, step in todo.items()}
     if any(member.running for members in gang.values() for member in members):
-        failures = shut_down(hosts, gang, progress, by=by, drain_s=drain_s)
+        failures = shut_down(run, gang, drain_s=change.drain_s)
         Outcomes[None]({}, failures).or_raise("stopping old containers")
     lock.ensure()
-    old = {name: tuple(container.id for container in node.existing) for name, node in todo.items()}
+    old = {name: tuple(container.id for container in step.existing) for name, step in todo.items()}
     hosts.each(lambda host: remove_all(host, old[host.name]), todo).or_raise("removing old containers")
-    progress.phase("starting containers")
+    run.progress.phase("starting containers")
     lock.ensure()
 
     def create(host: Host) -> None:
-        created[host.name] = _create(host, deployment, todo[host.name], secret_files)
+        undo.append(_create(host, change.deployment, todo[host.name], secret_files))
 
     hosts.each(create, todo).or_raise("creating containers")
     lock.ensure()
-    hosts.each(lambda host: host.engine.start(created[host.name]), todo).or_raise("starting containers")
+    new = created(undo)
+    hosts.each(lambda host: host.engine.start(new[host.name]), todo).or_raise("starting containers")
 
 
 def _member(container: ContainerFacts) -> Member:
     return Member(container.id, container.labels.get(LABEL_ROLE, ""), container.running)
 
 
-def _create(host: Host, deployment: Deployment, node: NodePlan, secret_files: Sequence[FileInContainer]) -> str:
-    spec = node.spec
+def _create(host: Host, deployment: Deployment, step: Step, secret_files: Sequence[FileInContainer]) -> NewContainer:
+    spec = step.spec
     labels = spec.labels(deployment.inventory.cluster, deployment.places[host.name])
     container = host.engine.create(spec.name, {**spec.config, "labels": labels}, spec.host_config)
     try:
@@ -83,4 +90,4 @@ def _create(host: Host, deployment: Deployment, node: NodePlan, secret_files: Se
     except BaseException:
         host.engine.remove(container)
         raise
-    return container
+    return NewContainer(host.name, container)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from clusterctl.errors import ClusterctlError
-from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.host import Host
+from clusterctl.lock.run import Run
 
 
-def remove(hosts: Hosts, containers: Mapping[str, str]) -> Mapping[str, ClusterctlError]:
+def remove(run: Run, containers: Mapping[str, str]) -> Mapping[str, ClusterctlError]:
     """Remove these containers (node name → ID) by force, on all nodes at once; returns what could not be removed."""
-    return hosts.each(lambda host: host.engine.remove(containers[host.name]), containers).errors
+    return run.hosts.each(lambda host: host.engine.remove(containers[host.name]), containers).errors
 
 
 def note_leftovers(error: ClusterctlError, left: Mapping[str, ClusterctlError]) -> None:

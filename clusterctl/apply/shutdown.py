@@ -11,10 +11,10 @@ from clusterctl.agent.state import GONE
 from clusterctl.apply.requests import ask_agent
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.containers import agent_in
-from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.host import Host
 from clusterctl.hosts.lines import Lines
 from clusterctl.inventory.model import Timeouts
-from clusterctl.progress import Progress
+from clusterctl.lock.run import Run
 
 RAY_STOP_S = 10
 """Seconds for Ray to stop, and for the agent to say so (its own deadline is 5 s)."""
@@ -34,24 +34,22 @@ Gang = Mapping[str, tuple[Member, ...]]
 """Node name → its containers of the cluster."""
 
 
-def shut_down(
-    hosts: Hosts, gang: Gang, progress: Progress, *, by: str, drain_s: float
-) -> Mapping[str, ClusterctlError]:
+def shut_down(run: Run, gang: Gang, *, drain_s: float) -> Mapping[str, ClusterctlError]:
     """Let running requests end for up to `drain_s` seconds, then stop everything; returns what failed, by node.
 
     The workers are stopped while their head is still there: a raylet that has lost its head takes 30 s to end (Ray
     2.60). Containers that do not run are left as they are.
     """
     heads, workers = _with_role(gang, "head"), _with_role(gang, "worker")
-    limits = hosts.inventory.timeouts
+    progress, limits = run.progress, run.inventory.timeouts
     failures: dict[str, ClusterctlError] = {}
     if heads:
         progress.phase("stopping the server")
         progress.detail(f"running requests have {drain_s:g} s to end")
-        failures |= hosts.each(lambda host: _drain(host, heads[host.name], limits, by, drain_s), heads).errors
+        failures |= run.hosts.each(lambda host: _drain(host, heads[host.name], limits, run.by, drain_s), heads).errors
     progress.phase("stopping Ray")
-    failures |= _stop(hosts, workers)
-    failures |= _stop(hosts, heads)
+    failures |= _stop(run, workers)
+    failures |= _stop(run, heads)
     return failures
 
 
@@ -80,12 +78,12 @@ def _until_drained(host: Host, container: str, since: float, timeout_s: float) -
             return
 
 
-def _stop(hosts: Hosts, gang: Gang) -> Mapping[str, ClusterctlError]:
+def _stop(run: Run, gang: Gang) -> Mapping[str, ClusterctlError]:
     def stop(host: Host) -> None:
         for member in gang[host.name]:
             # First, so that a run that is cut off before it has removed this leaves nothing that a boot would start.
             host.engine.set_restart_policy(member.id, "no")
             # What is still to be stopped is Ray; an agent that does not even manage that is killed.
-            host.engine.stop(member.id, timeout_s=hosts.inventory.timeouts.stop_s + RAY_STOP_S)
+            host.engine.stop(member.id, timeout_s=run.inventory.timeouts.stop_s + RAY_STOP_S)
 
-    return hosts.each(stop, gang).errors
+    return run.hosts.each(stop, gang).errors

@@ -17,15 +17,14 @@ from clusterctl.cli.common import Options, drain_option, emit, json_option, wait
 def down(options: Options, *, as_json: bool, drain_s: float | None, wait_s: float | None) -> None:
     """Stop the server, then Ray, remove the containers, and prove that everything is gone."""
     from clusterctl.actions.down import down as take_down
-    from clusterctl.lock.cluster import cluster_lock
-    from clusterctl.lock.operator import whoami
+    from clusterctl.lock.run import locked_run
     from clusterctl.ui import render
     from clusterctl.ui.progress import progress_on_stderr
 
     with (
         options.hosts() as hosts,
         progress_on_stderr() as progress,
-        cluster_lock(hosts, "down", wait_s=wait_s, progress=progress) as lock,
+        locked_run(hosts, "down", progress, wait_s=wait_s) as run,
     ):
-        result = take_down(hosts, progress, lock, by=whoami(), drain_s=drain_s)
+        result = take_down(run, drain_s=drain_s)
     emit(asdict(result) if as_json else render.down_result(result))

@@ -21,8 +21,7 @@ def restart(options: Options, *, as_json: bool, server_only: bool, drain_s: floa
     from clusterctl.actions.restart import restart as restart_all
     from clusterctl.actions.restart import restart_server
     from clusterctl.actions.up import UpOptions
-    from clusterctl.lock.cluster import cluster_lock
-    from clusterctl.lock.operator import whoami
+    from clusterctl.lock.run import locked_run
     from clusterctl.ui import render
     from clusterctl.ui.progress import progress_on_stderr
 
@@ -30,10 +29,7 @@ def restart(options: Options, *, as_json: bool, server_only: bool, drain_s: floa
     with (
         options.hosts() as hosts,
         progress_on_stderr() as progress,
-        cluster_lock(hosts, command, wait_s=wait_s, progress=progress) as lock,
+        locked_run(hosts, command, progress, wait_s=wait_s) as run,
     ):
-        if server_only:
-            summary = restart_server(hosts, progress, lock, by=whoami(), drain_s=drain_s)
-        else:
-            summary = restart_all(hosts, progress, lock, UpOptions(by=whoami(), drain_s=drain_s))
-    emit(asdict(summary) if as_json else render.up_summary(summary, key_command(hosts.inventory)))
+        summary = restart_server(run, drain_s=drain_s) if server_only else restart_all(run, UpOptions(drain_s=drain_s))
+    emit(asdict(summary) if as_json else render.up_summary(summary, key_command(run.inventory)))

@@ -27,16 +27,15 @@ def up(options: Options, *, as_json: bool, keep: bool, checks: str, wait_s: floa
     """Check the nodes, start the cluster, wait until a real completion comes back."""
     from clusterctl.actions.up import UpOptions
     from clusterctl.actions.up import up as bring_up
-    from clusterctl.lock.cluster import cluster_lock
-    from clusterctl.lock.operator import whoami
+    from clusterctl.lock.run import locked_run
     from clusterctl.ui import render
     from clusterctl.ui.progress import progress_on_stderr
 
-    asked = UpOptions(by=whoami(), keep=keep, full_check=checks == "full")
+    asked = UpOptions(keep=keep, full_check=checks == "full")
     with (
         options.hosts() as hosts,
         progress_on_stderr() as progress,
-        cluster_lock(hosts, "up", wait_s=wait_s, progress=progress) as lock,
+        locked_run(hosts, "up", progress, wait_s=wait_s) as run,
     ):
-        summary = bring_up(hosts, progress, lock, asked)
-    emit(asdict(summary) if as_json else render.up_summary(summary, key_command(hosts.inventory)))
+        summary = bring_up(run, asked)
+    emit(asdict(summary) if as_json else render.up_summary(summary, key_command(run.inventory)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from clusterctl.agent.labels import LABEL_SPEC
 from clusterctl.facts.cluster import ClusterFacts
@@ -14,38 +14,7 @@ from clusterctl.modes.place import Deployment
 from clusterctl.planning.container import ContainerSpec, container_specs, restart_policy
 from clusterctl.planning.difference import Change, changes_of
 from clusterctl.planning.files import SERVER_FILES
-
-Action = Literal["create", "replace", "restart-server", "update", "keep"]
-
-
-SIGNS: Mapping[Action, str] = {"create": "+", "replace": "-/+", "restart-server": "~", "update": "~", "keep": " "}
-
-
-WORDS: Mapping[Action, str] = {
-    "create": "create container",
-    "replace": "replace container",
-    "restart-server": "restart only the server in container",
-    "update": "update without a restart container",
-    "keep": "keep container",
-}
-
-
-@dataclass(frozen=True)
-class NodePlan:
-    """What `up` does on one node, and why."""
-
-    node: str
-    action: Action
-    reasons: tuple[str, ...]
-    changes: tuple[Change, ...]
-    spec: ContainerSpec
-    existing: tuple[ContainerFacts, ...]
-    """The cluster's containers on the node: what is removed before a new one is created, or what is kept."""
-
-    @property
-    def new_container(self) -> bool:
-        """Whether the node gets a new container."""
-        return self.action in ("create", "replace")
+from clusterctl.planning.steps import KINDS, NEW_CONTAINER, Create, Keep, Replace, RestartServer, Step, Update
 
 
 @dataclass(frozen=True)
@@ -53,59 +22,45 @@ class Plan:
     """What `up` does, node by node in inventory order."""
 
     cluster: str
-    nodes: tuple[NodePlan, ...]
+    steps: tuple[Step, ...]
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to do."""
-        return all(node.action == "keep" for node in self.nodes)
+        return all(isinstance(step, Keep) for step in self.steps)
 
     @property
     def new_gang(self) -> bool:
         """Whether the nodes get new containers."""
-        return any(node.new_container for node in self.nodes)
+        return any(isinstance(step, NEW_CONTAINER) for step in self.steps)
+
+    @property
+    def restarts_server(self) -> bool:
+        """Whether the server gets other options and the containers stay."""
+        return any(isinstance(step, RestartServer) for step in self.steps)
 
     def to_json(self) -> dict[str, Any]:
         """The plan for machines."""
-        return {
-            "cluster": self.cluster,
-            "changes": not self.empty,
-            "nodes": [
-                {
-                    "name": node.node,
-                    "action": node.action,
-                    "container": node.spec.name,
-                    "reasons": list(node.reasons),
-                    "differences": [
-                        {"path": change.path, "old": change.old, "new": change.new} for change in node.changes
-                    ],
-                }
-                for node in self.nodes
-            ],
-        }
+        return {"cluster": self.cluster, "changes": not self.empty, "nodes": [step.to_json() for step in self.steps]}
 
     def history(self) -> Iterator[str]:
-        """What is done, in a line for each kind of action: for the record on the nodes. Nothing when nothing is."""
-        for action in SIGNS:
-            nodes = [node for node in self.nodes if node.action == action != "keep"]
-            changes = dict.fromkeys(str(change) for node in nodes for change in node.changes)
-            why = dict.fromkeys(reason for node in nodes for reason in node.reasons)
-            if nodes:
-                yield f"{action} on {', '.join(node.node for node in nodes)}: {'; '.join([*why, *changes])}"
+        """What is done, in a line for each kind of step: for the record on the nodes. Nothing when nothing is."""
+        for kind in KINDS:
+            steps = [step for step in self.steps if isinstance(step, kind) and not isinstance(step, Keep)]
+            changes = dict.fromkeys(str(change) for step in steps for change in step.changes)
+            why = dict.fromkeys(reason for step in steps for reason in step.reasons)
+            if steps:
+                yield f"{kind.action} on {', '.join(step.node for step in steps)}: {'; '.join([*why, *changes])}"
 
     def lines(self) -> Iterator[str]:
         """The plan for a person."""
         if self.empty:
             yield f"{self.cluster}: nothing to do"
             return
-        for node in self.nodes:
-            yield f"{SIGNS[node.action]:>3} {node.node}: {WORDS[node.action]} {node.spec.name}"
-            yield from (f"      {reason}" for reason in node.reasons)
-            yield from (f"      {change}" for change in node.changes)
-        counts = {action: sum(node.action == action for node in self.nodes) for action in SIGNS}
-        yield ", ".join(
-            f"{n} to {action}" for action, n in counts.items() if n or action in ("create", "replace", "keep")
-        )
+        for step in self.steps:
+            yield from step.lines()
+        counts = {kind: sum(isinstance(step, kind) for step in self.steps) for kind in KINDS}
+        yield ", ".join(f"{n} to {kind.action}" for kind, n in counts.items() if n or kind in (Create, Replace, Keep))
 
 
 def make_plan(deployment: Deployment, facts: ClusterFacts, *, anew: bool = False, other_key: bool = False) -> Plan:
@@ -120,13 +75,13 @@ def make_plan(deployment: Deployment, facts: ClusterFacts, *, anew: bool = False
     verdicts = {name: _verdict(spec, found[name], anew=anew) for name, spec in specs.items()}
     changed = [name for name, (reasons, _) in verdicts.items() if reasons]
     if changed:
-        nodes = [_replaced(name, specs[name], found[name], verdicts[name], changed) for name in specs]
+        steps = [_replaced(name, specs[name], found[name], verdicts[name], changed) for name in specs]
     else:
         wanted = restart_policy(deployment.inventory)
         policy = wanted if _serves(found[deployment.head.name]) else None
         keyed = deployment.head.name if other_key else None
-        nodes = [_kept(name, specs[name], found[name], policy, other_key=name == keyed) for name in specs]
-    return Plan(deployment.inventory.cluster, tuple(nodes))
+        steps = [_kept(name, specs[name], found[name], policy, other_key=name == keyed) for name in specs]
+    return Plan(deployment.inventory.cluster, tuple(steps))
 
 
 Verdict = tuple[tuple[str, ...], tuple[Change, ...]]
@@ -143,18 +98,18 @@ def _serves(containers: tuple[ContainerFacts, ...]) -> bool:
 
 def _replaced(
     name: str, spec: ContainerSpec, existing: tuple[ContainerFacts, ...], verdict: Verdict, changed: list[str]
-) -> NodePlan:
+) -> Step:
     reasons, changes = verdict
     others = [other for other in changed if other != name]
     if not reasons:
         reasons = (f"the gang is replaced together with {', '.join(others)}",)
-    action: Action = "replace" if existing else "create"
-    return NodePlan(name, action, reasons, changes, spec, existing)
+    kind = Replace if existing else Create
+    return kind(name, reasons, changes, spec, existing)
 
 
 def _kept(
     name: str, spec: ContainerSpec, existing: tuple[ContainerFacts, ...], policy: str | None, *, other_key: bool
-) -> NodePlan:
+) -> Step:
     """A container that stays: whether files in it are replaced, and whether the server must read them anew.
 
     `policy`: the restart policy that it should have by now; None while nobody has seen the cluster serve.
@@ -171,14 +126,14 @@ def _kept(
         was_cut_off = policy != "no" and container.restart_policy == "no"
         reasons.append("an `up` was cut off before it had seen the cluster serve" if was_cut_off else "supervise")
         changes += (Change("restart policy", container.restart_policy, policy),)
-    action: Action = "update" if differing or reasons else "keep"
+    kind: type[Step] = Update if differing or reasons else Keep
     if any(path in SERVER_FILES for path in differing):
-        action = "restart-server"
+        kind = RestartServer
         reasons.insert(0, "the server was started with other options")
     if other_key:
-        action = "restart-server"
+        kind = RestartServer
         reasons.insert(0, "the server was started with another API key")
-    return NodePlan(name, action, tuple(reasons), changes, spec, existing)
+    return kind(name, tuple(reasons), changes, spec, existing)
 
 
 def _verdict(spec: ContainerSpec, existing: tuple[ContainerFacts, ...], *, anew: bool) -> Verdict:

@@ -12,6 +12,9 @@ from clusterctl.agent.paths import STATE_PATH
 from clusterctl.errors import ClusterctlError
 from clusterctl.hosts.engine import FileInContainer, LogChunk
 from clusterctl.hosts.host import Host, Hosts
+from clusterctl.lock.cluster import ClusterLock
+from clusterctl.lock.run import Laps, Run
+from clusterctl.progress import SILENT, Progress
 from tests.unit.support import inventory
 
 Script = Iterable[LogChunk | Callable[[], None]]
@@ -111,3 +114,21 @@ def hosts_of(engines: Iterable[Engine], changes: Mapping[str, Any] | None = None
     """The nodes of the base inventory, with these engines behind their names."""
     connected = {engine.node: cast(Host, StandIn(engine.node, engine)) for engine in engines}
     return Hosts(inventory(changes), connected=connected)
+
+
+@dataclass
+class Lock:
+    """A lock that is lost on some nodes, or on none."""
+
+    gone: Callable[[], Mapping[str, str]] = dict
+
+    def lost(self) -> Mapping[str, str]:
+        return self.gone()
+
+    def ensure(self) -> None:
+        assert not self.lost()
+
+
+def run_of(hosts: Hosts, *, progress: Progress = SILENT, lock: Lock | None = None) -> Run:
+    """A run of me@here over these hosts."""
+    return Run(hosts, hosts.inventory, progress, cast(ClusterLock, lock or Lock()), "me@here", Laps())

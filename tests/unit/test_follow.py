@@ -11,7 +11,7 @@ import pytest
 from clusterctl.actions.follow import Followed, Start, StartFailedError, follow
 from clusterctl.agent.reasons import FAILURES, MEANINGS, RETURNS
 from clusterctl.progress import SILENT, Progress
-from tests.unit.stand_ins import Engine, Script, event, hosts_of, phase, said
+from tests.unit.stand_ins import Engine, Lock, Script, event, hosts_of, phase, run_of, said
 
 UP: Script = (phase("ray", server=0), event("nodes", joined=["a", "b"], expected=2), phase("gate"), phase("loading"))
 Looks = list[Mapping[str, Any]]
@@ -37,6 +37,7 @@ class Followers:
         progress: Progress = SILENT,
         limits: Mapping[str, float] | None = None,
         since: float = 0,
+        lock: Lock | None = None,
         **options: Any,
     ) -> Start:
         known: dict[str, Looks] = {"h": RUNS, "w": RUNS, **(states or {})}
@@ -47,7 +48,7 @@ class Followers:
         ]
         hosts = hosts_of(self.engines, {"timeouts": dict(limits or {})})
         containers = {"gpu1": Followed("h", since), "gpu2": Followed("w", since)}
-        return follow(hosts, containers, "gpu1", hosts.inventory.timeouts, progress, **options)
+        return follow(run_of(hosts, progress=progress, lock=lock), containers, **options)
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ def test_a_node_that_is_cut_off_ends_it_long_before_the_deadline(
     )
     began = time.monotonic()
     with pytest.raises(StartFailedError, match="gpu1: the node was lost while it was waited for: no sign of life"):
-        play([], worker, lost=lambda: {"gpu1": "no sign of life for 31 s"})
+        play([], worker, lock=Lock(lambda: {"gpu1": "no sign of life for 31 s"}))
     assert time.monotonic() - began < 5
 
 
@@ -196,7 +197,7 @@ def test_patience_ends_with_a_container_that_nobody_starts_again(play: Followers
         play([[*UP]], states={"h": ENDED}, patient=True)
 
 
-@pytest.mark.parametrize(("patient", "what"), [(False, "the agent said nothing"), (True, "no completion until")])
+@pytest.mark.parametrize(("patient", "what"), [(False, "the agent reported nothing"), (True, "no completion until")])
 def test_an_agent_that_says_nothing_is_given_up_at_the_deadline(
     play: Followers, monkeypatch: pytest.MonkeyPatch, patient: bool, what: str
 ) -> None:

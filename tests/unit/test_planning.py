@@ -306,7 +306,7 @@ def hashes(change: Mapping[str, Any] | None = None) -> dict[str, str]:
 
 
 def actions(plan: Plan) -> dict[str, str]:
-    return {node.node: node.action for node in plan.nodes}
+    return {node.node: node.action for node in plan.steps}
 
 
 @pytest.mark.parametrize("change", TAKES_A_CONTAINER, ids=str)
@@ -324,7 +324,7 @@ def test_what_the_server_reads_takes_a_new_server_and_nothing_else(change: Mappi
     assert actions(plan) == {"gpu1": "restart-server", "gpu2": "keep"}
     assert not plan.new_gang
     assert not plan.empty
-    head = plan.nodes[0]
+    head = plan.steps[0]
     assert head.reasons == ("the server was started with other options",)
     assert head.changes, "old and new value are shown"
     assert {change.path.rpartition("/")[2].partition(".")[0] for change in head.changes} <= {"server", "vllm"}
@@ -335,8 +335,8 @@ def test_a_time_out_is_replaced_on_every_node_while_everything_runs(change: Mapp
     assert hashes(change) == hashes()
     plan = planned(change, running())
     assert actions(plan) == {"gpu1": "update", "gpu2": "update"}
-    assert [len(node.changes) for node in plan.nodes] == [1, 1]
-    assert {c.path.rpartition(".")[0] for node in plan.nodes for c in node.changes} == {f"files.{paths.SETTINGS_PATH}"}
+    assert [len(node.changes) for node in plan.steps] == [1, 1]
+    assert {c.path.rpartition(".")[0] for node in plan.steps for c in node.changes} == {f"files.{paths.SETTINGS_PATH}"}
 
 
 @pytest.mark.parametrize("change", DOES_NOT_MATTER, ids=str)
@@ -376,7 +376,7 @@ def running(**options: Any) -> dict[str, tuple[ContainerFacts, ...]]:
 
 def test_nothing_there_is_created_on_every_node() -> None:
     plan = planned(None, {})
-    assert [(node.node, node.action, node.existing) for node in plan.nodes] == [("gpu1", "create", ()), ("gpu2", "create", ())]  # fmt: skip # noqa: E501
+    assert [(node.node, node.action, node.existing) for node in plan.steps] == [("gpu1", "create", ()), ("gpu2", "create", ())]  # fmt: skip # noqa: E501
     assert "2 to create, 0 to replace, 0 to keep" in "\n".join(plan.lines())
 
 
@@ -401,7 +401,7 @@ def test_what_runs_as_declared_is_kept() -> None:
 )
 def test_one_node_that_cannot_stay_takes_the_whole_gang_with_it(gpu2: tuple[ContainerFacts, ...], reason: str) -> None:
     plan = planned(None, {**running(), "gpu2": gpu2})
-    nodes = {node.node: node for node in plan.nodes}
+    nodes = {node.node: node for node in plan.steps}
     assert nodes["gpu1"].action == "replace"
     assert nodes["gpu2"].action == ("replace" if gpu2 else "create")
     assert reason in " ".join(nodes["gpu2"].reasons)
@@ -415,7 +415,7 @@ def test_a_container_that_the_engine_is_about_to_start_again_is_left_alone() -> 
 
 def differences(changes: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     plan = planned(changes, running())
-    return {change.path: (change.old, change.new) for node in plan.nodes for change in node.changes}
+    return {change.path: (change.old, change.new) for node in plan.steps for change in node.changes}
 
 
 def test_a_changed_option_is_shown_as_old_and_new() -> None:
@@ -460,21 +460,21 @@ def test_a_gang_that_is_replaced_for_another_reason_shows_its_new_options_too(
 ) -> None:
     plan = planned({"serve": {"options": {"seed": 1}}}, {**running(), **others})
     assert "seed: absent -> 1" in "\n".join(plan.lines())
-    assert plan.nodes[0].reasons == ("the gang is replaced together with gpu2",)
+    assert plan.steps[0].reasons == ("the gang is replaced together with gpu2",)
 
 
 def test_a_restart_that_is_asked_for_replaces_what_is_as_declared() -> None:
     plan = make_plan(deployment(), with_containers(cluster_facts(), running()), anew=True)
     assert actions(plan) == {"gpu1": "replace", "gpu2": "replace"}
-    assert {node.reasons for node in plan.nodes} == {("a restart was asked for",)}
-    assert not any(node.changes for node in plan.nodes)
+    assert {node.reasons for node in plan.steps} == {("a restart was asked for",)}
+    assert not any(node.changes for node in plan.steps)
 
 
 def test_another_api_key_takes_a_new_server_and_is_not_shown() -> None:
     plan = make_plan(deployment(), with_containers(cluster_facts(), running()), other_key=True)
     assert actions(plan) == {"gpu1": "restart-server", "gpu2": "keep"}
-    assert plan.nodes[0].reasons == ("the server was started with another API key",)
-    assert plan.nodes[0].changes == ()
+    assert plan.steps[0].reasons == ("the server was started with another API key",)
+    assert plan.steps[0].changes == ()
 
 
 def with_policy(policy: str, phase: str = "serving") -> dict[str, tuple[ContainerFacts, ...]]:
@@ -488,8 +488,8 @@ def with_policy(policy: str, phase: str = "serving") -> dict[str, tuple[Containe
 def test_a_cluster_that_serves_and_was_never_adopted_is_updated_without_a_restart() -> None:
     plan = planned(None, with_policy("no"))
     assert actions(plan) == {"gpu1": "update", "gpu2": "update"}
-    assert all("cut off" in " ".join(node.reasons) for node in plan.nodes)
-    assert {str(change) for node in plan.nodes for change in node.changes} == {"restart policy: no -> always"}
+    assert all("cut off" in " ".join(node.reasons) for node in plan.steps)
+    assert {str(change) for node in plan.steps for change in node.changes} == {"restart policy: no -> always"}
 
 
 @pytest.mark.parametrize("phase", ["ray", "gate", "loading", "restarting", "draining"])
@@ -500,7 +500,7 @@ def test_a_start_that_nobody_has_seen_serve_is_left_to_go_on(phase: str) -> None
 def test_turning_supervision_off_is_an_update_of_a_cluster_that_serves() -> None:
     plan = planned({"supervise": "off"}, with_policy("always"))
     assert actions(plan) == {"gpu1": "update", "gpu2": "update"}
-    shown = {str(change) for node in plan.nodes for change in node.changes}
+    shown = {str(change) for node in plan.steps for change in node.changes}
     assert shown == {
         f"files.{paths.SETTINGS_PATH}.supervise: True -> False",
         "restart policy: always -> no",
@@ -541,7 +541,7 @@ def test_nothing_secret_is_in_what_is_shown_hashed_or_labelled(tmp_path: Any) ->
     token.write_text("s3cr3t-t0ken", encoding="utf-8")
     made = deployment({"ray": {"token_file": str(token)}})
     plan = make_plan(made, cluster_facts())
-    for node in plan.nodes:
+    for node in plan.steps:
         shown = [json.dumps(node.spec.values()), json.dumps(node.spec.labels("demo", made.places[node.node]))]
         shown += [*plan.lines(), json.dumps(plan.to_json()), json.dumps(body(node.spec)), repr(node)]
         assert not [text for text in shown if "s3cr3t-t0ken" in text]
@@ -569,6 +569,6 @@ def test_facts_of_a_node_that_is_alone() -> None:
     alone = {"nodes": [{"name": "gpu1", "host": "a"}]}
     facts = ClusterFacts({"gpu1": node_facts(1)}, {})
     plan = make_plan(deployment(alone), facts)
-    assert [node.node for node in plan.nodes] == ["gpu1"]
-    assert server_config(plan.nodes[0].spec)["pipeline-parallel-size"] == 1
+    assert [node.node for node in plan.steps] == ["gpu1"]
+    assert server_config(plan.steps[0].spec)["pipeline-parallel-size"] == 1
     assert inventory(alone).head_name == "gpu1"

@@ -19,8 +19,7 @@ from clusterctl.errors import NodesError
 from clusterctl.facts.api_key import ApiKeys
 from clusterctl.hosts.host import Hosts
 from clusterctl.planning.plan import Plan, make_plan
-from clusterctl.progress import SILENT
-from tests.unit.stand_ins import Engine, Script, hosts_of, phase, said
+from tests.unit.stand_ins import Engine, Script, hosts_of, phase, run_of, said
 from tests.unit.support import cluster_facts, container, deployment, specs, with_containers
 
 KEYS = ApiKeys(b"old", b"new")
@@ -48,7 +47,7 @@ class Cluster:
         self.hosts: Hosts = hosts_of([self.head, worker])
 
     def stop(self, gang: Gang = GANG, drain_s: float = 5.0) -> dict[str, str]:
-        left = shut_down(self.hosts, gang, SILENT, by="me@here", drain_s=drain_s)
+        left = shut_down(run_of(self.hosts), gang, drain_s=drain_s)
         return {name: error.message for name, error in left.items()}
 
     @property
@@ -139,7 +138,7 @@ def test_a_head_that_is_read_from_the_container_not_from_the_inventory() -> None
         Engine("gpu2", calls, logs_of={"h": [DRAINED]}, agents={"h": {"phase": "serving"}}),
     ]
     gang = {"gpu1": (Member("w", "worker", True),), "gpu2": (Member("h", "head", True),)}
-    shut_down(hosts_of(engines), gang, SILENT, by="me", drain_s=1)
+    shut_down(run_of(hosts_of(engines)), gang, drain_s=1)
     assert [(node, call) for node, call, *_ in calls] == [
         ("gpu2", "write"), ("gpu2", "signal"),
         ("gpu1", "policy"), ("gpu1", "stop"), ("gpu2", "policy"), ("gpu2", "stop"),
@@ -172,9 +171,9 @@ def written(calls: list[tuple[str, ...]], node: str) -> dict[str, str]:
 def test_settings_are_replaced_everywhere_and_nobody_is_told_to_restart() -> None:
     cluster = Cluster()
     plan = planned({"timeouts": {"hang_s": 600}})
-    update(cluster.hosts, plan, keys=KEYS, by="me")
+    update(run_of(cluster.hosts), plan, KEYS)
     assert not [call for call in cluster.calls if call[1] == "signal"]
-    for node in plan.nodes:
+    for node in plan.steps:
         files = written(cluster.calls, node.node)
         assert json.loads(files[paths.SETTINGS_PATH])["hang_s"] == 600
         assert json.loads(files[paths.SPEC_PATH]) == node.spec.values(), "the next plan compares with the new record"
@@ -185,15 +184,15 @@ def test_settings_are_replaced_everywhere_and_nobody_is_told_to_restart() -> Non
 def test_new_options_are_written_before_the_new_server_is_asked_for_and_can_be_put_back() -> None:
     cluster = Cluster()
     plan = planned({"serve": {"options": {"seed": 1}}})
-    update(cluster.hosts, plan, keys=KEYS, by="me")
+    replaced = update(run_of(cluster.hosts), plan, KEYS)
     assert written(cluster.calls, "gpu1")[paths.API_KEY_PATH] == "new"
     assert "seed: 1" in written(cluster.calls, "gpu1")[paths.SERVER_CONFIG_PATH]
     order = [call[3] if call[1] == "write" else call[1] for call in cluster.calls]
     assert order[-2:] == ["signal", paths.SPEC_PATH], "cut off before the signal, the next plan must still differ"
-    assert json.loads(written(cluster.calls, "gpu1")[paths.SPEC_PATH]) == plan.nodes[0].spec.values()
+    assert json.loads(written(cluster.calls, "gpu1")[paths.SPEC_PATH]) == plan.steps[0].spec.values()
     assert written(cluster.calls, "gpu2") == {}
     cluster.calls.clear()
-    put_back(cluster.hosts, plan, b"old", by="me")
+    put_back(run_of(cluster.hosts), replaced, b"old")
     files = written(cluster.calls, "gpu1")
     assert files[paths.API_KEY_PATH] == "old"
     assert "seed" not in files[paths.SERVER_CONFIG_PATH]
@@ -206,7 +205,7 @@ def test_new_options_that_the_server_was_not_asked_to_take_are_put_back(refuses:
     cluster = Cluster(refuses=refuses)
     plan = planned({"serve": {"options": {"seed": 1}}, "timeouts": {"hang_s": 600}})
     with pytest.raises(NodesError):
-        update(cluster.hosts, plan, keys=KEYS, by="me")
+        update(run_of(cluster.hosts), plan, KEYS)
     files = written(cluster.calls, "gpu1")
     assert files[paths.API_KEY_PATH] == "old"
     assert "seed" not in files[paths.SERVER_CONFIG_PATH]
@@ -216,7 +215,7 @@ def test_new_options_that_the_server_was_not_asked_to_take_are_put_back(refuses:
 
 def test_adopting_tells_agent_and_engine_on_every_node() -> None:
     cluster = Cluster()
-    adopt(cluster.hosts, {"gpu1": "h", "gpu2": "w"}, "always")
+    adopt(run_of(cluster.hosts), {"gpu1": "h", "gpu2": "w"}, "always")
     assert sorted(cluster.calls) == [
         ("gpu1", "policy", "h", "always"),
         ("gpu1", "write", "h", paths.ADOPTED_PATH, ""),

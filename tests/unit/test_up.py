@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from clusterctl.actions import completion, undo
 from clusterctl.actions.follow import Start, StartFailedError
 from clusterctl.actions.prepare import Prepared
+from clusterctl.apply.undo import NewContainer
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.api_key import ApiKeys
 from clusterctl.facts.fact import Unknown
 from clusterctl.hosts.host import Hosts
-from clusterctl.lock.cluster import ClusterLock
+from clusterctl.lock.run import Run
 from clusterctl.planning.plan import make_plan
-from clusterctl.progress import SILENT
 from clusterctl.status.server import Completion
-from tests.unit.stand_ins import Engine, hosts_of
+from tests.unit.stand_ins import Engine, Lock, hosts_of, run_of
 from tests.unit.support import cluster_facts, deployment, specs, with_containers
 
 SERVES = {"phase": "serving", "canary": {"t": 10.0}}
@@ -65,7 +65,7 @@ def test_a_completion_that_is_late_is_a_failure_only_when_nobody_gets_one(
 ) -> None:
     hosts = hosts_with([SERVES, after])
     with pytest.raises(ClusterctlError) as caught:
-        completion.first_completion(hosts, deployment(), Start(phase="serving"), SILENT)
+        completion.first_completion(run_of(hosts), deployment(), Start(phase="serving"))
     assert type(caught.value) is expected
     assert caught.value.told().startswith("gpu1: no completion came back")
     assert asked == [completion.FIRST_COMPLETION_S]
@@ -75,17 +75,7 @@ def test_a_completion_is_a_completion(monkeypatch: pytest.MonkeyPatch) -> None:
     came = Completion(1, 0.1)
     monkeypatch.setattr(completion, "api_client", lambda *_: nullcontext())
     monkeypatch.setattr(completion, "complete", lambda *_, **__: came)
-    assert completion.first_completion(hosts_with([SERVES]), deployment(), Start(), SILENT) is came
-
-
-class Lock:
-    """A lock that is lost on some nodes."""
-
-    def __init__(self, lost: Mapping[str, str]) -> None:
-        self._lost = lost
-
-    def lost(self) -> Mapping[str, str]:
-        return self._lost
+    assert completion.first_completion(run_of(hosts_with([SERVES])), deployment(), Start()) is came
 
 
 @pytest.mark.parametrize(
@@ -107,7 +97,7 @@ def test_what_a_failed_start_leaves(
     done: list[Mapping[str, str]] = []
     monkeypatch.setattr(undo, "collect_after_failure", lambda *_: "bundle.tar.gz")
 
-    def remove(_: Hosts, containers: Mapping[str, str]) -> Mapping[str, ClusterctlError]:
+    def remove(_: Run, containers: Mapping[str, str]) -> Mapping[str, ClusterctlError]:
         done.append(containers)
         return {}
 
@@ -123,7 +113,11 @@ def test_what_a_failed_start_leaves(
     error = ClusterctlError("it failed", hint="first")
     started = {"gpu1": "h", "gpu2": "w"}
     assert list(specs()) == list(started)
-    undo.give_up(hosts_with([{}]), prepared, started, error, cast(ClusterLock, Lock(lost)), keep=keep)
+    run = run_of(hosts_with([{}]), lock=Lock(lambda: lost))
+    with pytest.raises(ClusterctlError) as caught, undo.undone_on_failure(run, prepared, keep=keep) as done_so_far:
+        done_so_far += [NewContainer(name, container) for name, container in started.items()]
+        raise error
+    assert caught.value is error
     assert done == ([] if removed is None else [removed])
     assert error.hint is not None
     assert error.hint.startswith("first")
