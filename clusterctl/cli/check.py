@@ -46,14 +46,10 @@ def check(
 
     With --full each node keeps what it read in its login's ~/.cache/clusterctl, so that a second run takes seconds.
     """
-    from clusterctl.deployment.environment import network_environments
-    from clusterctl.facts.gather import gather
-    from clusterctl.facts.model_bytes import with_digests
+    from clusterctl.actions.check import check_cluster
     from clusterctl.findings.finding import has_errors
-    from clusterctl.findings.identity import differences
     from clusterctl.findings.junit import junit_xml
-    from clusterctl.findings.rules import check as find_problems
-    from clusterctl.preflight.run import Asked, with_deep
+    from clusterctl.preflight.run import Asked
     from clusterctl.ui import render
     from clusterctl.ui.network import network_json
     from clusterctl.ui.progress import progress_on_stderr
@@ -65,27 +61,16 @@ def check(
         emit("\n\n".join(texts))
         return
     with options.hosts() as hosts, progress_on_stderr() as progress:
-        progress.phase("reading the nodes")
-        facts = gather(hosts, progress)
-        if full:
-            facts = with_digests(hosts, facts, progress)
-        progress.phase("running the image on every node, and trying the network between them")
-        facts = with_deep(hosts, facts, Asked(registry=deep, bandwidth=bandwidth, collective=nccl))
-        findings = [f for f in find_problems(hosts.inventory, facts) if not codes or f.code in codes]
-        differing = differences(hosts.inventory, facts)
-        environments = network_environments(hosts.inventory, facts)
-    emit(
-        {
-            "findings": [finding.to_json() for finding in findings],
-            "identity": [row.to_json() for row in differing],
-            **network_json(environments, facts.deep),
-        }
-        if as_json
-        else render.check_result(
-            findings, differing, len(hosts.inventory.nodes), network=render.network(environments, facts.deep)
-        )
-    )
+        asked = Asked(registry=deep, bandwidth=bandwidth, collective=nccl)
+        found = check_cluster(hosts, asked, progress, codes=codes, all_bytes=full)
+    if as_json:
+        findings, differing = [f.to_json() for f in found.findings], [row.to_json() for row in found.differing]
+        network = network_json(found.environments, found.facts.deep)
+        emit({"findings": findings, "identity": differing, **network})
+    else:
+        network_text = render.network(found.environments, found.facts.deep)
+        emit(render.check_result(found.findings, found.differing, len(hosts.inventory.nodes), network=network_text))
     if junit is not None:
-        write_file(junit, junit_xml(codes or sorted(CODES), findings))
-    if has_errors(findings):
+        write_file(junit, junit_xml(codes or sorted(CODES), found.findings))
+    if has_errors(found.findings):
         sys.exit(ExitCode.FAILED)

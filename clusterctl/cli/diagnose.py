@@ -29,20 +29,12 @@ def diagnose(options: Options, *, as_json: bool, output: Path | None, no_bundle:
     Exit codes: 0 nothing wrong was found and every node answered, 1 otherwise.
     """
     from clusterctl.diagnosis.bundle import summary
-    from clusterctl.diagnosis.collect import collect
+    from clusterctl.diagnosis.collect import Wanted, collect
     from clusterctl.ui.progress import progress_on_stderr
 
     with options.hosts() as hosts, progress_on_stderr() as progress:
-        bundle = collect(
-            hosts,
-            facts=None,
-            error=None,
-            folder=Path.cwd(),
-            progress=progress,
-            output=output,
-            write=not no_bundle,
-            inventory_file=options.path,
-        )
+        wanted = Wanted(Path.cwd(), output, write=not no_bundle, inventory_file=options.path)
+        bundle = collect(hosts, wanted, progress)
     if as_json:
         emit(bundle.to_json())
     else:

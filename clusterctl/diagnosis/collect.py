@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,36 +43,39 @@ ALIVE_S = 5.0
 """A node whose shell does not run `true` in so many seconds is asked for nothing else."""
 
 
-def collect(
-    hosts: Hosts,
-    *,
-    facts: ClusterFacts | None,
-    error: str | None,
-    folder: Path,
-    progress: Progress = SILENT,
-    output: Path | None = None,
-    write: bool = True,
-    inventory_file: Path | None = None,
-    limits: Limits = THOROUGH,
-) -> Bundle:
+@dataclass(frozen=True)
+class Wanted:
+    """What a collection of evidence is for, and where it goes."""
+
+    folder: Path
+    """Where the bundle goes, named after the cluster and the time, unless `output` names a file."""
+    output: Path | None = None
+    write: bool = True
+    """Whether there is a bundle at all."""
+    facts: ClusterFacts | None = None
+    """What is known already; None: the nodes are read again."""
+    error: str | None = None
+    """What a command failed with."""
+    inventory_file: Path | None = None
+    limits: Limits = THOROUGH
+
+
+def collect(hosts: Hosts, wanted: Wanted, progress: Progress = SILENT) -> Bundle:
     """Ask every node that was reached for everything, and put it into one file that only its owner may read.
 
-    `facts`: what is known already; None: the nodes are read again. `error`: what a command failed with. The file is
-    `output`, or one named after the cluster and the time in `folder`; `write=False`: none. Raises ClusterctlError when
-    the file cannot be written (before any node is asked, where that can be known); nothing of it stays then.
+    Raises ClusterctlError when the file cannot be written (before any node is asked, where that can be known); nothing
+    of it stays then.
     """
     began = time.monotonic()
     now = datetime.now(UTC)
     name = f"clusterctl-{hosts.inventory.cluster}-{now:%Y%m%dT%H%M%SZ}"
-    target = (output or folder / f"{name}.tar.gz") if write else None
+    target = (wanted.output or wanted.folder / f"{name}.tar.gz") if wanted.write else None
     file = created_file(target) if target else None
     try:
-        with_facts, evidence, store = _collected(
-            hosts, facts, error, progress, limits=limits, deadline=began + limits.total_s
-        )
+        with_facts, evidence, store = _collected(hosts, wanted, progress, deadline=began + wanted.limits.total_s)
         causes = tuple(redacted_cause(cause, store.redactor) for cause in diagnose(evidence))
         unreachable = {n: store.redactor.text(reason) for n, (reason, _) in evidence.unreachable.items()}
-        of_the_cluster(store, hosts.inventory, with_facts, evidence, inventory_file)
+        of_the_cluster(store, hosts.inventory, with_facts, evidence, wanted.inventory_file)
         store.close()
         bundle = Bundle(
             hosts.inventory.cluster,
@@ -99,7 +103,7 @@ def collect_after_failure(hosts: Hosts, error: ClusterctlError | str, facts: Clu
     is none. Raises nothing, and takes 30 s at most, also when a node hangs."""
     said = error.message if isinstance(error, ClusterctlError) else error
     try:
-        bundle = collect(hosts, facts=facts, error=said, folder=Path.cwd(), limits=AFTER_FAILURE)
+        bundle = collect(hosts, Wanted(Path.cwd(), facts=facts, error=said, limits=AFTER_FAILURE))
     except ClusterctlError as problem:
         return f"no evidence could be kept: {problem.message}"
     except Exception as problem:  # noqa: BLE001 (the failure itself is to be told, whatever happens to its evidence)
@@ -112,8 +116,9 @@ def collect_after_failure(hosts: Hosts, error: ClusterctlError | str, facts: Clu
 
 
 def _collected(
-    hosts: Hosts, facts: ClusterFacts | None, error: str | None, progress: Progress, *, limits: Limits, deadline: float
+    hosts: Hosts, wanted: Wanted, progress: Progress, *, deadline: float
 ) -> tuple[ClusterFacts | None, Evidence, Store]:
+    facts, limits = wanted.facts, wanted.limits
     nodes = {name: NodeCollection(host) for name, host in hosts.connected.items()}
     unreachable = {name: (e.message, e.hint) for name, e in hosts.unreachable.items()}
     pool = ThreadPoolExecutor(max_workers=len(nodes) + 1, thread_name_prefix="evidence")
@@ -156,7 +161,7 @@ def _collected(
         nodes={name: evidence_of(node) for name, node in nodes.items() if name not in unreachable},
         unreachable=unreachable,
         findings=findings,
-        error=error,
+        error=wanted.error,
     )
     return facts, evidence, store
 

@@ -1,0 +1,50 @@
+"""`check`: everything that can be found out before a start, and what of it would make the start fail."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from clusterctl.deployment.environment import network_environments
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.gather import gather
+from clusterctl.facts.model_bytes import with_digests
+from clusterctl.findings.finding import Finding
+from clusterctl.findings.identity import Difference, differences
+from clusterctl.findings.rules import check
+from clusterctl.hosts.host import Hosts
+from clusterctl.preflight.run import Asked, with_deep
+from clusterctl.progress import Progress
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `check` found."""
+
+    facts: ClusterFacts
+    findings: tuple[Finding, ...]
+    differing: tuple[Difference, ...]
+    """What is not the same on all nodes."""
+    environments: Mapping[str, Mapping[str, str]]
+    """Node → the variables that its place in the network decides."""
+
+
+def check_cluster(
+    hosts: Hosts, asked: Asked, progress: Progress, *, codes: Collection[str] = (), all_bytes: bool = False
+) -> Checked:
+    """Read the nodes, run the image on each and try the network between them; changes nothing.
+
+    With `codes` only findings with these codes count. `all_bytes`: read every byte of the model's files.
+    """
+    progress.phase("reading the nodes")
+    facts = gather(hosts, progress)
+    if all_bytes:
+        facts = with_digests(hosts, facts, progress)
+    progress.phase("running the image on every node, and trying the network between them")
+    facts = with_deep(hosts, facts, asked)
+    return Checked(
+        facts,
+        tuple(finding for finding in check(hosts.inventory, facts) if not codes or finding.code in codes),
+        differences(hosts.inventory, facts),
+        network_environments(hosts.inventory, facts),
+    )
