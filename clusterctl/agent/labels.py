@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+LABEL_CLUSTER = "clusterctl.cluster"
 LABEL_ROLE = "clusterctl.role"
-
-
 LABEL_NODE = "clusterctl.node"
-
-
 LABEL_SPEC = "clusterctl.spec"
-
-
+"""Hash of what the container was started with."""
 LABEL_VERSION = "clusterctl.version"
+"""Of the clusterctl that started it."""
 
-
+ROLE_HEAD = "head"
+ROLE_WORKER = "worker"
 ROLE_PROBE = "probe"
+"""Only asks, and ends by itself: no part of the cluster."""
+
+RANK_ROLES = (ROLE_HEAD, ROLE_WORKER)
+"""Roles of the containers that hold the server's ranks, of which a node has one. Any other role of the cluster (an
+exporter, say) stands beside it: `down` removes it, and nothing else counts it."""

@@ -64,7 +64,8 @@ def remains(
         left.append((f"cannot verify that its containers are gone: {after.containers.reason}", "run down again"))
     else:
         left += [
-            (f"container {c.name} is still there ({c.status})", f"docker rm -f {c.name}") for c in after.containers
+            (f"container {c.name} is still there ({c.status})", f"docker rm -f {c.name}")
+            for c in (*after.containers, *after.beside)
         ]
     left += _ports_left(before, after, ports)
     if isinstance(after.gpu_processes, Unknown):

@@ -55,9 +55,11 @@ class NodeFacts:
     engine: Fact[EngineFacts]
     image: Fact[ImageFacts]
     containers: tuple[ContainerFacts, ...] | Unknown
-    """Those that are, or should be, a part of the cluster: probes are not among them."""
+    """Those that hold the server's ranks, or should: one a node."""
     leftovers: tuple[str, ...]
     """IDs of probes' containers that a killed clusterctl left behind, never started."""
+    beside: tuple[ContainerFacts, ...] = ()
+    """The cluster's containers of other roles (an exporter, say)."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from clusterctl.agent.labels import LABEL_ROLE, ROLE_PROBE
+from clusterctl.agent.labels import LABEL_ROLE, RANK_ROLES, ROLE_HEAD, ROLE_PROBE
 from clusterctl.agent.paths import SPEC_PATH, STATE_PATH
 from clusterctl.agent.state import AgentState, agent_state
 from clusterctl.errors import ClusterctlError
@@ -34,8 +34,19 @@ def cluster_containers(host: Host, cluster: str) -> tuple[ContainerFacts, ...] |
 
 
 def is_probe(container: ContainerFacts) -> bool:
-    """Whether it only asks, and ends by itself: no part of the cluster (planning/probe.py)."""
+    """Whether it only asks, and ends by itself: no part of the cluster."""
     return container.labels.get(LABEL_ROLE) == ROLE_PROBE
+
+
+def holds_rank(container: ContainerFacts) -> bool:
+    """Whether it is the node's part of the server, or was once: without a role it is of an older clusterctl."""
+    return container.labels.get(LABEL_ROLE, ROLE_HEAD) in RANK_ROLES
+
+
+def beside(containers: tuple[ContainerFacts, ...] | Unknown) -> tuple[ContainerFacts, ...]:
+    """The cluster's containers of other roles, probes left out; none where they could not be listed."""
+    known = () if isinstance(containers, Unknown) else containers
+    return tuple(container for container in known if not holds_rank(container) and not is_probe(container))
 
 
 def leftover_names(engine: Fact[EngineFacts], containers: tuple[ContainerFacts, ...] | Unknown) -> tuple[str, ...]:

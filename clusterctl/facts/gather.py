@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clusterctl.facts import amd, model_files, model_headers, nvidia, parse, rdma, system
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
-from clusterctl.facts.containers import cluster_containers, has_probe, is_probe, leftover_names
+from clusterctl.facts.containers import beside, cluster_containers, has_probe, holds_rank, leftover_names
 from clusterctl.facts.engine import engine_facts, image_facts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import EngineFacts, Unreachable
@@ -113,7 +113,8 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
         model=model_files.model(found),
         engine=engine,
         image=image_facts(host, inventory.container.image) if usable else not_asked,
-        containers=containers if isinstance(containers, Unknown) else tuple(c for c in containers if not is_probe(c)),
+        containers=containers if isinstance(containers, Unknown) else tuple(c for c in containers if holds_rank(c)),
+        beside=beside(containers),
         leftovers=leftover_names(engine, containers),
     )
     return facts, isinstance(containers, tuple) and has_probe(containers)

@@ -27,6 +27,7 @@ import requests
 import urllib3
 from docker.transport.basehttpadapter import BaseHTTPAdapter
 
+from clusterctl.agent.labels import LABEL_CLUSTER
 from clusterctl.hosts.ssh import HostError, Piece, SshConnection, WindowSize, arriving
 
 OLDEST_API_VERSION = "1.41"
@@ -35,8 +36,6 @@ own version, asked for at the first call: newer engines refuse old ones (29.0 as
 
 ID_LENGTH = 64
 """Digits of a container's ID; twelve of them are what people read."""
-
-LABEL_CLUSTER = "clusterctl.cluster"
 
 
 class EngineError(HostError):

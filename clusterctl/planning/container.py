@@ -10,9 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from clusterctl import __version__
-from clusterctl.agent.labels import LABEL_NODE, LABEL_ROLE, LABEL_SPEC, LABEL_VERSION
+from clusterctl.agent.labels import LABEL_CLUSTER, LABEL_NODE, LABEL_ROLE, LABEL_SPEC, LABEL_VERSION
 from clusterctl.agent.paths import AGENT_PATH, SOURCES, container_name
-from clusterctl.hosts.engine import LABEL_CLUSTER
 from clusterctl.inventory.model import Inventory
 from clusterctl.modes.place import Deployment, Place
 from clusterctl.planning.files import SERVER_FILES, SETTINGS_FILES, environment, rendered_files

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clusterctl.agent.labels import LABEL_NODE, LABEL_ROLE, ROLE_PROBE
+from clusterctl.agent.labels import LABEL_CLUSTER, LABEL_NODE, LABEL_ROLE, ROLE_PROBE
 from clusterctl.facts.cluster import ClusterFacts
-from clusterctl.hosts.engine import LABEL_CLUSTER
 from clusterctl.hosts.host import Host, Hosts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import docker
@@ -13,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterctl.agent import paths
+from clusterctl.apply.gone import remains
 from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.containers import beside, holds_rank
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import ContainerFacts
 from clusterctl.modes.ray import ray_argv
@@ -572,3 +575,19 @@ def test_facts_of_a_node_that_is_alone() -> None:
     assert [node.node for node in plan.steps] == ["gpu1"]
     assert server_config(plan.steps[0].spec)["pipeline-parallel-size"] == 1
     assert inventory(alone).head_name == "gpu1"
+
+
+def test_a_container_of_another_role_beside_is_nobodys_business() -> None:
+    """Found by its role, not by counting: the plan stays empty, and `down` still sees it."""
+    exporter = container(name="demo-exporter", labels={"clusterctl.role": "exporter"})
+    made = specs()
+    serving = tuple(
+        container(spec, state={"phase": "serving"}, labels={"clusterctl.role": "head"}) for spec in [made["gpu1"]]
+    )
+    assert [holds_rank(each) for each in (*serving, exporter)] == [True, False]
+    assert beside((*serving, exporter)) == (exporter,)
+    assert beside(Unknown("exit 1")) == ()
+    after = replace(node_facts(1), containers=(), beside=(exporter,))
+    assert [what for what, _ in remains(None, after, ports=set(), pids=set())] == [
+        "container demo-exporter is still there (running)"
+    ]
