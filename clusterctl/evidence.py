@@ -406,7 +406,7 @@ def _own_secrets(inventory: Inventory) -> Iterator[str]:
 
 def _look(node: _Node, cluster: str) -> None:
     """The node's containers, and the secrets that their texts must be cleared of."""
-    node.host.ssh.run(["true"], timeout_s=ALIVE_S)
+    node.host.ssh.run(["true"], timeout_s=ALIVE_S, read_only=True)
     node.answers = True
     containers = tuple(
         container for container in node.host.engine.containers(cluster) if _label(container, LABEL_ROLE) != ROLE_PROBE
@@ -477,7 +477,7 @@ def _withheld() -> None:
 
 
 def _command(host: Host, argv: Sequence[str], path: str, store: _Store, limits: Limits) -> str:
-    done = host.ssh.run([*_WITH_PATH, *argv], timeout_s=limits.item_s)
+    done = host.ssh.run([*_WITH_PATH, *argv], timeout_s=limits.item_s, read_only=True)
     if done.exit_code == 127:
         raise ClusterctlError(f"the node has no `{argv[0]}`")
     if done.exit_code and not done.stdout:
