@@ -9,15 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import paramiko
 import pytest
 
-from clusterctl.hosts.host import Hosts
+from clusterctl.hosts.engine import Engine
 from clusterctl.hosts.ssh import SshConnection
-from tests.unit.sshd import SSHD, Sshd, inventory_of, keygen
+from tests.unit.sshd import ANSWER, SSHD, OneNode
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -30,34 +29,17 @@ Sent = list[tuple[int, int]]
 """Messages of channels: kind, and the channel's number on the other side."""
 
 
-class Node:
-    """A real sshd whose `docker` is a script, and its connections."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.key, self.binaries = folder, folder / "user_key", folder / "bin"
-        keygen(self.key)
-        self.binaries.mkdir()
-        self.sshd = Sshd(folder / "node", self.key, SetEnv=f"PATH={self.binaries}:/usr/bin:/bin", MaxSessions="20")
-
-    def hosts(self, *, connect_s: float = 10) -> Hosts:
-        timeouts = {"connect_s": connect_s, "command_s": 20}
-        return Hosts(inventory_of(self.folder, self.key, self.sshd.known, {"gpu1": self.sshd.port}, timeouts))
-
-    def log(self) -> str:
-        return self.sshd.log.read_text(encoding="utf-8", errors="replace")
-
-
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneNode]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("SSH_AUTH_SOCK", raising=False)
-        made = Node(tmp_path_factory.mktemp("ordered"))
+        made = OneNode(tmp_path_factory.mktemp("ordered"))
         yield made
         made.sshd.kill()
 
 
 @pytest.fixture
-def ssh(node: Node) -> Iterator[SshConnection]:
+def ssh(node: OneNode) -> Iterator[SshConnection]:
     with node.hosts() as hosts:
         yield hosts.one("gpu1").ssh
 
@@ -288,3 +270,25 @@ def test_a_keepalive_that_is_due_while_keys_are_exchanged_is_sent_afterwards(
     exchanges_keys(transport)
     assert ssh.run(["true"]).exit_code == 0
     assert len(asked) == 1
+
+
+# Many at once
+
+
+def test_thousands_of_short_commands_over_one_connection(node: OneNode, ssh: SshConnection) -> None:
+    """paramiko's own transport lost the connection about once in a hundred commands that end by themselves."""
+    node.docker(ANSWER)
+    before = node.logins()
+    engine = Engine(ssh, sudo=False, timeout_s=20)
+    began = time.monotonic()
+    with ThreadPoolExecutor(10) as pool:
+        commands, versions = [], []
+        for _ in range(500):
+            commands += [pool.submit(ssh.run, ["sh", "-c", "exit 3"]) for _ in range(4)]
+            versions.append(pool.submit(engine.version))
+        assert {run.result().exit_code for run in commands} == {3}
+        assert {version.result()["ApiVersion"] for version in versions} == {"1.41"}
+    print(f"2,000 commands and 500 calls of the engine: {time.monotonic() - began:.1f} s")
+    engine.close()
+    assert node.logins() == before, "one connection served all"
+    assert "Disconnecting" not in node.log()
