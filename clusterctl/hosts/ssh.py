@@ -241,7 +241,7 @@ class SshConnection:
         self._accept_new_host_keys = accept_new_host_keys
         self._opening = threading.Lock()
         self._closed = True
-        self._opened_once = False
+        self._may_open_again = True
         config = _ssh_config(ssh.config)
         key = node.key or ssh.key
         connect_kwargs = {"key_filename": str(key), "look_for_keys": False} if key else {}
@@ -307,7 +307,7 @@ class SshConnection:
         Each is tried once. Its host keys must be known by now, also where new ones were accepted.
         """
         with self._opening:
-            if lost is None or self._closed or self._opened_once:
+            if lost is None or self._closed or not self._may_open_again:
                 return False
             if self.transport is not lost:
                 return self.is_open
@@ -440,7 +440,7 @@ class SshConnection:
         if transport is not None and transport.is_authenticated():
             return transport
         if transport is not None and transport.ended():
-            raise self._hung_up("no more commands", transport)
+            raise self._hung_up("cannot be used any more", transport)
         raise ConnectionLostError(self.node, f"{self.target}: the SSH connection is closed")
 
     def _hops(self) -> Iterator[fabric.Connection]:
@@ -478,12 +478,13 @@ class SshConnection:
     def session(self, argv: Sequence[str], *, timeout_s: float | None = None) -> paramiko.Channel:
         """Start a command and return its channel. The one place where argv becomes a quoted command line."""
         timeout_s = timeout_s or self._command_timeout_s
+        transport = self._transport
         try:
-            channel = self._transport.open_session(timeout=timeout_s)
+            channel = transport.open_session(timeout=timeout_s)
             channel.settimeout(timeout_s)
             channel.exec_command(shlex.join(argv))
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self.lost(f"could not start `{argv[0]}`", error) from error
+            raise self.lost(f"could not start `{argv[0]}`", error, transport) from error
         return channel
 
     def connect_to(self, address: str, port: int, *, timeout_s: float) -> paramiko.Channel:
@@ -598,7 +599,7 @@ class SshConnection:
         From then on the connection is not opened again when it is lost: what such a command holds, a lock, is lost
         with it, and nothing may go on as if it were held.
         """
-        self._opened_once = True
+        self._may_open_again = False
         conversation = Conversation(self.node, argv[0], self.session(argv))
         conversation.send(stdin)
         return conversation

@@ -135,10 +135,14 @@ class OneNode:
         docker.write_text(f"#!/bin/sh\n{script}\n", encoding="ascii")
         docker.chmod(0o755)
 
-    def hosts(self, *, accept: bool = False) -> Hosts:
+    def hosts(self, *, accept: bool = False, jump: Sshd | None = None) -> Hosts:
         timeouts = {"connect_s": 10, "command_s": 20}
         ports = {"gpu1": self.sshd.port}
         found = inventory_of(self.folder, self.key, self.sshd.known, ports, timeouts)
+        if jump is not None:
+            (self.folder / "known_hosts").write_text(self.sshd.known + jump.known, encoding="ascii")
+            via = f"{getpass.getuser()}@127.0.0.1:{jump.port}"
+            found = found.model_copy(update={"ssh": found.ssh.model_copy(update={"jump": via})})
         return Hosts(found, accept_new_host_keys=accept)
 
     def log(self) -> str:

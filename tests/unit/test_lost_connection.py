@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import paramiko
 import pytest
 
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.hosts.ssh import ConnectionLostError, SshConnection
-from tests.unit.sshd import ANSWER, SSHD, OneNode, keygen
+from tests.unit.sshd import ANSWER, SSHD, OneNode, Sshd, keygen
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -58,8 +59,10 @@ def is_there(path: Path) -> None:
 
 def hang_up(ssh: SshConnection) -> None:
     """Have sshd end the connection, by the very message that it does not forgive."""
-    transport = ssh.transport
-    assert transport is not None
+    end(ssh.transport)
+
+
+def end(transport: Any) -> None:
     message = paramiko.Message()
     message.add_byte(bytes([96]))  # SSH_MSG_CHANNEL_EOF
     message.add_int(999)
@@ -229,3 +232,18 @@ def test_a_connection_over_which_a_lock_was_held_is_not_opened_again(node: OneNo
     with pytest.raises(ConnectionLostError, match="nonexistent channel"):
         host.ssh.run(["true"], read_only=True)
     assert node.logins() == 1
+
+
+@pytest.mark.parametrize("lost", ["node", "jump host"])
+def test_a_node_behind_a_jump_host_is_reached_again_whichever_of_the_two_hung_up(
+    node: OneNode, tmp_path: Path, lost: str
+) -> None:
+    jump = Sshd(tmp_path / "jump", node.key)
+    try:
+        with node.hosts(jump=jump) as hosts:
+            ssh = hosts.one("gpu1").ssh
+            end(ssh.transport if lost == "node" else ssh._connection.gateway.transport)
+            assert ssh.run(["echo", "again"], read_only=True).stdout == b"again\n"
+    finally:
+        jump.kill()
+    assert node.logins() == 2
