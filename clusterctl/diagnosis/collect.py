@@ -204,7 +204,7 @@ def own_secrets(inventory: Inventory) -> Iterator[str]:
 
 def _look(node: NodeCollection, cluster: str) -> None:
     """The node's containers, and the secrets that their texts must be cleared of."""
-    node.host.ssh.run(["true"], timeout_s=ALIVE_S)
+    node.host.ssh.run(["true"], timeout_s=ALIVE_S, read_only=True)
     node.answers = True
     containers = tuple(
         container for container in node.host.engine.containers(cluster) if label_of(container, LABEL_ROLE) != ROLE_PROBE

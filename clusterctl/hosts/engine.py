@@ -16,10 +16,10 @@ import struct
 import tarfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import docker
 import paramiko
@@ -28,7 +28,10 @@ import urllib3
 from docker.transport.basehttpadapter import BaseHTTPAdapter
 
 from clusterctl.agent.labels import LABEL_CLUSTER
+from clusterctl.hosts.ordered_transport import end_input, transport_of
 from clusterctl.hosts.ssh import HostError, Piece, SshConnection, WindowSize, arriving
+
+T = TypeVar("T")
 
 OLDEST_API_VERSION = "1.41"
 """Docker Engine API of 20.10 (Debian 12's docker.io), the oldest engine that is tested. What is spoken is the engine's
@@ -92,19 +95,20 @@ class ContainerCommand:
             head, blank, self._begun = answer.partition(b"\r\n\r\n")
             if blank and head.split()[1] in (b"101", b"200"):  # 101 Switching Protocols; engines before 20.10: 200
                 return
-        raise EngineError(self._engine.node, f"the engine refused to run `{self._what}`: {_said(answer)}")
+        refused = f"the engine refused to run `{self._what}`: {_said(answer)}"
+        raise self._engine.failure(refused, self._channel)
 
     def send(self, data: bytes) -> None:
         """To its stdin; waits while the command does not read."""
         try:
             self._channel.sendall(data)
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise EngineError(self._engine.node, f"`{self._what}` takes no more input") from error
+            raise self._engine.failure(f"`{self._what}` takes no more input", self._channel) from error
 
     def end_input(self) -> None:
         """Close its stdin: `docker system dial-stdio` hands the half-closed connection on."""
         with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
-            self._channel.shutdown_write()
+            end_input(self._channel)
 
     def resize(self, size: WindowSize) -> None:
         """Tell it the new size of its terminal; harmless when it does not run (yet)."""
@@ -274,19 +278,16 @@ class Engine:
 
     def info(self) -> dict[str, Any]:
         """`docker info`: version, runtimes, cgroup driver, data root."""
-        with self._errors("describe itself"):
-            return dict(self._api.info())
+        return dict(self._asked("describe itself", lambda api: api.info()))
 
     def version(self) -> dict[str, Any]:
         """`docker version`: the engine's own, its components' and its API's."""
-        with self._errors("tell its version"):
-            return dict(self._api.version())
+        return dict(self._asked("tell its version", lambda api: api.version()))
 
     def image(self, reference: str) -> dict[str, Any] | None:
         """`docker image inspect`, or None when the image is absent."""
         try:
-            with self._errors(f"inspect image {reference}"):
-                return dict(self._api.inspect_image(reference))
+            return dict(self._asked(f"inspect image {reference}", lambda api: api.inspect_image(reference)))
         except EngineError as error:
             if error.status == 404:
                 return None
@@ -294,8 +295,8 @@ class Engine:
 
     def containers(self, cluster: str) -> tuple[dict[str, Any], ...]:
         """`docker inspect` of every container, running or not, that carries this cluster's label."""
-        with self._errors("list containers"):
-            rows = self._api.containers(all=True, filters={"label": f"{LABEL_CLUSTER}={cluster}"})
+        wanted = {"label": f"{LABEL_CLUSTER}={cluster}"}
+        rows = self._asked("list containers", lambda api: api.containers(all=True, filters=wanted))
         found = []
         for row in rows:
             inspected = self.container(row["Id"])
@@ -305,9 +306,9 @@ class Engine:
 
     def container(self, name_or_id: str) -> dict[str, Any] | None:
         """`docker inspect`, or None when there is no such container."""
+        what = f"inspect container {name_or_id if len(name_or_id) < ID_LENGTH else name_or_id[:12]}"
         try:
-            with self._errors(f"inspect container {name_or_id if len(name_or_id) < ID_LENGTH else name_or_id[:12]}"):
-                return dict(self._api.inspect_container(name_or_id))
+            return dict(self._asked(what, lambda api: api.inspect_container(name_or_id)))
         except EngineError as error:
             if error.status == 404:
                 return None
@@ -339,10 +340,13 @@ class Engine:
 
         A link is followed, as far as the engine resolves it: certificates are often links to their newest version.
         """
+
+        def read(api: Any) -> tuple[bytes, Mapping[str, Any]]:
+            chunks, found = api.get_archive(container, path)
+            return b"".join(chunks), found
+
         try:
-            with self._errors(f"read {path} in {container[:12]}"):
-                chunks, found = self._api.get_archive(container, path)
-                archive = b"".join(chunks)
+            archive, found = self._asked(f"read {path} in {container[:12]}", read)
         except EngineError as error:
             if error.status == 404:
                 return None
@@ -361,14 +365,14 @@ class Engine:
         The engine follows symbolic links on the way to `path` inside the container, not one at its end, and leaves
         sockets out (seen with 20.10). Reading it may be given up at any time.
         """
+        what = f"read {path} in {container[:12]}"
         try:
-            with self._errors(f"read {path} in {container[:12]}"):
-                chunks, _ = self._api.get_archive(container, path)
+            chunks, _ = self._asked(what, lambda api: api.get_archive(container, path))
         except EngineError as error:
             if error.status == 404:
                 return None
             raise
-        return self._chunks(chunks, f"read {path} in {container[:12]}")
+        return self._chunks(chunks, what)
 
     def _chunks(self, chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
         with self._errors(what):
@@ -498,8 +502,8 @@ class Engine:
     def pids(self, container: str) -> tuple[int, ...]:
         """Process ids, as the node sees them, of a running container; empty when it has stopped meanwhile."""
         try:
-            with self._errors(f"list the processes of {container[:12]}"):
-                top = self._api.top(container, ps_args="-eo pid")
+            what = f"list the processes of {container[:12]}"
+            top = self._asked(what, lambda api: api.top(container, ps_args="-eo pid"))
         except EngineError as error:
             if error.status in (404, 409, 500):  # 500: Docker 20.10's answer for a container that is not running
                 return ()
@@ -559,8 +563,24 @@ class Engine:
             finally:
                 response.close()
 
+    def failure(self, message: str, channel: paramiko.Channel) -> HostError:
+        """The error for what ended on this channel: SSH's own where it was the whole connection."""
+        transport = transport_of(channel)
+        if transport is not None and transport.ended():
+            return self._ssh.lost(message, None, transport)
+        return EngineError(self._node, message)
+
+    def _asked(self, what: str, ask: Callable[[Any], T]) -> T:
+        """The answer to a question that changes nothing: asked again when the SSH connection was lost over it."""
+
+        def once() -> T:
+            with self._errors(what):
+                return ask(self._api)
+
+        return self._ssh.reading(once)
+
     def _errors(self, what: str) -> _Translate:
-        return _Translate(self._node, what, self._adapter.pool)
+        return _Translate(self._ssh, what, self._adapter.pool)
 
 
 def _frames(stream: Any) -> Iterator[LogChunk]:
@@ -585,10 +605,11 @@ def _stalled(error: BaseException | None) -> bool:
 
 
 class _Translate:
-    """Turns the SDK's exceptions into EngineError; SSH's own pass through."""
+    """Turns the SDK's exceptions into EngineError, or ConnectionLostError where it was SSH; SSH's own pass through."""
 
-    def __init__(self, node: str, what: str, pool: _ChannelPool) -> None:
-        self._node, self._what, self._pool = node, what, pool
+    def __init__(self, ssh: SshConnection, what: str, pool: _ChannelPool) -> None:
+        self._ssh, self._node, self._what, self._pool = ssh, ssh.node, what, pool
+        self._transport = ssh.transport  # as it is before: another thread may open a new one meanwhile
 
     def __enter__(self) -> None:
         return None
@@ -600,23 +621,25 @@ class _Translate:
                 f"the engine refused to {self._what}: {error.explanation or error}",
                 status=error.response.status_code if error.response is not None else None,
             ) from error
+        if not isinstance(error, requests.exceptions.RequestException | docker.errors.DockerException):
+            return
+        if self._transport is not None and self._transport.ended():
+            what = f"lost while the engine was asked to {self._what}"
+            raise self._ssh.lost(what, None, self._transport) from error
         if isinstance(error, requests.exceptions.Timeout) or _stalled(error):
             raise EngineError(
                 self._node,
                 f"the engine did not answer in time ({self._what})",
                 hint="on the node: systemctl status docker; journalctl -u docker -n 50",
             ) from error
-        if isinstance(error, requests.exceptions.RequestException | docker.errors.DockerException):
-            cause = self._pool.last.ended_because() if self._pool.last else ""
-            if not cause and isinstance(error, _CUT_OFF):
-                cause = (
-                    "its connection was closed before the whole answer was there (was the engine stopped or restarted?)"
-                )
-            raise EngineError(
-                self._node,
-                f"the engine cannot be asked to {self._what}: {cause or error}",
-                hint="on the node: docker version; journalctl -u docker -n 50",
-            ) from error
+        cause = self._pool.last.ended_because() if self._pool.last else ""
+        if not cause and isinstance(error, _CUT_OFF):
+            cause = "its connection was closed before the whole answer was there (was the engine stopped or restarted?)"
+        raise EngineError(
+            self._node,
+            f"the engine cannot be asked to {self._what}: {cause or error}",
+            hint="on the node: docker version; journalctl -u docker -n 50",
+        ) from error
 
 
 def _tar(files: Sequence[FileInContainer]) -> bytes:

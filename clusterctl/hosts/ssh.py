@@ -19,17 +19,20 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import fabric
 import paramiko
 from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 
 from clusterctl.errors import ClusterctlError, UsageError
+from clusterctl.hosts.ordered_transport import OrderedTransport, end_input, transport_of
 from clusterctl.inventory.model import Node, SshDefaults, Timeouts
+
+T = TypeVar("T")
 
 KEEPALIVE_S = 15
 """Seconds between keepalives: who only reads would never learn that nobody is there any more."""
@@ -45,6 +48,9 @@ CHUNK_BYTES = 64 * 1024
 
 TURN_S = 0.5
 """Seconds after which a wait for output looks at its deadline and at interrupts."""
+
+FAREWELL_LENGTH = 200
+"""Characters that are shown of what a server says when it ends the connection."""
 
 SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 """Host keys for every user of this machine; read unless the inventory names a known_hosts file of its own."""
@@ -222,7 +228,8 @@ def fingerprint(key: paramiko.PKey) -> str:
 class SshConnection:
     """One node's SSH connection, opened once and shared by everything that talks to the node.
 
-    Channels may be opened from several threads at once (paramiko's transport is thread-safe).
+    Channels may be opened from several threads at once (paramiko's transport is thread-safe). When it is lost it is
+    opened again once, for whoever only reads (`reading`); never after `close`, and never for what changes something.
     """
 
     def __init__(self, node: Node, ssh: SshDefaults, timeouts: Timeouts, *, accept_new_host_keys: bool = False) -> None:
@@ -232,6 +239,9 @@ class SshConnection:
         self._known_hosts = ssh.known_hosts or Path("~/.ssh/known_hosts").expanduser()
         self._own_known_hosts = ssh.known_hosts is not None
         self._accept_new_host_keys = accept_new_host_keys
+        self._opening = threading.Lock()
+        self._closed = True
+        self._may_open_again = True
         config = _ssh_config(ssh.config)
         key = node.key or ssh.key
         connect_kwargs = {"key_filename": str(key), "look_for_keys": False} if key else {}
@@ -246,7 +256,7 @@ class SshConnection:
             connect_kwargs=connect_kwargs,
         )
         for hop in self._hops():  # those of ssh_config's ProxyJump too, which Fabric makes by itself
-            _limit(hop, timeouts.connect_s)
+            _prepare(hop, timeouts.connect_s)
 
     @property
     def command_timeout_s(self) -> float:
@@ -261,8 +271,8 @@ class SshConnection:
     @property
     def is_open(self) -> bool:
         """Whether the connection stands, as far as this end knows: a machine without power says nothing."""
-        transport: paramiko.Transport | None = self._connection.client.get_transport()
-        return transport is not None and transport.is_active()
+        transport = self.transport
+        return transport is not None and transport.is_authenticated()
 
     def open(self) -> None:
         """Connect and authenticate, jump hosts first. What it opened it closes again when it fails.
@@ -270,13 +280,54 @@ class SshConnection:
         Raises ConnectError (HostKeyError for host keys) with the fix, ConnectionLostError when the node hangs up
         right after the login.
         """
+        self._closed = False
         try:
-            for hop in reversed(tuple(self._hops())):
-                self._open_hop(hop)
-            self._transport.set_keepalive(KEEPALIVE_S)
+            self._open_hops()
         except ClusterctlError:
             self.close()
             raise
+
+    def reading(self, operation: Callable[[], T]) -> T:
+        """Do what changes nothing on the node; once more when the connection was lost and could be opened again.
+
+        Raises what `operation` raises: when the connection cannot be opened again, its first error.
+        """
+        with self._opening:  # while another thread opens it again, there is nothing to read over
+            before = self.transport
+        try:
+            return operation()
+        except ConnectionLostError:
+            if not self._opened_again(before):
+                raise
+        return operation()
+
+    def _opened_again(self, lost: OrderedTransport | None) -> bool:
+        """Whether there is a new connection in place of the lost one: opened here, or meanwhile by another thread.
+
+        Each is tried once. Its host keys must be known by now, also where new ones were accepted.
+        """
+        with self._opening:
+            if lost is None or self._closed or not self._may_open_again:
+                return False
+            if self.transport is not lost:
+                return self.is_open
+            if not lost.ended():  # what was lost is a command, not the connection
+                return False
+            self._close_hops()
+            self._accept_new_host_keys = False
+            try:
+                self._open_hops()
+            except ClusterctlError:
+                self._close_hops()
+                return False
+            if self._closed:  # meanwhile: `close` waits for nobody
+                self._close_hops()
+            return self.is_open
+
+    def _open_hops(self) -> None:
+        for hop in reversed(tuple(self._hops())):
+            self._open_hop(hop)
+        self._transport.set_keepalive(KEEPALIVE_S)
 
     def _open_hop(self, hop: fabric.Connection) -> None:
         is_jump = hop is not self._connection
@@ -368,16 +419,29 @@ class SshConnection:
         return f"{name} through jump host {_address(through)}" if isinstance(through, fabric.Connection) else name
 
     def close(self) -> None:
-        """Close the connection and its jump hosts'; harmless when it is not open."""
+        """Close the connection and its jump hosts', for good; harmless when it is not open."""
+        self._closed = True
+        self._close_hops()
+
+    def _close_hops(self) -> None:
         for hop in self._hops():
             hop.client.close()
 
     @property
-    def _transport(self) -> paramiko.Transport:
-        transport: paramiko.Transport | None = self._connection.client.get_transport()
-        if transport is None or not transport.is_active():
-            raise ConnectionLostError(self.node, f"{self.target}: the SSH connection is closed")
+    def transport(self) -> OrderedTransport | None:
+        """What carries the channels now; None when it is closed. It is told apart from one that was opened later."""
+        transport: OrderedTransport | None = self._connection.client.get_transport()
         return transport
+
+    @property
+    def _transport(self) -> OrderedTransport:
+        transport = self.transport
+        # One that is being opened again is there before it has logged in; sshd would hang up on a channel then.
+        if transport is not None and transport.is_authenticated():
+            return transport
+        if transport is not None and transport.ended():
+            raise self._hung_up("cannot be used any more", transport)
+        raise ConnectionLostError(self.node, f"{self.target}: the SSH connection is closed")
 
     def _hops(self) -> Iterator[fabric.Connection]:
         hop = self._connection
@@ -403,6 +467,7 @@ class SshConnection:
 
     def _make_strict(self, hop: fabric.Connection, known: KnownKeys) -> None:
         accept = self._accept_new_host_keys
+        hop.client.get_host_keys().clear()  # of an earlier opening: the files may say something else by now
         hop.client.set_missing_host_key_policy(_PinOnce(self._known_hosts, known.revoked) if accept else _Refuse())
         first: dict[str, paramiko.PKey] = {}
         for key in known.trusted:  # paramiko holds one key of each type
@@ -413,12 +478,13 @@ class SshConnection:
     def session(self, argv: Sequence[str], *, timeout_s: float | None = None) -> paramiko.Channel:
         """Start a command and return its channel. The one place where argv becomes a quoted command line."""
         timeout_s = timeout_s or self._command_timeout_s
+        transport = self._transport
         try:
-            channel = self._transport.open_session(timeout=timeout_s)
+            channel = transport.open_session(timeout=timeout_s)
             channel.settimeout(timeout_s)
             channel.exec_command(shlex.join(argv))
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self.lost(f"could not start `{argv[0]}`", error) from error
+            raise self.lost(f"could not start `{argv[0]}`", error, transport) from error
         return channel
 
     def connect_to(self, address: str, port: int, *, timeout_s: float) -> paramiko.Channel:
@@ -426,8 +492,9 @@ class SshConnection:
 
         Raises OSError when the far port refuses or the node's sshd forbids forwarding, TimeoutError at the deadline.
         """
+        transport = self._transport
         try:
-            channel = self._transport.open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=timeout_s)
+            channel = transport.open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=timeout_s)
         except paramiko.ChannelException as error:
             if error.code == 1:  # SSH_OPEN_ADMINISTRATIVELY_PROHIBITED (RFC 4254, 5.1)
                 raise PermissionError(
@@ -435,16 +502,26 @@ class SshConnection:
                 ) from error
             raise ConnectionRefusedError(f"{address}:{port} refused the connection") from error
         except (paramiko.SSHException, EOFError) as error:
+            if transport.ended():
+                raise ConnectionResetError(self._hung_up("no way to the API", transport).message) from error
             raise TimeoutError(f"{address}:{port} did not answer within {timeout_s:g} s") from error
         channel.settimeout(timeout_s)
         return channel
 
-    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float | None = None) -> Completed:
+    def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float | None = None, read_only: bool = False
+    ) -> Completed:
         """Run a command to its end. A non-zero exit code is a result, not an error.
 
+        One that is `read_only` is run again, with the whole `timeout_s`, when the connection was lost (see `reading`).
         Raises CommandTimeoutError at the deadline, ConnectionLostError when the connection breaks.
         """
         timeout_s = timeout_s or self._command_timeout_s
+        if read_only:
+            return self.reading(lambda: self._run(argv, stdin, timeout_s))
+        return self._run(argv, stdin, timeout_s)
+
+    def _run(self, argv: Sequence[str], stdin: bytes, timeout_s: float) -> Completed:
         deadline = time.monotonic() + timeout_s
         channel = self.session(argv, timeout_s=timeout_s)
         stderr: list[bytes] = []
@@ -453,7 +530,7 @@ class SshConnection:
         try:
             if stdin:
                 channel.sendall(stdin)
-            channel.shutdown_write()
+            end_input(channel)
             stdout = _read_until(channel, deadline)
             drain.join(max(0.0, deadline - time.monotonic()))
             channel.status_event.wait(max(0.0, deadline - time.monotonic()))
@@ -465,11 +542,11 @@ class SshConnection:
                 "when the command is merely slow",
             ) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self.lost(f"lost during `{argv[0]}`", error) from error
+            raise self.lost(f"lost during `{argv[0]}`", error, transport_of(channel)) from error
         finally:
             channel.close()
         if not channel.status_event.is_set() or channel.exit_status == -1:
-            raise self.lost(f"`{argv[0]}` ended without an exit code", None)
+            raise self.lost(f"`{argv[0]}` ended without an exit code", None, transport_of(channel))
         return Completed(channel.exit_status, stdout, b"".join(stderr))
 
     def start(self, argv: Sequence[str]) -> SshCommand:
@@ -498,7 +575,7 @@ class SshConnection:
         last = ""
         try:
             channel.sendall(stdin)
-            channel.shutdown_write()
+            end_input(channel)
             for line in channel.makefile("r"):
                 last = line.rstrip("\n")
                 yield last
@@ -508,23 +585,49 @@ class SshConnection:
                 self.node, f"`{argv[0]}` said nothing for {silence_s:g} s", hint="does a file system on it hang?"
             ) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self.lost(f"lost during `{argv[0]}`", error) from error
+            raise self.lost(f"lost during `{argv[0]}`", error, transport_of(channel)) from error
         finally:
             channel.close()
+        if channel.exit_status == -1:
+            raise self.lost(f"`{argv[0]}` ended without an exit code", None, transport_of(channel))
         if channel.exit_status != 0:
             raise HostError(self.node, f"`{argv[0]}` ended with exit code {channel.exit_status}: {last}")
 
     def converse(self, argv: Sequence[str], *, stdin: bytes) -> Conversation:
-        """Start a command that is then spoken with line by line. `stdin` is what it is sent first."""
+        """Start a command that is then spoken with line by line. `stdin` is what it is sent first.
+
+        From then on the connection is not opened again when it is lost: what such a command holds, a lock, is lost
+        with it, and nothing may go on as if it were held.
+        """
+        self._may_open_again = False
         conversation = Conversation(self.node, argv[0], self.session(argv))
         conversation.send(stdin)
         return conversation
 
-    def lost(self, what: str, error: BaseException | None) -> ConnectionLostError:
-        """The error for a connection that broke while it did this."""
+    def lost(
+        self, what: str, error: BaseException | None, transport: OrderedTransport | None = None
+    ) -> ConnectionLostError:
+        """The error for what broke while this was done: over `transport`, where a new one may be in its place by now.
+
+        Says whether it was the whole connection, and what sshd said when it ended that.
+        """
+        transport = transport or self.transport
+        if transport is not None and transport.ended():
+            return self._hung_up(what, transport)
         detail = f" ({error or type(error).__name__})" if error is not None else ""
         return ConnectionLostError(
             self.node, f"{self.target}: {what}{detail}", hint="is the machine still up? then run the command again"
+        )
+
+    def _hung_up(self, what: str, transport: OrderedTransport) -> ConnectionLostError:
+        """The error for a connection that is gone."""
+        where = self._shown(self._connection)
+        if self._closed:
+            return ConnectionLostError(self.node, f"{where}: {what}: the SSH connection is closed")
+        return ConnectionLostError(
+            self.node,
+            f"{where}: {what}: {_how_it_ended(transport)}",
+            hint="is the machine still up? on the node: journalctl -u ssh -n 50; then run the command again",
         )
 
 
@@ -543,14 +646,14 @@ class SshCommand:
         try:
             self._channel.sendall(data)
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self._ssh.lost(f"lost during `{self._what}`", error) from error
+            raise self._lost(f"lost during `{self._what}`", error) from error
 
     def end_input(self) -> None:
         """Close its stdin."""
         try:
-            self._channel.shutdown_write()
+            end_input(self._channel)
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self._ssh.lost(f"lost during `{self._what}`", error) from error
+            raise self._lost(f"lost during `{self._what}`", error) from error
 
     def resize(self, size: WindowSize) -> None:
         """Tell it the new size of its terminal; harmless when it has ended."""
@@ -564,12 +667,15 @@ class SshCommand:
     def exit_code(self) -> int:
         """What it ended with, once its output has ended; 128 and more when a signal ended it, as shells have it."""
         if not self._channel.status_event.wait(self._ssh.command_timeout_s) or self._channel.exit_status == -1:
-            raise self._ssh.lost(f"`{self._what}` ended without an exit code", None)
+            raise self._lost(f"`{self._what}` ended without an exit code", None)
         return self._channel.exit_status
 
     def close(self) -> None:
         """Give its streams up. The command itself may go on."""
         self._channel.close()
+
+    def _lost(self, what: str, error: BaseException | None) -> ConnectionLostError:
+        return self._ssh.lost(what, error, transport_of(self._channel))
 
 
 def arriving(channel: paramiko.Channel, node: str, what: str, deadline: float | None) -> Iterator[Piece]:
@@ -642,6 +748,16 @@ def _address(hop: fabric.Connection) -> str:
     return f"{hop.user}@{hop.host}:{hop.port}"
 
 
+def _how_it_ended(transport: OrderedTransport) -> str:
+    """What ended a connection, in words: sshd's own, where it sent some."""
+    if transport.farewell is not None:
+        said = "".join(character for character in transport.farewell if character.isprintable())
+        return f"sshd closed the SSH connection: {said[:FAREWELL_LENGTH] or 'without a reason'}"
+    if transport.cause is None or isinstance(transport.cause, EOFError):
+        return "the SSH connection was closed from the other side without a word"
+    return f"the SSH connection broke ({transport.cause})"
+
+
 def _known_as(hop: fabric.Connection) -> str:
     """The name under which known_hosts has the host, and paramiko looks for it."""
     return hop.host if int(hop.port) == paramiko.config.SSH_PORT else f"[{hop.host}]:{hop.port}"
@@ -655,13 +771,13 @@ def _end_when_unanswered(transport: paramiko.Transport | None) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_S * 1000)
 
 
-def _limit(hop: fabric.Connection, connect_s: float) -> None:
-    """Give every step of opening the connection, and a machine behind it, this many seconds."""
+def _prepare(hop: fabric.Connection, connect_s: float) -> None:
+    """Give every step of opening the connection, and a machine behind it, this many seconds; and our transport."""
     # Fabric truncates to whole seconds, and 0 would mean «no time-out».
     hop.connect_timeout = max(1, round(connect_s))
     # A jump host's channel to the machine behind it waits for an hour by default (paramiko 5.1 transport.py).
     limits = dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), connect_s)
-    hop.connect_kwargs = {**hop.connect_kwargs, **limits}
+    hop.connect_kwargs = {**hop.connect_kwargs, **limits, "transport_factory": OrderedTransport}
 
 
 def _ssh_config(path: Path | None) -> fabric.Config:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.model import Inventory
 from tests.unit.support import inventory
 
@@ -110,3 +111,44 @@ class Sshd:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(20)
+
+
+ANSWER = r"""while read -r line && [ "$line" != "$(printf '\r')" ]; do :; done
+printf 'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 21\r\n\r\n{"ApiVersion":"1.41"}'"""
+"""A `docker system dial-stdio` that answers one call, whatever it is, with the engine's version, and ends."""
+
+
+class OneNode:
+    """gpu1: a real sshd whose `docker` is a script."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.key, self._binaries = folder, folder / "user_key", folder / "bin"
+        keygen(self.key)
+        self._binaries.mkdir()
+        # No home, so that no login reads a ~/.bashrc: a developer's may take longer than everything else.
+        environment = f"PATH={self._binaries}:/usr/bin:/bin HOME={folder}"
+        self.sshd = Sshd(folder / "node", self.key, SetEnv=environment, MaxSessions="20")
+
+    def docker(self, script: str) -> None:
+        """What `docker system dial-stdio` does from now on."""
+        docker = self._binaries / "docker"
+        docker.write_text(f"#!/bin/sh\n{script}\n", encoding="ascii")
+        docker.chmod(0o755)
+
+    def hosts(self, *, accept: bool = False, jump: Sshd | None = None) -> Hosts:
+        timeouts = {"connect_s": 10, "command_s": 20}
+        ports = {"gpu1": self.sshd.port}
+        found = inventory_of(self.folder, self.key, self.sshd.known, ports, timeouts)
+        if jump is not None:
+            (self.folder / "known_hosts").write_text(self.sshd.known + jump.known, encoding="ascii")
+            via = f"{getpass.getuser()}@127.0.0.1:{jump.port}"
+            found = found.model_copy(update={"ssh": found.ssh.model_copy(update={"jump": via})})
+        return Hosts(found, accept_new_host_keys=accept)
+
+    def log(self) -> str:
+        """What sshd wrote."""
+        return self.sshd.log.read_text(encoding="utf-8", errors="replace")
+
+    def logins(self) -> int:
+        """How often somebody has logged in."""
+        return self.log().count("Accepted publickey")

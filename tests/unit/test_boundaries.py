@@ -22,7 +22,7 @@ SOURCES = [
 DOORS = {
     "fabric": {"hosts/ssh.py"},
     "invoke": {"hosts/ssh.py"},
-    "paramiko": {"hosts/ssh.py", "hosts/engine.py", "hosts/http.py"},
+    "paramiko": {"hosts/ssh.py", "hosts/ordered_transport.py", "hosts/engine.py", "hosts/http.py"},
     "docker.types": {"planning/", "preflight/"},
     "docker": {"hosts/engine.py"},
     "requests": {"hosts/engine.py"},
