@@ -13,7 +13,8 @@ from typing import Protocol
 from clusterctl.agent.paths import container_name
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
 from clusterctl.hosts.host import Host, Hosts
-from clusterctl.hosts.ssh import CommandTimeoutError, HostError, Piece, WindowSize
+from clusterctl.hosts.ssh.errors import CommandTimeoutError, HostError
+from clusterctl.hosts.ssh.streams import Piece, WindowSize
 
 MAX_LINE_BYTES = 64 * 1024
 """A line that is longer is printed in parts, so that output without newlines does not fill the memory."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from clusterctl.agent.events import Event, parse_event
 from clusterctl.agent.reasons import MEANINGS
 from clusterctl.errors import ClusterctlError
-from clusterctl.hosts.engine import LogChunk
+from clusterctl.hosts.engine.engine import LogChunk
+from clusterctl.hosts.engine.lines import Lines
 from clusterctl.hosts.host import Host
-from clusterctl.hosts.lines import Lines
 from clusterctl.inventory.model import Timeouts
 from clusterctl.lock.run import Run
 from clusterctl.progress import Progress

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from clusterctl.actions.follow import comes_back
 from clusterctl.agent.paths import container_name
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError, UsageError
+from clusterctl.hosts.engine.lines import Lines
 from clusterctl.hosts.host import Host, Hosts
-from clusterctl.hosts.lines import Lines
 from clusterctl.inventory.model import Inventory
 
 

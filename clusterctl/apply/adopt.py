@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from clusterctl.agent.paths import ADOPTED_PATH
-from clusterctl.hosts.engine import FileInContainer
+from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.hosts.host import Host
 from clusterctl.lock.run import Run
 

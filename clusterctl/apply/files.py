@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from clusterctl.agent.paths import API_KEY_PATH, SPEC_PATH
-from clusterctl.hosts.engine import FileInContainer
+from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.planning.container import ContainerSpec
 
 PRIVATE_MODE = 0o600

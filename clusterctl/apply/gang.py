@@ -14,7 +14,7 @@ from clusterctl.apply.shutdown import Member, shut_down
 from clusterctl.apply.undo import NewContainer, Undo, created
 from clusterctl.facts.api_key import ApiKeys
 from clusterctl.facts.records import ContainerFacts
-from clusterctl.hosts.engine import FileInContainer
+from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.hosts.host import Host, Outcomes
 from clusterctl.inventory.secret_files import ray_token
 from clusterctl.lock.run import Run

@@ -11,7 +11,7 @@ from clusterctl.apply.requests import ask_agent
 from clusterctl.apply.undo import NewFiles
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.api_key import ApiKeys
-from clusterctl.hosts.engine import FileInContainer
+from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.hosts.host import Host
 from clusterctl.lock.run import Run
 from clusterctl.planning.container import LIVE_FILES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from clusterctl.agent.paths import REQUEST_PATH
-from clusterctl.hosts.engine import FileInContainer
+from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.hosts.host import Host
 
 

@@ -11,8 +11,8 @@ from clusterctl.agent.state import GONE
 from clusterctl.apply.requests import ask_agent
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.containers import agent_in
+from clusterctl.hosts.engine.lines import Lines
 from clusterctl.hosts.host import Host
-from clusterctl.hosts.lines import Lines
 from clusterctl.inventory.model import Timeouts
 from clusterctl.lock.run import Run
 

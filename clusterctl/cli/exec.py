@@ -14,7 +14,7 @@ from clusterctl.cli.common import DASHES, Options
 from clusterctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from clusterctl.hosts.ssh import Piece
+    from clusterctl.hosts.ssh.streams import Piece
 
 
 class WithCommand(click.Command):

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from clusterctl.diagnosis.bundle import MIB
-from clusterctl.hosts.engine import LogChunk
+from clusterctl.hosts.engine.engine import LogChunk
 
 STAMP_BYTES = 31
 """Length of the time and the blank before every frame (RFC 3339 with nine decimals; Docker 20.10 to 29)."""

@@ -13,7 +13,7 @@ from clusterctl.agent.state import AgentState, agent_state
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.fact import Fact, Unknown
 from clusterctl.facts.records import ContainerFacts, EngineFacts
-from clusterctl.hosts.engine import EngineError
+from clusterctl.hosts.engine.engine import EngineError
 from clusterctl.hosts.host import Host
 
 STARTING_S = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 from clusterctl.facts import parse
 from clusterctl.facts.fact import Fact, Unknown
 from clusterctl.facts.records import EngineFacts, ImageFacts
-from clusterctl.hosts.engine import EngineError
+from clusterctl.hosts.engine.engine import EngineError
 from clusterctl.hosts.host import Host
 
 

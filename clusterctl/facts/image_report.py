@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clusterctl.facts.fact import Fact, Unknown
-from clusterctl.hosts.engine import Output
+from clusterctl.hosts.engine.engine import Output
 
 MEMLOCK_UNLIMITED = -1
 """RLIM_INFINITY as Python's `resource` gives it."""

@@ -12,9 +12,10 @@ from typing import Generic, Self, TypeVar
 import httpx
 
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
-from clusterctl.hosts.engine import Engine
+from clusterctl.hosts.engine.docker import Engine
 from clusterctl.hosts.http import client_over_ssh, pinned
-from clusterctl.hosts.ssh import ConnectError, HostError, SshConnection
+from clusterctl.hosts.ssh.connection import SshConnection
+from clusterctl.hosts.ssh.errors import ConnectError, HostError
 from clusterctl.inventory.model import Inventory, Node
 
 T = TypeVar("T")

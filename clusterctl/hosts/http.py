@@ -16,7 +16,7 @@ import httpcore
 import httpx
 import paramiko
 
-from clusterctl.hosts.ssh import SshConnection
+from clusterctl.hosts.ssh.connection import SshConnection
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from typing import Any
 from clusterctl import __version__
 from clusterctl.errors import ClusterctlError, ExitCode, NodeFailure, NodesError
 from clusterctl.hosts.host import Host, Hosts
-from clusterctl.hosts.ssh import CommandTimeoutError, ConnectionLostError
+from clusterctl.hosts.ssh.errors import CommandTimeoutError, ConnectionLostError
 from clusterctl.lock.history import plain
 from clusterctl.lock.holder import Busy, read_holder
 from clusterctl.lock.node import ANSWER_S, RELEASE_S, SILENCE_S, NodeLock

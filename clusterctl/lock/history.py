@@ -15,7 +15,7 @@ from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
 from clusterctl.facts.containers import json_in
 from clusterctl.facts.fact import Fact, Unknown
 from clusterctl.hosts.host import Host, Hosts
-from clusterctl.hosts.ssh import HostError
+from clusterctl.hosts.ssh.errors import HostError
 
 SCRIPT = Path(__file__).with_name("scripts").joinpath("history.sh").read_bytes()
 

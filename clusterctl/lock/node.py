@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from clusterctl.hosts.host import Host
-from clusterctl.hosts.ssh import CommandTimeoutError, ConnectionLostError, HostError
+from clusterctl.hosts.ssh.errors import CommandTimeoutError, ConnectionLostError, HostError
 from clusterctl.lock.history import plain
 from clusterctl.lock.holder import Busy, read_holder
 

@@ -12,7 +12,7 @@ from clusterctl.deployment.resolve import resolve
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.collective import Collective, NodeRun, read_run
 from clusterctl.facts.fact import Unknown
-from clusterctl.hosts.engine import FileInContainer
+from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.modes.place import Deployment
 from clusterctl.planning.container import container_specs

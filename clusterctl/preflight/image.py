@@ -14,7 +14,7 @@ from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.image_report import ImageReport, RunFailed, read_output
 from clusterctl.facts.records import ImageFacts
-from clusterctl.hosts.engine import EngineError, FileInContainer
+from clusterctl.hosts.engine.engine import EngineError, FileInContainer
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.layout import resolve_layout
 from clusterctl.inventory.model import Inventory

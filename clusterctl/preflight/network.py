@@ -14,9 +14,9 @@ from clusterctl.errors import ClusterctlError
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.pairs import End, Link, Pair, Pairs, read_end, read_links
-from clusterctl.hosts.engine import FileInContainer
+from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.hosts.host import Host, Hosts
-from clusterctl.hosts.ssh import HostError
+from clusterctl.hosts.ssh.errors import HostError
 from clusterctl.inventory.model import Inventory
 from clusterctl.modes.ray import pinned_ports
 from clusterctl.preflight.container import PEERS_CONFIG_PATH, PEERS_PATH, PEERS_STEP_PATH, peers_container, probe_name

@@ -13,7 +13,7 @@ from clusterctl.agent.paths import container_name
 from clusterctl.facts.api_key import held_api_key
 from clusterctl.facts.fact import Unknown
 from clusterctl.hosts.host import Host, Hosts
-from clusterctl.hosts.ssh import HostError
+from clusterctl.hosts.ssh.errors import HostError
 from clusterctl.inventory.endpoint import tls_certfile
 
 COMPLETION_TIMEOUT_S = 60

@@ -11,7 +11,7 @@ import threading
 import tty
 from collections.abc import Callable, Iterator
 
-from clusterctl.hosts.ssh import Piece, WindowSize
+from clusterctl.hosts.ssh.streams import Piece, WindowSize
 
 
 class RawTerminal:

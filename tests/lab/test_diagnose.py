@@ -17,7 +17,7 @@ import pytest
 from clusterctl.diagnosis.collect import collect_after_failure
 from clusterctl.diagnosis.node import AFTER_FAILURE
 from clusterctl.errors import ClusterctlError
-from clusterctl.hosts.engine import FileInContainer
+from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.load import load_inventory
 from clusterctl.lab import lab as labs

@@ -15,7 +15,7 @@ import pytest
 from clusterctl.agent.paths import API_KEY_PATH, NOT_CARRIED_PATH, container_name
 from clusterctl.deployment.resolve import resolve
 from clusterctl.facts.gather import gather
-from clusterctl.hosts.engine import FileInContainer
+from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.endpoint import endpoint_of
 from clusterctl.inventory.load import load_inventory

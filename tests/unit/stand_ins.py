@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from clusterctl.agent.paths import STATE_PATH
 from clusterctl.errors import ClusterctlError
-from clusterctl.hosts.engine import FileInContainer, LogChunk
+from clusterctl.hosts.engine.engine import FileInContainer, LogChunk
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.lock.cluster import ClusterLock
 from clusterctl.lock.run import Laps, Run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterctl.hosts.engine import EngineError
+from clusterctl.hosts.engine.engine import EngineError
 from clusterctl.hosts.host import Hosts
 from tests.unit.sshd import SSHD, Sshd, inventory_of, keygen
 

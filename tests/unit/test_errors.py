@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clusterctl.errors import ClusterctlError
-from clusterctl.hosts.engine import EngineError
+from clusterctl.hosts.engine.engine import EngineError
 
 
 def test_an_error_names_its_node_once() -> None:

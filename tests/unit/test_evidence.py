@@ -17,9 +17,9 @@ from clusterctl.diagnosis.bundle import Bundle, readme_text, summary
 from clusterctl.diagnosis.collect import Wanted, collect, collect_after_failure, own_secrets
 from clusterctl.diagnosis.streams import Tail, whole_lines
 from clusterctl.errors import ClusterctlError
-from clusterctl.hosts.engine import LogChunk
+from clusterctl.hosts.engine.engine import LogChunk
 from clusterctl.hosts.host import Hosts
-from clusterctl.hosts.ssh import ConnectError
+from clusterctl.hosts.ssh.errors import ConnectError
 from tests.unit.support import inventory
 
 STAMP = b"2026-01-02T03:04:05.123456789Z "

@@ -15,7 +15,8 @@ import pytest
 
 from clusterctl.errors import ClusterctlError
 from clusterctl.hosts.host import Hosts, each
-from clusterctl.hosts.ssh import ConnectError, ConnectionLostError, HostKeyError, SshConnection
+from clusterctl.hosts.ssh.connection import SshConnection
+from clusterctl.hosts.ssh.errors import ConnectError, ConnectionLostError, HostKeyError
 from clusterctl.inventory.model import Inventory
 from tests.unit.sshd import SSHD, Sshd, inventory_of, keygen
 from tests.unit.support import inventory

@@ -12,7 +12,7 @@ import pytest
 
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.image_report import ImageReport, RunFailed, parse_report, read_output
-from clusterctl.hosts.engine import Output
+from clusterctl.hosts.engine.engine import Output
 from clusterctl.planning.container import container_specs
 from clusterctl.preflight.image import image_probe
 from clusterctl.preflight.inside import REPORT_SOURCE

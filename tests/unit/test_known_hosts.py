@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clusterctl.hosts.ssh import known_keys
+from clusterctl.hosts.ssh.known_hosts import known_keys
 
 OWN = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKEBOwcVc6QEK1XK7NriLCnk0o8ZNx8rtaPVPVRFvTy1"
 OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAII8AfQRgSSZA8km5sHJEczlst6kFm7T1gmtLz7kd1A13"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from clusterctl.agent.events import Event, parse_event
 from clusterctl.agent.reasons import FAILURES
-from clusterctl.hosts.engine import LogChunk
-from clusterctl.hosts.lines import Lines
+from clusterctl.hosts.engine.engine import LogChunk
+from clusterctl.hosts.engine.lines import Lines
 from clusterctl.signatures import vllm as vllm_log
 from clusterctl.signatures.start import KEEP, KvCache, kv_cache, step_of
 from tests.unit.support import FIXTURES

@@ -10,8 +10,8 @@ import pytest
 
 from clusterctl.actions.logs import show_logs
 from clusterctl.errors import ClusterctlError, NodesError
-from clusterctl.hosts.engine import LogChunk
-from clusterctl.hosts.ssh import ConnectError
+from clusterctl.hosts.engine.engine import LogChunk
+from clusterctl.hosts.ssh.errors import ConnectError
 from tests.unit.stand_ins import Engine, Script, hosts_of, said
 from tests.unit.support import inventory
 

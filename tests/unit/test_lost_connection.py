@@ -13,7 +13,8 @@ import paramiko
 import pytest
 
 from clusterctl.hosts.host import Host, Hosts
-from clusterctl.hosts.ssh import ConnectionLostError, SshConnection
+from clusterctl.hosts.ssh.connection import SshConnection
+from clusterctl.hosts.ssh.errors import ConnectionLostError
 from tests.unit.sshd import ANSWER, SSHD, OneNode, Sshd, keygen
 
 pytestmark = [

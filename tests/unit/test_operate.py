@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterctl.actions.exec import END_SCRIPT, MARK, MAX_LINE_BYTES, PrefixedLines
-from clusterctl.hosts.engine import Frames
-from clusterctl.hosts.ssh import Piece
+from clusterctl.hosts.engine.exec import Frames
+from clusterctl.hosts.ssh.streams import Piece
 from tests.unit.support import BASE
 
 STREAMS = st.sampled_from(["stdout", "stderr"])

@@ -14,8 +14,8 @@ from typing import Any
 import paramiko
 import pytest
 
-from clusterctl.hosts.engine import Engine
-from clusterctl.hosts.ssh import SshConnection
+from clusterctl.hosts.engine.docker import Engine
+from clusterctl.hosts.ssh.connection import SshConnection
 from tests.unit.sshd import ANSWER, SSHD, OneNode
 
 pytestmark = [

@@ -19,15 +19,9 @@ import pytest
 
 from clusterctl.errors import ClusterctlError
 from clusterctl.hosts.http import client_over_ssh
-from clusterctl.hosts.ssh import (
-    CommandTimeoutError,
-    ConnectError,
-    ConnectionLostError,
-    HostKeyError,
-    SshCommand,
-    SshConnection,
-    WindowSize,
-)
+from clusterctl.hosts.ssh.connection import SshConnection
+from clusterctl.hosts.ssh.errors import CommandTimeoutError, ConnectError, ConnectionLostError, HostKeyError
+from clusterctl.hosts.ssh.streams import SshCommand, WindowSize
 from clusterctl.inventory.model import Node, SshDefaults, Timeouts
 from tests.unit.sshd import SSHD, Sshd, free_port, keygen
 from tests.unit.test_known_hosts import ECDSA
@@ -170,7 +164,7 @@ def test_the_systems_known_hosts_is_read_in_the_same_way(
 ) -> None:
     system = tmp_path / "ssh_known_hosts"
     system.write_text(f"@cert-authority * {site.jump.public}\n{site.node.known}", encoding="ascii")
-    monkeypatch.setattr("clusterctl.hosts.ssh.SYSTEM_KNOWN_HOSTS", system)
+    monkeypatch.setattr("clusterctl.hosts.ssh.connection.SYSTEM_KNOWN_HOSTS", system)
     monkeypatch.setenv("HOME", str(tmp_path))
     node = Node(name="gpu1", host="127.0.0.1", user=getpass.getuser(), port=site.node.port)
     connection = SshConnection(node, SshDefaults(key=site.key, config=site.config), Timeouts(connect_s=10))
@@ -547,7 +541,7 @@ def test_a_jump_host_sees_no_more_logins_at_once_than_its_sshd_takes(
 def test_a_jump_host_that_is_off_costs_two_time_outs_however_many_nodes_are_behind_it(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clusterctl.hosts.ssh.JUMP_LOGINS", 1)
+    monkeypatch.setattr("clusterctl.hosts.ssh.hops.JUMP_LOGINS", 1)
     limit_s = 0.5
 
     def no_answer(hop: fabric.Connection) -> None:

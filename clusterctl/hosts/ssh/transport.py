@@ -26,9 +26,13 @@ import paramiko
 
 CHANNEL_CLOSE = 97
 """SSH_MSG_CHANNEL_CLOSE (RFC 4250, 4.1.2)."""
+
+
 FIRST_OF_CONNECTION = 80
 """The first message number of the connection protocol (RFC 4250, 4.1.1). From it on, nothing may be sent while keys are
 exchanged (RFC 4253, 7.1)."""
+
+
 ENDING_S = 2
 """Seconds for paramiko's thread to finish, once it has met what ends the connection. It takes milliseconds."""
 

@@ -10,238 +10,31 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import queue
 import re
 import struct
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import docker
 import paramiko
-import requests
 import urllib3
-from docker.transport.basehttpadapter import BaseHTTPAdapter
 
 from clusterctl.agent.labels import LABEL_CLUSTER
-from clusterctl.hosts.ordered_transport import end_input, transport_of
-from clusterctl.hosts.ssh import HostError, Piece, SshConnection, WindowSize, arriving
+from clusterctl.hosts.engine.dial import SshAdapter
+from clusterctl.hosts.engine.engine import ID_LENGTH, OLDEST_API_VERSION, EngineError, FileInContainer, LogChunk, Output
+from clusterctl.hosts.engine.errors import Translate
+from clusterctl.hosts.engine.exec import ContainerCommand
+from clusterctl.hosts.engine.files import tar_of
+from clusterctl.hosts.ssh.connection import SshConnection
+from clusterctl.hosts.ssh.errors import HostError
+from clusterctl.hosts.ssh.streams import WindowSize
+from clusterctl.hosts.ssh.transport import transport_of
 
 T = TypeVar("T")
-
-OLDEST_API_VERSION = "1.41"
-"""Docker Engine API of 20.10 (Debian 12's docker.io), the oldest engine that is tested. What is spoken is the engine's
-own version, asked for at the first call: newer engines refuse old ones (29.0 asks for 1.44)."""
-
-ID_LENGTH = 64
-"""Digits of a container's ID; twelve of them are what people read."""
-
-
-class EngineError(HostError):
-    """The engine did not answer, or refused. `status` is the API's HTTP status where there was one."""
-
-    def __init__(self, node: str, message: str, *, hint: str | None = None, status: int | None = None) -> None:
-        super().__init__(node, message, hint=hint)
-        self.status = status
-
-
-@dataclass(frozen=True)
-class FileInContainer:
-    """A file to place in a container before it starts: absolute path, content, permission bits."""
-
-    path: str
-    content: bytes
-    mode: int = 0o644
-
-
-@dataclass(frozen=True)
-class LogChunk:
-    """One frame of a container's log. A frame may hold part of a line (the engine splits at 16 KiB)."""
-
-    stream: Literal["stdout", "stderr"]
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Output:
-    """Everything that a container wrote."""
-
-    stdout: bytes
-    stderr: bytes
-
-
-class ContainerCommand:
-    """A command that runs in a container. Its methods raise EngineError, or ConnectionLostError when SSH breaks.
-
-    Input and output may be used from two threads; nobody else may read.
-    """
-
-    def __init__(self, engine: Engine, exec_id: str, channel: paramiko.Channel, what: str, *, tty: bool) -> None:
-        channel.settimeout(None)  # a command may be silent, and may not read, for as long as it likes
-        self._engine, self._id, self._channel, self._what, self._tty = engine, exec_id, channel, what, tty
-        self._begun = b""
-
-    def begin(self, request: bytes) -> None:
-        """Send the request that starts it, and read the answer's head: what follows is the command's own."""
-        answer = b""
-        self._channel.sendall(request)
-        deadline = time.monotonic() + self._engine.timeout_s
-        for stream, data in arriving(self._channel, self._engine.node, "docker system dial-stdio", deadline):
-            answer += data if stream == "stdout" else b""
-            head, blank, self._begun = answer.partition(b"\r\n\r\n")
-            if blank and head.split()[1] in (b"101", b"200"):  # 101 Switching Protocols; engines before 20.10: 200
-                return
-        refused = f"the engine refused to run `{self._what}`: {_said(answer)}"
-        raise self._engine.failure(refused, self._channel)
-
-    def send(self, data: bytes) -> None:
-        """To its stdin; waits while the command does not read."""
-        try:
-            self._channel.sendall(data)
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self._engine.failure(f"`{self._what}` takes no more input", self._channel) from error
-
-    def end_input(self) -> None:
-        """Close its stdin: `docker system dial-stdio` hands the half-closed connection on."""
-        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
-            end_input(self._channel)
-
-    def resize(self, size: WindowSize) -> None:
-        """Tell it the new size of its terminal; harmless when it does not run (yet)."""
-        self._engine.resize(self._id, size)
-
-    def pieces(self, deadline: float | None = None) -> Iterator[Piece]:
-        """Its output as it comes, to its end. Raises CommandTimeoutError at the deadline (time.monotonic())."""
-        frames = Frames()
-        for stream, data in self._raw(deadline):
-            if stream == "stderr":
-                continue  # dial-stdio's own; that the connection ended is seen by who asks for the exit code
-            yield from (("stdout", data),) if self._tty else frames.feed(data)
-
-    def exit_code(self) -> int:
-        """What it ended with, once its output has ended."""
-        return self._engine.exit_code(self._id, self._what)
-
-    def close(self) -> None:
-        """Give its streams up. The command itself goes on: the engine's API cannot end it."""
-        self._channel.close()
-
-    def _raw(self, deadline: float | None) -> Iterator[Piece]:
-        if self._begun:
-            yield "stdout", self._begun
-        yield from arriving(self._channel, self._engine.node, self._what, deadline)
-
-
-class Frames:
-    """Takes a stream without terminal apart into what was written where: 8 bytes of head (stream, length), then data.
-
-    Docker Engine API, «Attach to a container». Data is passed on before its frame is complete.
-    """
-
-    def __init__(self) -> None:
-        self._head = b""
-        self._left = 0
-        self._stream: Literal["stdout", "stderr"] = "stdout"
-
-    def feed(self, data: bytes) -> Iterator[Piece]:
-        """The next bytes of the stream."""
-        while data:
-            if self._left:
-                part, data = data[: self._left], data[self._left :]
-                self._left -= len(part)
-                yield self._stream, part
-                continue
-            missing = 8 - len(self._head)
-            self._head, data = self._head + data[:missing], data[missing:]
-            if len(self._head) == 8:
-                kind, self._left = struct.unpack(">BxxxL", self._head)
-                self._stream = "stderr" if kind == 2 else "stdout"
-                self._head = b""
-
-
-def _said(answer: bytes) -> str:
-    """The message in the engine's answer, or the answer."""
-    _, _, body = answer.partition(b"\r\n\r\n")
-    try:
-        return str(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        return answer.decode(errors="replace").strip() or "no answer"
-
-
-class _ChannelConnection(urllib3.connection.HTTPConnection):
-    def __init__(self, ssh: SshConnection, argv: Sequence[str], timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._ssh = ssh
-        self._argv = argv
-        self._timeout_s = timeout_s
-        self._channel: paramiko.Channel | None = None
-
-    def connect(self) -> None:
-        # A paramiko channel has the socket methods that http.client uses (makefile, sendall, close).
-        # Kept beside `sock`, which http.client lets go of before anybody can ask why there was no answer.
-        self.sock = self._channel = self._ssh.session(self._argv, timeout_s=self._timeout_s)
-
-    def close(self) -> None:
-        """Close the channel; when dial-stdio has ended, after its exit code has come, which paramiko drops then."""
-        if self._channel is not None and self._channel.eof_received:
-            self._channel.status_event.wait(2)
-        super().close()
-
-    def ended_because(self) -> str:
-        """What dial-stdio said when it ended instead of answering; empty when it said nothing and no failure."""
-        channel = self._channel
-        if channel is None:
-            return ""
-        channel.settimeout(2)
-        try:
-            stderr = channel.recv_stderr(4096).decode(errors="replace").strip()
-        except OSError:
-            stderr = ""
-        if not stderr and channel.exit_status <= 0:  # -1: no exit code came
-            return ""
-        code = f" with exit code {channel.exit_status}" if channel.exit_status >= 0 else ""
-        return f"`{' '.join(self._argv)}` ended{code}" + (f": {stderr}" if stderr else "")
-
-
-class _ChannelPool(urllib3.connectionpool.HTTPConnectionPool):
-    scheme = "http"
-
-    def __init__(self, ssh: SshConnection, argv: Sequence[str], timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s, maxsize=8)
-        self._open = lambda: _ChannelConnection(ssh, argv, timeout_s)
-        self.last: _ChannelConnection | None = None
-
-    def _new_conn(self) -> _ChannelConnection:
-        self.last = self._open()  # type: ignore[no-untyped-call]
-        return self.last
-
-    def _get_conn(self, timeout: float | None = None) -> Any:
-        # urllib3 checks a pooled connection with select() on fileno(), which a channel answers with a new pipe each
-        # time (docker-py overrides this for the same reason); whether the channel is open is known without it.
-        try:
-            connection = self.pool.get(block=False) if self.pool is not None else None
-        except queue.Empty:
-            connection = None
-        if connection is not None and getattr(connection.sock, "closed", True):
-            connection = None
-        return connection or self._new_conn()
-
-
-class _SshAdapter(BaseHTTPAdapter):
-    def __init__(self, ssh: SshConnection, argv: Sequence[str], timeout_s: float) -> None:
-        super().__init__()
-        self.pool = _ChannelPool(ssh, argv, timeout_s)
-
-    def get_connection(self, url: str | bytes, proxies: Any = None) -> Any:
-        return self.pool
-
-    def close(self) -> None:
-        self.pool.close()
-        super().close()
 
 
 class Engine:
@@ -252,7 +45,7 @@ class Engine:
         self._ssh = ssh
         self.timeout_s = timeout_s
         self._dial = argv = [*(["sudo", "-n"] if sudo else []), "docker", "system", "dial-stdio"]
-        self._adapter = _SshAdapter(ssh, argv, timeout_s)
+        self._adapter = SshAdapter(ssh, argv, timeout_s)
         self._version_lock = threading.Lock()
         # Any: the stubs know neither `_get` (see logs) nor that the SDK's methods take keyword arguments.
         # A TCP base URL keeps the SDK from touching anything local at construction; the adapter takes over below.
@@ -333,7 +126,7 @@ class Engine:
     def put_files(self, container: str, files: Sequence[FileInContainer]) -> None:
         """Place files in a container that need not run. Missing directories are made (0755, root)."""
         with self._errors(f"copy files into {container[:12]}"):
-            self._api.put_archive(container, "/", _tar(files))
+            self._api.put_archive(container, "/", tar_of(files))
 
     def read_file(self, container: str, path: str) -> bytes | None:
         """Content of a file in a container, running or not; None when the file or the container is absent.
@@ -579,8 +372,8 @@ class Engine:
 
         return self._ssh.reading(once)
 
-    def _errors(self, what: str) -> _Translate:
-        return _Translate(self._ssh, what, self._adapter.pool)
+    def _errors(self, what: str) -> Translate:
+        return Translate(self._ssh, what, self._adapter.pool)
 
 
 def _frames(stream: Any) -> Iterator[LogChunk]:
@@ -591,72 +384,3 @@ def _frames(stream: Any) -> Iterator[LogChunk]:
             yield LogChunk("stderr" if kind == 2 else "stdout", stream.read(length))
     except (urllib3.exceptions.HTTPError, OSError, struct.error):
         return  # closed, by the reader or with the connection; who follows asks what became of the container
-
-
-_CUT_OFF = (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError)
-"""What requests calls an answer that does not begin, and one that does not end; their own texts are Python's."""
-
-
-def _stalled(error: BaseException | None) -> bool:
-    """Whether an answer stopped in the middle, which requests calls a connection error."""
-    return isinstance(error, requests.exceptions.ConnectionError) and any(
-        isinstance(cause, urllib3.exceptions.ReadTimeoutError) for cause in error.args
-    )
-
-
-class _Translate:
-    """Turns the SDK's exceptions into EngineError, or ConnectionLostError where it was SSH; SSH's own pass through."""
-
-    def __init__(self, ssh: SshConnection, what: str, pool: _ChannelPool) -> None:
-        self._ssh, self._node, self._what, self._pool = ssh, ssh.node, what, pool
-        self._transport = ssh.transport  # as it is before: another thread may open a new one meanwhile
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, docker.errors.APIError):
-            raise EngineError(
-                self._node,
-                f"the engine refused to {self._what}: {error.explanation or error}",
-                status=error.response.status_code if error.response is not None else None,
-            ) from error
-        if not isinstance(error, requests.exceptions.RequestException | docker.errors.DockerException):
-            return
-        if self._transport is not None and self._transport.ended():
-            what = f"lost while the engine was asked to {self._what}"
-            raise self._ssh.lost(what, None, self._transport) from error
-        if isinstance(error, requests.exceptions.Timeout) or _stalled(error):
-            raise EngineError(
-                self._node,
-                f"the engine did not answer in time ({self._what})",
-                hint="on the node: systemctl status docker; journalctl -u docker -n 50",
-            ) from error
-        cause = self._pool.last.ended_because() if self._pool.last else ""
-        if not cause and isinstance(error, _CUT_OFF):
-            cause = "its connection was closed before the whole answer was there (was the engine stopped or restarted?)"
-        raise EngineError(
-            self._node,
-            f"the engine cannot be asked to {self._what}: {cause or error}",
-            hint="on the node: docker version; journalctl -u docker -n 50",
-        ) from error
-
-
-def _tar(files: Sequence[FileInContainer]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for directory in sorted({parent for file in files for parent in _parents(file.path)}):
-            entry = tarfile.TarInfo(directory.lstrip("/"))
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-            tar.addfile(entry)
-        for file in files:
-            entry = tarfile.TarInfo(file.path.lstrip("/"))
-            entry.size, entry.mode = len(file.content), file.mode
-            tar.addfile(entry, io.BytesIO(file.content))
-    return buffer.getvalue()
-
-
-def _parents(path: str) -> list[str]:
-    """Directories to make for a file below /etc/clusterctl or /opt/clusterctl; never the standard ones above."""
-    parts = path.strip("/").split("/")[:-1]
-    return ["/" + "/".join(parts[: index + 1]) for index in range(1, len(parts))]

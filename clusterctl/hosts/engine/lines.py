@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clusterctl.hosts.engine import LogChunk
+from clusterctl.hosts.engine.engine import LogChunk
 
 
 class Lines:

@@ -1,0 +1,1 @@
+"""The door to the container engine: its SDK, over the SSH connection of the node."""

@@ -1,0 +1,1 @@
+"""The door to SSH: Fabric opens one connection a node, once; everything else is a channel on it."""
