@@ -68,6 +68,9 @@ class Sshd:
             "PasswordAuthentication": "no",
             "KbdInteractiveAuthentication": "no",
             "PermitRootLogin": "yes",
+            # No home, so that no login reads a ~/.bashrc: a developer's may take longer than everything else, or wait
+            # for a lock that a killed login has left.
+            "SetEnv": f"HOME={folder}",
             **options,
         }
         config = folder / "sshd_config"
@@ -125,7 +128,6 @@ class OneNode:
         self.folder, self.key, self._binaries = folder, folder / "user_key", folder / "bin"
         keygen(self.key)
         self._binaries.mkdir()
-        # No home, so that no login reads a ~/.bashrc: a developer's may take longer than everything else.
         environment = f"PATH={self._binaries}:/usr/bin:/bin HOME={folder}"
         self.sshd = Sshd(folder / "node", self.key, SetEnv=environment, MaxSessions="20")
 
