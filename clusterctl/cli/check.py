@@ -10,8 +10,6 @@ import click
 from clusterctl.cli.candidates import finding_codes
 from clusterctl.cli.common import Options, emit, json_option, write_file
 from clusterctl.errors import ExitCode, UsageError
-from clusterctl.findings.codes import CODES
-from clusterctl.findings.explain import explain
 
 
 @click.command()
@@ -49,10 +47,12 @@ def check(
     from clusterctl.deployment.environment import network_environments
     from clusterctl.facts.gather import gather
     from clusterctl.facts.model_bytes import with_digests
+    from clusterctl.findings.explain import explain
     from clusterctl.findings.finding import has_errors
     from clusterctl.findings.identity import differences
     from clusterctl.findings.junit import junit_xml
     from clusterctl.findings.rules import check as find_problems
+    from clusterctl.findings.rules import codes as all_codes
     from clusterctl.preflight.run import Asked, with_deep
     from clusterctl.ui import render
     from clusterctl.ui.network import network_json
@@ -86,6 +86,6 @@ def check(
         )
     )
     if junit is not None:
-        write_file(junit, junit_xml(codes or sorted(CODES), findings))
+        write_file(junit, junit_xml(codes or sorted(all_codes()), findings))
     if has_errors(findings):
         sys.exit(ExitCode.FAILED)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-
 from clusterctl.findings.codes import CODES
+
 from tests.docs.pages import ROOT, rows, sections
 
 PAGE = ROOT / "docs/reference/failure-modes.md"

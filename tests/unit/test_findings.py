@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from clusterctl.findings.codes import CODES
 
 from clusterctl.facts.cluster import DeepFacts
 from clusterctl.findings import rules
-from clusterctl.findings.codes import CODES
 from clusterctl.findings.finding import ChecksFailedError, Finding, Severity
 from tests.unit import networks
 from tests.unit.machines import fact

@@ -5,9 +5,9 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 import pytest
+from clusterctl.findings.codes import CODES
 
 from clusterctl.errors import UsageError
-from clusterctl.findings.codes import CODES
 from clusterctl.findings.explain import explain
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.findings.junit import junit_xml

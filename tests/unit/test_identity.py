@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from clusterctl.findings.codes import CODES, NEVER_WAIVED
 
 from clusterctl.deployment.resolve import resolve
 from clusterctl.errors import ExitCode
 from clusterctl.facts.cluster import ClusterFacts
-from clusterctl.findings.codes import CODES, NEVER_WAIVED
 from clusterctl.findings.finding import has_errors
 from clusterctl.findings.identity import Difference, differences
 from clusterctl.findings.rules import check
