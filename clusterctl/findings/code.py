@@ -51,8 +51,8 @@ class Code:
         """
         if severity not in (None, self.severity) and not self.unless:
             raise ValueError(f"{self.name} is always of severity {self.severity}")
-        texts = (text.format_map(values) for text in (self.seen, self.why, self.fix))
-        return Finding(self.name, severity or self.severity, nodes, *texts, cured_by=self.cured_by)
+        seen, why, fix = (text.format_map(values) for text in (self.seen, self.why, self.fix))
+        return Finding(self.name, severity or self.severity, nodes, seen, why, fix, cured_by=self.cured_by)
 
 
 def alternatives(texts: Sequence[str]) -> str:

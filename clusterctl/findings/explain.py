@@ -7,7 +7,6 @@ import re
 
 from clusterctl.errors import UsageError
 from clusterctl.findings.code import Code, alternatives
-from clusterctl.findings.finding import Severity
 from clusterctl.findings.rules import codes
 
 _VALUE = re.compile(r"\{(\w+)\}")
@@ -43,8 +42,3 @@ def severity_text(code: Code) -> str:
     cured = f"; a plan with the step {code.cured_by} cures it" if code.cured_by else ""
     either = f"{code.severity}; {code.unless}" if code.unless else str(code.severity)
     return f"{either}{waived}{cured}"
-
-
-def severities(code: Code) -> frozenset[Severity]:
-    """What its findings may have."""
-    return frozenset(Severity) if code.unless else frozenset({code.severity})

@@ -46,31 +46,38 @@ KV_CACHE = Code(
 def layout_memory(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The weights fit, and the KV cache of one request of the full length."""
     found = layout_report(inventory, facts)
-    if found is None or not found.chosen.stages or not found.chosen.missing_bytes:
+    if found is None:
         return
-    chosen = found.chosen
+    chosen, missing = found.chosen, found.chosen.missing_bytes
+    if not chosen.stages or not missing:
+        return
     stages = [stage for stage in chosen.stages if stage.kv_budget_bytes is not None]
     smallest = min(stages, key=lambda stage: stage.kv_budget_bytes or 0)
     budget, weights = smallest.kv_budget_bytes or 0, smallest.weights_bytes or 0
     # The allowance for activations is an estimate; what is short even without any is short for sure.
-    surely = chosen.exact or chosen.missing_bytes > OVERHEAD_BYTES
-    common = {
-        "tp": chosen.tensor_parallel,
-        "pp": chosen.pipeline_parallel,
-        "lacking": f"{chosen.missing_bytes / GIB:.2f}",
-        "instead": instead(found),
-    }
+    surely = chosen.exact or missing > OVERHEAD_BYTES
     severity = ERROR if surely else WARNING
+    lacking = f"{missing / GIB:.2f}"
     if budget < 0:
-        room = max(0, budget + weights) / GIB
-        yield WEIGHTS.found(severity=severity, weights=f"{weights / GIB:.1f}", room=f"{room:.1f}", **common)
+        yield WEIGHTS.found(
+            severity=severity,
+            tp=chosen.tensor_parallel,
+            pp=chosen.pipeline_parallel,
+            weights=f"{weights / GIB:.1f}",
+            room=f"{max(0, budget + weights) / GIB:.1f}",
+            lacking=lacking,
+            instead=instead(found),
+        )
     else:
         yield KV_CACHE.found(
             severity=severity,
+            tp=chosen.tensor_parallel,
+            pp=chosen.pipeline_parallel,
             room=f"{chosen.kv_tokens or 0:,}",
             wanted=f"{found.request_tokens or 0:,}",
+            lacking=lacking,
             fitting=f"{_fitting(chosen):,}",
-            **common,
+            instead=instead(found),
         )
 
 

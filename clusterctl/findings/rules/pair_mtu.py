@@ -60,16 +60,22 @@ def pair_mtu(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     for (source, target), link in seen.links.items():
         # Between different MTUs the smaller one is all that can pass, and the difference is reported above.
         expected = min(ends[source].mtu, ends[target].mtu)
-        values = {
-            "source": source,
-            "target": target,
-            "payload": expected - HEADERS_BYTES,
-            "address": ends[target].address,
-        }
         if link.largest_packet is not None and link.largest_packet < expected:
-            yield PATH.found(source, target, size=expected, passing=link.largest_packet, **values)
+            code, passing = PATH, link.largest_packet
         elif link.bulk is False:
-            yield BULK.found(source, target, **values)
+            code, passing = BULK, 0
+        else:
+            continue
+        yield code.found(
+            source,
+            target,
+            source=source,
+            target=target,
+            size=expected,
+            passing=passing,
+            payload=expected - HEADERS_BYTES,
+            address=ends[target].address,
+        )
 
 
 def _set_mtu(ends: Mapping[str, End], mtu: int, names: Sequence[str]) -> str:
