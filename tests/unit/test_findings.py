@@ -11,8 +11,12 @@ import pytest
 import yaml
 
 from clusterctl.facts.cluster import ClusterFacts, DeepFacts
-from clusterctl.findings import rules
-from clusterctl.findings.finding import ChecksFailedError, Finding, Severity
+from clusterctl.findings import rules as rules_folder
+from clusterctl.findings.code import Code
+from clusterctl.findings.finding import ChecksFailedError, Finding, Severity, has_errors, is_error
+from clusterctl.findings.rules import check, codes, rules
+from clusterctl.findings.section import Section
+from clusterctl.inventory.model import Inventory
 from tests.unit import networks
 from tests.unit.machines import fact
 from tests.unit.reports import deep_facts
