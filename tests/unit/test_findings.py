@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from clusterctl.actions.prepare import passed
 from clusterctl.facts.cluster import ClusterFacts, DeepFacts
 from clusterctl.findings import rules as rules_folder
 from clusterctl.findings.code import Code
@@ -120,6 +121,9 @@ def test_what_a_plan_cures_stops_nothing() -> None:
     assert not is_error(cured, {"transfer"})
     assert not has_errors([cured], {"transfer"})
     assert has_errors([cured, other], {"transfer"})
+    assert passed((cured,), {"transfer"}) == (cured,)
+    with pytest.raises(ChecksFailedError):
+        passed((cured,))
     hint = ChecksFailedError([cured, other], {"transfer"}).hint
     assert hint is not None
     assert hint.startswith("1 finding to fix first")

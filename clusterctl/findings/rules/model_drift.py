@@ -56,7 +56,8 @@ OTHER_FILES = Code(
     seen="{path}: {files} differ between nodes{more}",
     why="perhaps two revisions of the model: the head's files decide the tokens and the chat template",
     fix="clusterctl check --full compares all bytes; or copy the whole directory: rsync -a GOOD_NODE:{path}/ {path}/",
-    note="Each file with the nodes and the beginning of its SHA-256.",
+    note="Each file with the nodes and the beginning of its SHA-256; or the nodes have other revisions of a Hugging Face "
+    "cache.",
 )
 OTHER_COMMIT = OTHER_FILES.variant(
     seen="{path}: headers and small files are alike, the weights themselves were not compared{more}"
