@@ -15,7 +15,8 @@ class Code:
     """One code, and one wording of its findings.
 
     `seen`, `why` and `fix` are templates: what stands in braces is a value that each finding gives. Pages show it in
-    capitals. A code with several wordings is declared several times (`variant`); the name is what they share.
+    capitals, or not at all where its name begins with `_`: what only some findings add. A code with several wordings is
+    declared several times (`variant`); the name is what they share.
     """
 
     name: str

@@ -32,8 +32,8 @@ def explain(name: str) -> str:
 
 
 def shown(template: str) -> str:
-    """A text with capitals in the place of values."""
-    return _VALUE.sub(lambda value: value[1].replace("_", " ").upper(), template)
+    """A text with capitals in the place of values, without what only some findings add."""
+    return _VALUE.sub(lambda value: "" if value[1].startswith("_") else value[1].replace("_", " ").upper(), template)
 
 
 def severity_text(code: Code) -> str:

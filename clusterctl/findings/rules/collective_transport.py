@@ -49,7 +49,7 @@ UNKNOWN = Code(
     severity=WARNING,
     title="The path is not known",
     runbook="collective.md",
-    seen="NCCL{version} did not report what its channels to other nodes use",
+    seen="NCCL{_version} did not report what its channels to other nodes use",
     why="the sum was right, but a silent fall-back to TCP would look the same",
     fix="container.env must not limit NCCL's lines; report this NCCL version as a defect of clusterctl",
 )
@@ -70,7 +70,7 @@ def collective_transport(inventory: Inventory, facts: ClusterFacts) -> Iterator[
         elif _over_ib(path) and path.gdrdma == 0 and own_memory(facts.nodes[name]):
             yield WITHOUT_GPUDIRECT.found(name, channels=_shown(path.channels))
         elif not path.channels and NVLINK_BETWEEN_NODES not in path.local:
-            yield UNKNOWN.found(name, version=f" {path.version}" if path.version else "")
+            yield UNKNOWN.found(name, _version=f" {path.version}" if path.version else "")
 
 
 def _over_tcp(inventory: Inventory, name: str, run: NodeRun) -> Finding:

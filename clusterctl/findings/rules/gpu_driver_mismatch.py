@@ -22,7 +22,7 @@ MISMATCH = Code(
     why="the driver was upgraded while the old module is loaded: no new process can use a GPU",
     fix="reboot the node (or stop everything on its GPUs, then: rmmod nvidia_uvm nvidia_drm nvidia_modeset nvidia; "
     "modprobe nvidia)",
-    note="nvidia-smi then exits with 18.",
+    note="The exit code of nvidia-smi is then 18.",
 )
 
 

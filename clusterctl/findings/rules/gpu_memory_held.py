@@ -23,7 +23,7 @@ HELD = Code(
     unless="a warning where as much is free as vLLM's `gpu-memory-utilization` asks for",
     title="GPU memory is held",
     runbook="gpu-driver.md",
-    seen="GPU {gpu}: {used} of {total} MiB in use, by {process}",
+    seen="GPU {index}: {used} of {total} MiB in use, by {process}",
     why="vLLM asks for {share} of the memory to be free when it starts",
     fix="on the node: nvidia-smi; ps -o pid,user,lstart,args -p PID; end what is yours, or use other GPUs",
     note="A process is shown as `NAME (pid PID, N MiB)`, or as no process that is visible. Only GPUs that will be "
@@ -46,7 +46,7 @@ def gpu_memory_held(inventory: Inventory, facts: ClusterFacts) -> Iterator[Findi
                 yield HELD.found(
                     name,
                     severity=ERROR if too_little else WARNING,
-                    gpu=gpu.index,
+                    index=gpu.index,
                     used="?" if used is None else used,
                     total="?" if total is None else total,
                     process=", ".join(holders) or "no process that is visible",

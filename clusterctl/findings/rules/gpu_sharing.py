@@ -18,9 +18,9 @@ MIG = Code(
     unless="a warning with one GPU a node",
     title="MIG is on",
     runbook="gpu-driver.md",
-    seen="MIG is on for GPU {gpu}",
+    seen="MIG is on for GPU {indices}",
     why="a process sees one instance of a divided GPU, and instances cannot work together",
-    fix="on the node, with nothing running on it: nvidia-smi -i {gpus} -mig 0",
+    fix="on the node, with nothing running on it: nvidia-smi -i {list} -mig 0",
 )
 COMPUTE_MODE = Code(
     name="gpu-compute-mode",
@@ -28,9 +28,9 @@ COMPUTE_MODE = Code(
     unless="a warning for Exclusive_Process",
     title="A compute mode",
     runbook="gpu-driver.md",
-    seen="compute mode {mode} on GPU {gpu}",
+    seen="compute mode {mode} on GPU {indices}",
     why="vLLM's processes share a GPU briefly while they start, and Prohibited lets none compute",
-    fix="on the node: nvidia-smi -i {gpu} -c DEFAULT",
+    fix="on the node: nvidia-smi -i {indices} -c DEFAULT",
 )
 
 
@@ -44,7 +44,8 @@ def gpu_sharing(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             # With one GPU a node its first instance is used; two instances cannot work together (CUDA shows a process
             # one instance only, and NCCL knows no path between them).
             severity = ERROR if len(gpus) > 1 else WARNING
-            yield MIG.found(name, severity=severity, gpu=", ".join(divided), gpus=",".join(divided))
+            yield MIG.found(name, severity=severity, indices=", ".join(divided), list=",".join(divided))
         for mode in sorted({gpu.compute_mode for gpu in gpus} - {"Default"}):
             which = ",".join(str(gpu.index) for gpu in gpus if gpu.compute_mode == mode)
-            yield COMPUTE_MODE.found(name, severity=ERROR if mode == "Prohibited" else WARNING, mode=mode, gpu=which)
+            severity = ERROR if mode == "Prohibited" else WARNING
+            yield COMPUTE_MODE.found(name, severity=severity, mode=mode, indices=which)

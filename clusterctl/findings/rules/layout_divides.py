@@ -12,8 +12,8 @@ from clusterctl.findings.section import Section
 from clusterctl.findings.topics.layout import instead, layout_report
 from clusterctl.inventory.model import Inventory
 
-FIX = "{instead}; clusterctl layout shows what divides"
-INSTEAD = "Instead is `set serve.tensor_parallel: N and serve.pipeline_parallel: M`, where any layout would do."
+FIX = "{another_layout}; clusterctl layout shows what divides"
+INSTEAD = "Another layout is `set serve.tensor_parallel: N and serve.pipeline_parallel: M`, where any layout would do."
 
 HEADS = Code(
     name="layout-indivisible",
@@ -55,4 +55,4 @@ def layout_divides(inventory: Inventory, facts: ClusterFacts) -> Iterator[Findin
         return
     for kind, code in (("heads", HEADS), ("blocks", BLOCKS), ("layers", LAYERS)):
         if problems := "; ".join(p.text for p in found.chosen.problems if p.kind == kind):
-            yield code.found(architecture=found.arch.name, problems=problems, instead=instead(found))
+            yield code.found(architecture=found.arch.name, problems=problems, another_layout=instead(found))

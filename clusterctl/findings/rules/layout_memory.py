@@ -22,11 +22,11 @@ WEIGHTS = Code(
     unless=UNLESS,
     title="The model is too large",
     runbook="layout.md",
-    seen="TP {tp} x PP {pp}: {weights} GiB of weights a GPU with room for {room} GiB ({lacking} GiB too much for "
+    seen="TP {n} x PP {m}: {weights} GiB of weights a GPU with room for {room} GiB ({lacking} GiB too much for "
     "each GPU of the fullest stage)",
     why='loading ends in "CUDA out of memory", after minutes',
-    fix="{instead}; or more nodes, a quantised model, a higher gpu-memory-utilization",
-    note="Instead is `set serve.tensor_parallel: N and serve.pipeline_parallel: M`, where any layout would do.",
+    fix="{another_layout}; or more nodes, a quantised model, a higher gpu-memory-utilization",
+    note="Another layout is `set serve.tensor_parallel: N and serve.pipeline_parallel: M`, where any layout would do.",
 )
 KV_CACHE = Code(
     name="kv-cache-small",
@@ -34,11 +34,11 @@ KV_CACHE = Code(
     unless=UNLESS,
     title="The KV cache is too small",
     runbook="layout.md",
-    seen="TP {tp} x PP {pp}: room for {room} tokens of KV cache, a request may have {wanted} ({lacking} GiB too "
+    seen="TP {n} x PP {m}: room for {room} tokens of KV cache, a request may have {wanted} ({lacking} GiB too "
     "much for each GPU of the fullest stage)",
     why="vLLM refuses to start when not even one request of the full length fits",
-    fix="set serve.options.max-model-len to at most {fitting}; or {instead}",
-    note="Instead is another layout, where any would do.",
+    fix="set serve.options.max-model-len to at most {fitting}; or {another_layout}",
+    note="Another layout is named where any would do.",
 )
 
 
@@ -61,23 +61,23 @@ def layout_memory(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding
     if budget < 0:
         yield WEIGHTS.found(
             severity=severity,
-            tp=chosen.tensor_parallel,
-            pp=chosen.pipeline_parallel,
+            n=chosen.tensor_parallel,
+            m=chosen.pipeline_parallel,
             weights=f"{weights / GIB:.1f}",
             room=f"{max(0, budget + weights) / GIB:.1f}",
             lacking=lacking,
-            instead=instead(found),
+            another_layout=instead(found),
         )
     else:
         yield KV_CACHE.found(
             severity=severity,
-            tp=chosen.tensor_parallel,
-            pp=chosen.pipeline_parallel,
+            n=chosen.tensor_parallel,
+            m=chosen.pipeline_parallel,
             room=f"{chosen.kv_tokens or 0:,}",
             wanted=f"{found.request_tokens or 0:,}",
             lacking=lacking,
             fitting=f"{_fitting(chosen):,}",
-            instead=instead(found),
+            another_layout=instead(found),
         )
 
 

@@ -33,7 +33,7 @@ OTHER_REVISION = Code(
     severity=ERROR,
     title="Another revision",
     runbook="model.md",
-    seen="{path} is not the same model everywhere: other tensors in {files} (in {file}: {tensors}){more}",
+    seen="{path} is not the same model everywhere: other tensors in {files} (in {file}: {tensors}){_more}",
     why="the stages would hold parts of different models: wrong shapes or wrong output",
     fix="copy the whole directory from one node: rsync -a --delete GOOD_NODE:{path}/ {path}/",
     note="What else differs follows.",
@@ -43,7 +43,7 @@ OTHER_CONFIG = Code(
     severity=ERROR,
     title="config.json differs",
     runbook="model.md",
-    seen="{path}/config.json differs between nodes in: {keys}{more}",
+    seen="{path}/config.json differs between nodes in: {keys}{_more}",
     why="the nodes would build different models",
     fix="copy the whole model directory from one node to the others",
     note="Other small files that differ too follow.",
@@ -53,14 +53,14 @@ OTHER_FILES = Code(
     severity=WARNING,
     title="Small files differ",
     runbook="model.md",
-    seen="{path}: {files} differ between nodes{more}",
+    seen="{path}: {files} differ between nodes{_more}",
     why="perhaps two revisions of the model: the head's files decide the tokens and the chat template",
     fix="clusterctl check --full compares all bytes; or copy the whole directory: rsync -a GOOD_NODE:{path}/ {path}/",
-    note="Each file with the nodes and the beginning of its SHA-256; or the nodes have other revisions of a Hugging Face "
-    "cache.",
+    note="Each file with the nodes and the beginning of its SHA-256; or the nodes have other revisions of a Hugging "
+    "Face cache.",
 )
 OTHER_COMMIT = OTHER_FILES.variant(
-    seen="{path}: headers and small files are alike, the weights themselves were not compared{more}"
+    seen="{path}: headers and small files are alike, the weights themselves were not compared{_more}"
 )
 OTHER_SIZE = Code(
     name="model-shard-differs",
@@ -180,7 +180,7 @@ def _revision_differs(
         files=listed(list(tensors)),
         file=file,
         tensors=listed(sorted(others)),
-        more=_more(also),
+        _more=_more(also),
     )
 
 
@@ -191,14 +191,14 @@ def _config_differs(
     first, *others = [config for config in configs if isinstance(config, Mapping)]
     keys = sorted({k for other in others for k in {*first, *other} if not _same(first, other, k)})
     files = [f"{listed(list(small))} too"] if small else []
-    return OTHER_CONFIG.found(*minority(groups), path=path, keys=", ".join(keys), more=_more([*files, *also]))
+    return OTHER_CONFIG.found(*minority(groups), path=path, keys=", ".join(keys), _more=_more([*files, *also]))
 
 
 def _files_differ(path: str, small: Mapping[str, Groups], revisions: Groups) -> Finding:
     shown = [f"{file} ({by_value(groups)})" for file, groups in small.items()]
     code = OTHER_FILES if small else OTHER_COMMIT
     nodes = odd_nodes({**small, **({"revision": revisions} if len(revisions) > 1 else {})})
-    return code.found(*nodes, path=path, files=listed(shown), more=_more(_revisions(revisions)))
+    return code.found(*nodes, path=path, files=listed(shown), _more=_more(_revisions(revisions)))
 
 
 def _sizes_differ(path: str, models: Mapping[str, ModelFiles], names: tuple[str, ...]) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ MISSING = Code(
     severity=ERROR,
     title="Weight files are missing",
     runbook="model.md",
-    seen="{path} lacks {files} ({missing} of {wanted} weight files){unfinished}",
+    seen="{path} lacks {files} ({missing} of {wanted} weight files){_unfinished}",
     why="loading fails on this node after the others have loaded",
     fix="copy the missing files: rsync -a GOOD_NODE:{path}/ {path}/",
     note="Required is what `model.safetensors.index.json` or another node's directory names. An unfinished download in "
@@ -40,13 +40,14 @@ def model_shards(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]
     models = files_by_node(facts)
     for name, files in models.items():
         if absent := absent_shards(models, files):
+            rest = f"; an unfinished download is there: {listed(files.unfinished)}" if files.unfinished else ""
             yield MISSING.found(
                 name,
                 path=path,
                 files=listed(absent),
                 missing=len(absent),
                 wanted=len(wanted_shards(models, files)),
-                unfinished=f"; an unfinished download is there: {listed(files.unfinished)}" if files.unfinished else "",
+                _unfinished=rest,
             )
         elif not (files.weights or files.dangling) and _needs_weights(inventory):
             yield NO_WEIGHTS.found(name, path=path)

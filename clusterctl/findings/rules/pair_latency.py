@@ -25,7 +25,7 @@ HIGH = Code(
     severity=WARNING,
     title="Long round trips",
     runbook="network.md",
-    seen="{source} -> {target}: the shortest of 20 round trips took {duration} ms{compared}",
+    seen="{source} -> {target}: the shortest of 20 round trips took {duration} ms{_compared}",
     why="every token crosses from one pipeline stage to the next: latency is paid for each",
     fix="on {source}: ip route get {address}; look for a router, a VPN or a loaded link",
     note="From 2 ms on; with three nodes or more, from five times the median pair's and 0.5 ms on, and then `(the "
@@ -52,6 +52,6 @@ def pair_latency(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]
                 source=source,
                 target=target,
                 duration=f"{least / 1000:.2f}",
-                compared=f" (the median pair: {middle / 1000:.2f} ms)" if comparable else "",
+                _compared=f" (the median pair: {middle / 1000:.2f} ms)" if comparable else "",
                 address=end_of(seen, target).address,
             )

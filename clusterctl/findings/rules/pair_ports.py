@@ -38,7 +38,7 @@ DROPPED = Code(
     severity=ERROR,
     title="Ports are blocked",
     runbook="network.md",
-    seen="{sources} -> {target}: TCP {ports} of {address} {do} not pass ({outcome})",
+    seen="{sources} -> {target}: connections to TCP {ports} of {address} fail ({outcome})",
     why="a worker joins and is lost again, or a collective hangs: nodes need each other's ports in both directions",
     fix=OPEN,
     note="The arrow is the direction of the connection; in parentheses: what became of the connections.",
@@ -95,7 +95,6 @@ def _blocked(
         target=target,
         ports=", ".join(listed),
         address=end_of(seen, target).address,
-        do="does" if len(listed) == 1 and "-" not in listed[0] else "do",
         outcome=_in_words(shut.values()),
         cidr=inventory.network.cidr,
     )

@@ -17,7 +17,7 @@ OTHER_INTERFACE = Code(
     severity=WARNING,
     title="Reached through another interface",
     runbook="network.md",
-    seen="{source} -> {target}: {address} is reached through {interface} (from {from_address}), not through "
+    seen="{source} -> {target}: {address} is reached through {interface} (from {route_address}), not through "
     "{own_interface} (from {own_address})",
     why="NCCL and Gloo are told the interface of network.cidr; answers take another way than questions",
     fix="on {source}: ip route get {address}; ip route show; remove the route or the second address that is more "
@@ -42,7 +42,7 @@ def pair_route(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             target=target,
             address=end_of(seen, target).address,
             interface=route.interface,
-            from_address=route.source,
+            route_address=route.source,
             own_interface=own.interface,
             own_address=own.address,
         )

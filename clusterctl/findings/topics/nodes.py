@@ -13,7 +13,7 @@ from clusterctl.inventory.model import Inventory
 
 UNREAD_WHY = "what could not be read cannot be assumed to be right"
 """Why an unknown value matters that nothing can be decided without."""
-UNCHECKED_WHY = "what could not be read was not checked"
+UNCHECKED_WHY = "what could not be read may be wrong"
 """Why any other unknown value matters."""
 UNREAD_FIX = "run the command by hand on the node, then try again"
 """What to do about a value that could not be read."""
