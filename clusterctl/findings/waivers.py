@@ -20,7 +20,8 @@ def waivers(data: object) -> Iterator[Issue]:
         if code in first:
             yield Issue(place, f"{quoted(code)} is already waive[{first[code]}]", "leave one of them out")
         elif code in never_waived():
-            yield Issue(place, f"{quoted(code)} cannot be waived", "nothing can be planned without the value that is missing")
+            hint = "nothing can be planned without the value that is missing"
+            yield Issue(place, f"{quoted(code)} cannot be waived", hint)
         elif code not in codes():
             near = nearest(code, codes().keys() - never_waived())
             hint = f"did you mean {near}?" if near else "the codes are in docs/reference/findings.md"
