@@ -86,6 +86,11 @@ def test_the_wheels_command_is_the_command_line(wheel: Path) -> None:
     assert f"\nVersion: {version}\n" in metadata.read_text(encoding="utf-8")
 
 
+def test_rules_are_found_in_a_wheel(wheel: Path) -> None:
+    explained = python("from clusterctl.findings.explain import explain; print(explain('image-absent'))", wheel, wheel)
+    assert explained.startswith("image-absent: ")
+
+
 def test_rendering_from_a_wheel(wheel: Path, tmp_path: Path) -> None:
     where, rendered = python(RENDER, wheel, tmp_path).split("\n", 1)
     assert Path(where).is_relative_to(wheel)
