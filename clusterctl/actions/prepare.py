@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from clusterctl.agent.paths import container_name
@@ -9,7 +10,7 @@ from clusterctl.deployment.resolve import resolve
 from clusterctl.facts.api_key import ApiKeys, api_keys
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.gather import gather
-from clusterctl.findings.finding import ChecksFailedError, Finding, has_errors
+from clusterctl.findings.finding import ChecksFailedError, Cure, Finding, has_errors
 from clusterctl.findings.rules import check
 from clusterctl.hosts.host import Hosts
 from clusterctl.lock.run import Run
@@ -59,8 +60,9 @@ def prepare_to_start(run: Run, *, full_check: bool, anew: bool) -> Prepared:
     return replace(prepared, facts=facts, findings=passed(check(run.inventory, facts)))
 
 
-def passed(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    """The findings, if none of them says that starting would surely fail. Raises ChecksFailedError."""
-    if has_errors(findings):
-        raise ChecksFailedError(findings)
+def passed(findings: tuple[Finding, ...], cures: Collection[Cure] = ()) -> tuple[Finding, ...]:
+    """The findings, if none of them means that starting would surely fail although a plan has the steps `cures`. Raises
+    ChecksFailedError."""
+    if has_errors(findings, cures):
+        raise ChecksFailedError(findings, cures)
     return findings

@@ -9,7 +9,6 @@ import click
 
 from clusterctl.cli.common import DASHES
 from clusterctl.errors import ClusterctlError
-from clusterctl.findings.codes import CODES
 
 
 def node_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -21,7 +20,9 @@ def node_names(context: click.Context, parameter: click.Parameter, incomplete: s
 
 def finding_codes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Codes of findings, except those already named."""
-    return _fitting(sorted(CODES), context, parameter, incomplete)
+    from clusterctl.findings.rules import codes
+
+    return _fitting(sorted(codes()), context, parameter, incomplete)
 
 
 def _fitting(names: list[str], context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

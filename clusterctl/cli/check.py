@@ -10,8 +10,6 @@ import click
 from clusterctl.cli.candidates import finding_codes
 from clusterctl.cli.common import Options, emit, json_option, write_file
 from clusterctl.errors import ExitCode, UsageError
-from clusterctl.findings.codes import CODES
-from clusterctl.findings.explain import explain
 
 
 @click.command()
@@ -47,6 +45,8 @@ def check(
     With --full each node keeps what it read in its login's ~/.cache/clusterctl, so that a second run takes seconds.
     """
     from clusterctl.actions.check import check_cluster
+    from clusterctl.findings import rules
+    from clusterctl.findings.explain import explain
     from clusterctl.findings.finding import has_errors
     from clusterctl.findings.junit import junit_xml
     from clusterctl.preflight.run import Asked
@@ -71,6 +71,6 @@ def check(
         network_text = render.network(found.environments, found.facts.deep)
         emit(render.check_result(found.findings, found.differing, len(hosts.inventory.nodes), network=network_text))
     if junit is not None:
-        write_file(junit, junit_xml(codes or sorted(CODES), found.findings))
+        write_file(junit, junit_xml(codes or sorted(rules.codes()), found.findings))
     if has_errors(found.findings):
         sys.exit(ExitCode.FAILED)

@@ -19,7 +19,8 @@ from clusterctl.cli.common import Options, emit, json_option, wait_option
     type=click.Choice(["quick", "full"]),
     default="full",
     show_default=True,
-    help="full: everything that `check` looks at, when there is something to start. quick: only what one look shows.",
+    help="full: everything that `check` checks, when there is something to start. quick: only what can be read, "
+    "without starting containers.",
 )
 @wait_option
 @click.pass_obj

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clusterctl.facts.fact import Fact, Unknown
-from clusterctl.hosts.engine.engine import Output
+
+# For types only: completion of codes loads the rules, which read reports, and should not load the doors' libraries.
+if TYPE_CHECKING:
+    from clusterctl.hosts.engine.engine import Output
 
 MEMLOCK_UNLIMITED = -1
 """RLIM_INFINITY as Python's `resource` gives it."""

@@ -1,1 +1,1 @@
-"""What is wrong and how to mend it: pure rules over inventory and facts (rules.py), as values (finding.py)."""
+"""What is wrong and how to fix it: pure rules over inventory and facts (rules/), as values (finding.py)."""

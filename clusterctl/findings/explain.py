@@ -1,30 +1,44 @@
-"""What a finding code means, from the reference page itself, which is shipped with the code."""
+"""What a finding code means, as text."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from pathlib import Path
 
 from clusterctl.errors import UsageError
+from clusterctl.findings.code import Code, alternatives
+from clusterctl.findings.rules import codes
 
-_SECTION = re.compile(r"^### `([a-z0-9-]+)`\n(.*?)(?=^#{2,3} |\Z)", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"\[([^\]]+)\]\(([^)]+)\)")
-
-
-def reference_path() -> Path:
-    """docs/reference/findings.md: beside the code in an installed wheel, in docs/ of a checkout otherwise."""
-    package = Path(__file__).parent
-    shipped = package / "findings.md"
-    return shipped if shipped.exists() else package.parent.parent / "docs/reference/findings.md"
+_VALUE = re.compile(r"\{(\w+)\}")
 
 
-def explain(code: str) -> str:
+def explain(name: str) -> str:
     """A code's entry as text. Raises UsageError for a code that does not exist, with the nearest that does."""
-    entries = dict(_SECTION.findall(reference_path().read_text(encoding="utf-8")))
-    if code not in entries:
-        near = difflib.get_close_matches(code, entries, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"codes: {', '.join(sorted(entries))}"
-        raise UsageError(f"there is no finding code {code!r}", hint=hint)
-    body = _LINK.sub(r"\1 (\2)", entries[code]).replace("**", "").replace("`", "").strip()
-    return f"{code}\n\n{body}"
+    wordings = codes().get(name)
+    if wordings is None:
+        near = difflib.get_close_matches(name, codes(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"codes: {', '.join(sorted(codes()))}"
+        raise UsageError(f"there is no finding code {name!r}", hint=hint)
+    code = wordings[0]
+    rows = {
+        "Seen": alternatives([shown(wording.seen) for wording in wordings]),
+        "Why": alternatives([shown(wording.why) for wording in wordings]),
+        "Fix": alternatives([shown(wording.fix) for wording in wordings]),
+        "Note": code.note.replace("`", ""),
+        "Severity": severity_text(code).replace("`", ""),
+        "Runbook": f"docs/runbooks/{code.runbook}#{code.name}",
+    }
+    return "\n".join([f"{code.name}: {code.title}", "", *(f"{title}: {text}" for title, text in rows.items() if text)])
+
+
+def shown(template: str) -> str:
+    """A text with capitals in the place of values, without what only some findings add."""
+    return _VALUE.sub(lambda value: "" if value[1].startswith("_") else value[1].replace("_", " ").upper(), template)
+
+
+def severity_text(code: Code) -> str:
+    """How bad it is, whether it can be waived, and what cures it."""
+    waived = "" if code.waivable else "; cannot be waived"
+    cured = f"; a plan with the step {code.cured_by} cures it" if code.cured_by else ""
+    either = f"{code.severity}; {code.unless}" if code.unless else str(code.severity)
+    return f"{either}{waived}{cured}"

@@ -58,7 +58,7 @@ class Difference:
     code: str | None
     waived: bool
     cells: Mapping[str, str]
-    """Node → value, in inventory order; «?» where it is not known, «–» where there is none."""
+    """Node → value, in inventory order; `?` where it is not known, `–` where there is none."""
 
     def to_json(self) -> dict[str, Any]:
         """The difference for machines."""
@@ -74,9 +74,9 @@ class Difference:
         return found
 
     @property
-    def seen(self) -> str:
+    def values(self) -> str:
         """As a finding shows it: each value with its nodes."""
-        return f"{self.title}: " + "; ".join(f"{', '.join(nodes)} {value}" for value, nodes in self.groups.items())
+        return "; ".join(f"{', '.join(nodes)} {value}" for value, nodes in self.groups.items())
 
 
 NOT_KNOWN = "?"
@@ -103,38 +103,40 @@ def rows(inventory: Inventory, facts: ClusterFacts) -> Iterator[Row]:
     """Everything that is compared, what fails first."""
     counted = inventory.accelerator.kind == "nvidia"
     fails, risky, harmless = Rating.FAILS, Rating.RISKY, Rating.HARMLESS
-    yield Row("image", fails, "another image behind the same name (F19)", "image-differs", _image)
-    yield Row("Ray", fails, "Ray refuses a node with another version (F41)", "ray-differs", _said("ray"))
-    yield Row("Python", fails, "Ray refuses another Python, its patch level too (F41)", "ray-differs", _said("python"))
-    yield Row("vLLM", fails, "the ranks exchange pickled objects of vLLM's own (F19)", "vllm-differs", _said("vllm"))
-    yield Row("NCCL", fails, "«receiving 524288 bytes instead of 65536» (F56)", "nccl-differs", _said("nccl"))
-    yield Row("MTU", fails, "small messages pass and large ones hang (F34)", "mtu-differs", _mtu(inventory))
+    yield Row("image", fails, "another image behind the same name", "image-differs", _image)
+    yield Row("Ray", fails, "Ray refuses a node with another version", "ray-differs", _reported("ray"))
+    yield Row("Python", fails, "Ray refuses another Python, its patch level too", "ray-differs", _reported("python"))
+    yield Row("vLLM", fails, "the ranks exchange pickled objects of vLLM's own", "vllm-differs", _reported("vllm"))
+    reason = 'the first collective fails: "receiving 524288 bytes instead of 65536"'
+    yield Row("NCCL", fails, reason, "nccl-differs", _reported("nccl"))
+    yield Row("MTU", fails, "small messages pass and large ones hang", "mtu-differs", _mtu(inventory))
     if counted and inventory.accelerator.per_node == "auto":
-        yield Row("GPUs", fails, "each node holds stages of the same tensor-parallel size (F3)", "gpus-differ", _gpus)
+        yield Row("GPUs", fails, "each node holds stages of the same tensor-parallel size", "gpus-differ", _gpus)
     elif counted:
         yield Row("GPUs", harmless, "accelerator.per_node says how many are used", None, _gpus)
     for title, name in (("torch", "torch"), ("CUDA of torch", "cuda"), ("transformers", "transformers")):
-        yield Row(title, risky, "ranks may compute differently, or not at all (F19)", "software-differs", _said(name))
+        yield Row(title, risky, "ranks may compute differently, or not at all", "software-differs", _reported(name))
     yield Row(
-        "Python distributions", risky, "another image, or a volume over a part of it (F19)", "software-differs",
+        "Python distributions", risky, "another image, or a volume hides a part of it", "software-differs",
         _distributions(facts),
     )  # fmt: skip
     if counted:
         model, memory, driver = _of_gpus(_model), _of_gpus(_memory), _of_gpus(lambda gpu: gpu.driver_version or None)
         yield Row("GPU model", risky, "the gang is as fast as its slowest GPU", "gpu-model-differs", model)
         yield Row("GPU memory", risky, "every rank gets the KV cache of the smallest", "gpu-model-differs", memory)
-        yield Row("NVIDIA driver", risky, "it brings CUDA and the fabric's parts (F11, F12)", "driver-differs", driver)
-        yield Row("CUDA of the driver", harmless, "follows from the driver", None, _said("driver_cuda"))
+        reason = "it determines which CUDA runs, and the fabric manager must match it"
+        yield Row("NVIDIA driver", risky, reason, "driver-differs", driver)
+        yield Row("CUDA of the driver", harmless, "follows from the driver", None, _reported("driver_cuda"))
     for variable in _variables(facts):
         yield _variable_row(inventory, facts, variable)
-    yield Row("memlock, bytes", harmless, "in the container; too low is a finding (F22)", None, _said("memlock_bytes"))
+    yield Row("memlock, bytes", harmless, "in the container; too low is a finding", None, _reported("memlock_bytes"))
     yield Row(
-        "shared memory, bytes", harmless, "in the container; too little is a finding (F21)", None, _said("shm_bytes")
+        "shared memory, bytes", harmless, "in the container; too little is a finding", None, _reported("shm_bytes")
     )
-    yield Row("glibc in the image", harmless, "not part of what nodes exchange", None, _said("glibc"))
+    yield Row("glibc in the image", harmless, "not part of what nodes exchange", None, _reported("glibc"))
     yield Row("kernel", harmless, "nodes exchange nothing of it", None, lambda _, node, __: node.kernel)
     yield Row("OS", harmless, "nodes exchange nothing of it", None, lambda _, node, __: node.system.os)
-    yield Row("memory, GiB", harmless, "too little of it is a finding (F9)", None, _total_memory)
+    yield Row("memory, GiB", harmless, "too little of it is a finding", None, _total_memory)
 
 
 def _report(answer: object) -> ImageReport | None:
@@ -147,7 +149,7 @@ def _cell(value: object) -> str:
     return ABSENT if value is None else str(value)
 
 
-def _said(field: str) -> Read:
+def _reported(field: str) -> Read:
     """A field of the image's report."""
     return lambda _, __, report: Unknown("not asked") if report is None else getattr(report, field)
 
@@ -190,7 +192,7 @@ def _of_gpus(value: Callable[[Gpu], str | None]) -> Read:
     def read(_: str, node: NodeFacts, __: ImageReport | None) -> object:
         if not isinstance(node.gpus, tuple):
             return Unknown("no GPUs, or not known")
-        return ", ".join(sorted({said for gpu in node.gpus if (said := value(gpu)) is not None})) or None
+        return ", ".join(sorted({text for gpu in node.gpus if (text := value(gpu)) is not None})) or None
 
     return read
 
@@ -236,6 +238,5 @@ def _variable_row(inventory: Inventory, facts: ClusterFacts, variable: str) -> R
 
     if any(variable in node.env for node in inventory.nodes):
         return Row(variable, Rating.HARMLESS, "nodes[].env in the inventory sets it", None, read)
-    return Row(
-        variable, Rating.RISKY, "a setting of NCCL, Ray or vLLM is to be alike (F48, F56)", "environment-differs", read
-    )
+    reason = "a setting of NCCL, Ray or vLLM should be the same on all nodes"
+    return Row(variable, Rating.RISKY, reason, "environment-differs", read)

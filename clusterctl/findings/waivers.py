@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clusterctl.findings.codes import CODES, NEVER_WAIVED
+from clusterctl.findings.rules import codes, never_waived
 from clusterctl.inventory.issue import Issue, nearest, quoted
 from clusterctl.inventory.raw import dig, items, text
 
@@ -19,10 +19,11 @@ def waivers(data: object) -> Iterator[Issue]:
         place = ("waive", index)
         if code in first:
             yield Issue(place, f"{quoted(code)} is already waive[{first[code]}]", "leave one of them out")
-        elif code in NEVER_WAIVED:
-            yield Issue(place, f"{quoted(code)} cannot be waived", "nothing can be started without what it misses")
-        elif code not in CODES:
-            near = nearest(code, CODES - NEVER_WAIVED)
+        elif code in never_waived():
+            hint = "nothing can be planned without the value that is missing"
+            yield Issue(place, f"{quoted(code)} cannot be waived", hint)
+        elif code not in codes():
+            near = nearest(code, codes().keys() - never_waived())
             hint = f"did you mean {near}?" if near else "the codes are in docs/reference/findings.md"
             yield Issue(place, f"no finding has the code {quoted(code)}", hint)
         first.setdefault(code, index)

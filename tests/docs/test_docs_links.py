@@ -33,6 +33,15 @@ def test_code_blocks_are_closed_and_name_their_language(page: Path) -> None:
     assert [block for block in blocks(page) if not block.language] == []
 
 
+def test_every_runbook_is_in_the_index_and_in_the_navigation() -> None:
+    folder = ROOT / "docs/runbooks"
+    pages = {path.name for path in folder.glob("*.md")} - {"index.md"}
+    indexed = {link.partition("#")[0] for link in links(folder / "index.md")}
+    assert pages - indexed == set()
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert {name for name in pages if f"- runbooks/{name}\n" not in navigation} == set()
+
+
 def test_the_site_builds_strictly(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)

@@ -17,7 +17,8 @@ from clusterctl.facts.model_files import ModelFiles
 from clusterctl.facts.records import Gpu
 from clusterctl.facts.safetensors import Header, Tensor
 from clusterctl.findings.finding import Finding
-from clusterctl.findings.rules import layout as rules
+from clusterctl.findings.rules.layout_divides import layout_divides
+from clusterctl.findings.rules.layout_memory import layout_memory
 from clusterctl.layout.architecture import Architecture, architecture
 from clusterctl.layout.candidate import GIB, Load, Memory, judge
 from clusterctl.layout.divisible import indivisible
@@ -295,7 +296,7 @@ def reported(name: str, changes: Mapping[str, Any] | None = None) -> Report:
 
 def findings(name: str, changes: Mapping[str, Any] | None = None) -> list[Finding]:
     declared = inventory({**EIGHT, **(changes or {})})
-    return [f for rule in (rules.divisible, rules.memory) for f in rule(declared, facts_of(name))]
+    return [f for rule in (layout_divides, layout_memory) for f in rule(declared, facts_of(name))]
 
 
 def test_a_layout_that_fits_has_no_finding() -> None:

@@ -19,7 +19,8 @@ from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles
 from clusterctl.facts.safetensors import Header, header
 from clusterctl.findings.finding import Finding, Severity
-from clusterctl.findings.rules import RULES, model, model_drift
+from clusterctl.findings.rules import rules
+from clusterctl.findings.section import Section
 from clusterctl.inventory.model import Inventory
 from tests.unit.model_files import SHARDS, header_json, make_model, safetensors
 from tests.unit.support import cluster_facts, inventory
@@ -72,8 +73,7 @@ def findings(nodes: tuple[Path, ...], known: Mapping[str, Mapping[str, str]] | N
 
 def check(declared: Inventory, facts: ClusterFacts) -> list[Finding]:
     """What the rules about the model say."""
-    own = (model.__name__, model_drift.__name__)
-    return [finding for rule in RULES if rule.__module__ in own for finding in rule(declared, facts)]
+    return [finding for rule in rules() if rule.section is Section.MODEL for finding in rule(declared, facts)]
 
 
 def test_a_whole_model_on_all_nodes_has_no_finding(nodes: tuple[Path, ...]) -> None:

@@ -17,7 +17,7 @@ from clusterctl.facts.cluster import DeepFacts
 from clusterctl.facts.collective import Collective, read_run
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.pairs import End, read_end, read_links
-from clusterctl.findings.rules.pairs import ranges
+from clusterctl.findings.rules.pair_ports import ranges
 from clusterctl.inventory.model import PortRange
 from clusterctl.modes.ray import pinned_ports, worker_sample
 from clusterctl.planning.container import container_specs

@@ -1,102 +1,90 @@
-"""Accelerators and how the model is spread over them. Pure; one small function a rule."""
+"""Enough accelerators on every node, and the same number everywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.nvidia import NvidiaFacts
-from clusterctl.findings.finding import Finding, Severity
-from clusterctl.findings.rules.common import unknown
-from clusterctl.inventory.layout import resolve_layout
+from clusterctl.findings.code import ERROR, Code
+from clusterctl.findings.finding import Finding
+from clusterctl.findings.rule import rule
+from clusterctl.findings.section import Section
+from clusterctl.findings.topics.gpus import counts, is_countable
+from clusterctl.findings.topics.nodes import UNREAD_FIX, UNREAD_WHY
 from clusterctl.inventory.model import Inventory
 
+TOO_FEW = Code(
+    name="gpus-missing",
+    severity=ERROR,
+    title="GPUs are missing",
+    runbook="gpus.md",
+    seen="{count} GPUs, accelerator.per_node says {wanted}",
+    why="tensor parallelism would spill over nodes or wait forever",
+    fix="nvidia-smi -L on the node; correct accelerator.per_node or repair the GPU",
+    waivable=False,
+)
+TOO_FEW_OF_AMD = TOO_FEW.variant(
+    seen="{count} GPUs by rocm-smi, accelerator.per_node says {wanted}",
+    fix="rocm-smi -i on the node; correct accelerator.per_node or repair the GPU",
+)
+NO_DRIVER = TOO_FEW.variant(
+    seen="nvidia-smi is not installed on the node",
+    why="accelerator.kind is nvidia",
+    fix="install the NVIDIA driver, or correct accelerator.kind",
+)
+UNKNOWN = Code(
+    name="gpus-unknown",
+    severity=ERROR,
+    title="GPUs cannot be read",
+    runbook="gpus.md",
+    seen="{reason}",
+    why=UNREAD_WHY,
+    fix=UNREAD_FIX,
+    note="The reason is the error of `nvidia-smi`.",
+    waivable=False,
+)
+NOT_COUNTED = UNKNOWN.variant(
+    seen="accelerator.per_node is auto, and accelerators of kind {kind} are not counted",
+    why="how the model is spread over the nodes depends on their number",
+    fix="set accelerator.per_node to a number (rocm-smi -i on the node)",
+)
+DIFFER = Code(
+    name="gpus-differ",
+    severity=ERROR,
+    title="Different numbers of GPUs",
+    runbook="gpus.md",
+    seen="different numbers of GPUs: {counts}",
+    why="each node holds one pipeline stage of the same tensor-parallel size",
+    fix="set accelerator.per_node to what all nodes have, or leave the odd node out",
+    note="Only with `accelerator.per_node: auto`.",
+)
 
+
+@rule(Section.LAYOUT, TOO_FEW, TOO_FEW_OF_AMD, NO_DRIVER, UNKNOWN, NOT_COUNTED, DIFFER)
 def accelerators(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
-    """Enough accelerators on every node, the same number everywhere, and a layout that fits them (F3)."""
-    wanted = inventory.accelerator.per_node
-    counts: dict[str, int] = {}
-    if inventory.accelerator.kind != "nvidia" and wanted == "auto":
-        yield Finding(
-            "gpus-unknown",
-            Severity.ERROR,
-            (),
-            f"accelerator.per_node is auto, and accelerators of kind {inventory.accelerator.kind} are not counted",
-            "how the model is spread over the nodes depends on their number",
-            "set accelerator.per_node to a number (rocm-smi -i on the node)",
-        )
+    """Enough accelerators on every node, and the same number everywhere."""
+    kind, wanted = inventory.accelerator.kind, inventory.accelerator.per_node
+    if not is_countable(inventory):
+        yield NOT_COUNTED.found(kind=kind)
         return
     for name, node in facts.nodes.items():
-        if inventory.accelerator.kind != "nvidia":
-            # Declared slots. Without rocm-smi on the node AMD's are taken as declared, too: the image brings its own.
-            counts[name] = int(wanted)
-            if inventory.accelerator.kind == "amd" and isinstance(node.amd_gpus, int) and node.amd_gpus < int(wanted):
-                yield Finding(
-                    "gpus-missing",
-                    Severity.ERROR,
-                    (name,),
-                    f"{node.amd_gpus} GPUs by rocm-smi, accelerator.per_node says {wanted}",
-                    "tensor parallelism would spill over nodes or wait for ever (F3, F45)",
-                    "rocm-smi -i on the node; correct accelerator.per_node or repair the GPU",
-                )
-            elif inventory.accelerator.kind == "amd" and isinstance(node.amd_gpus, Unknown):
-                yield Finding(
-                    "gpu-state-unknown",
-                    Severity.WARNING,
-                    (name,),
-                    f"could not be checked: {node.amd_gpus.reason}",
-                    "what could not be read is not known to be right",
-                    "run it by hand on the node, then try again",
-                )
-        elif isinstance(node.gpus, Unknown):
-            if not isinstance(node.nvidia, NvidiaFacts) or node.nvidia.version_mismatch is None:
-                yield unknown("gpus-unknown", name, node.gpus)  # a mismatch of versions has its own finding
-        elif node.gpus is None:
-            yield Finding(
-                "gpus-missing",
-                Severity.ERROR,
-                (name,),
-                "nvidia-smi is not installed on the node",
-                "accelerator.kind is nvidia",
-                "install the NVIDIA driver, or correct accelerator.kind",
-            )
-        else:
-            counts[name] = len(node.gpus)
-            if len(node.gpus) < (wanted if isinstance(wanted, int) else 1):
-                yield Finding(
-                    "gpus-missing",
-                    Severity.ERROR,
-                    (name,),
-                    f"{len(node.gpus)} GPUs, accelerator.per_node says {wanted}",
-                    "tensor parallelism would spill over nodes or wait for ever (F3, F45)",
-                    "nvidia-smi -L on the node; correct accelerator.per_node or repair the GPU",
-                )
-    if wanted == "auto" and len(set(counts.values())) > 1:
-        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-        yield Finding(
-            "gpus-differ",
-            Severity.ERROR,
-            tuple(counts),
-            f"different numbers of GPUs: {shown}",
-            "each node holds one pipeline stage of the same tensor-parallel size (F3)",
-            "set accelerator.per_node to what all nodes have, or leave the odd node out",
-        )
-        return
-    if counts and min(counts.values()) > 0 and not facts.unreachable:
-        yield from _layout(inventory, min(counts.values()) if wanted == "auto" else int(wanted))
+        if kind == "nvidia":
+            yield from _nvidia(name, node, wanted)
+        elif kind == "amd" and isinstance(node.amd_gpus, int) and node.amd_gpus < int(wanted):
+            yield TOO_FEW_OF_AMD.found(name, count=node.amd_gpus, wanted=wanted)
+    found = counts(inventory, facts)
+    if wanted == "auto" and len(set(found.values())) > 1:
+        yield DIFFER.found(*found, counts=", ".join(f"{name} {count}" for name, count in found.items()))
 
 
-def _layout(inventory: Inventory, per_node: int) -> Iterator[Finding]:
-    serve = inventory.serve
-    try:
-        resolve_layout(len(inventory.nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel)
-    except ValueError as error:
-        yield Finding(
-            "layout-impossible",
-            Severity.ERROR,
-            (),
-            str(error),
-            "vLLM would wait half an hour for accelerators that are not there (F45)",
-            "set serve.tensor_parallel and serve.pipeline_parallel to `auto`, or to sizes that fit",
-        )
+def _nvidia(name: str, node: NodeFacts, wanted: int | str) -> Iterator[Finding]:
+    if isinstance(node.gpus, Unknown):
+        # A driver that does not match its module has a finding of its own.
+        if not isinstance(node.nvidia, NvidiaFacts) or node.nvidia.version_mismatch is None:
+            yield UNKNOWN.found(name, reason=node.gpus.reason)
+    elif node.gpus is None:
+        yield NO_DRIVER.found(name)
+    elif len(node.gpus) < (wanted if isinstance(wanted, int) else 1):
+        yield TOO_FEW.found(name, count=len(node.gpus), wanted=wanted)

@@ -1,4 +1,4 @@
-"""The model is the same on every node: revisions, small files, headers, sizes, bytes. Pure."""
+"""The model is the same on every node: revisions, small files, headers, sizes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,77 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 from clusterctl.facts.cluster import ClusterFacts
-from clusterctl.facts.fact import Unknown
-from clusterctl.facts.model_files import WEIGHTS, ModelFiles
+from clusterctl.facts.model_files import ModelFiles
 from clusterctl.facts.safetensors import Header, Tensor
-from clusterctl.findings.finding import Finding, Severity
-from clusterctl.findings.rules.common import minority
-from clusterctl.findings.rules.model import TOKENIZERS, damaged, files_by_node, has_tokenizer, listed, per_node
+from clusterctl.findings.code import ERROR, WARNING, Code
+from clusterctl.findings.finding import Finding
+from clusterctl.findings.rule import rule
+from clusterctl.findings.section import Section
+from clusterctl.findings.topics.model import (
+    TOKENIZERS,
+    Groups,
+    by_value,
+    damaged,
+    files_by_node,
+    has_tokenizer,
+    listed,
+    odd_nodes,
+)
+from clusterctl.findings.topics.nodes import minority
 from clusterctl.inventory.model import Inventory
 
 CONFIG = "config.json"
 
-Groups = Mapping[Hashable, list[str]]
+OTHER_REVISION = Code(
+    name="model-revision-differs",
+    severity=ERROR,
+    title="Another revision",
+    runbook="model.md",
+    seen="{path} is not the same model everywhere: other tensors in {files} (in {file}: {tensors}){_more}",
+    why="the stages would hold parts of different models: wrong shapes or wrong output",
+    fix="copy the whole directory from one node: rsync -a --delete GOOD_NODE:{path}/ {path}/",
+    note="What else differs follows.",
+)
+OTHER_CONFIG = Code(
+    name="model-config-differs",
+    severity=ERROR,
+    title="config.json differs",
+    runbook="model.md",
+    seen="{path}/config.json differs between nodes in: {keys}{_more}",
+    why="the nodes would build different models",
+    fix="copy the whole model directory from one node to the others",
+    note="Other small files that differ too follow.",
+)
+OTHER_FILES = Code(
+    name="model-files-differ",
+    severity=WARNING,
+    title="Small files differ",
+    runbook="model.md",
+    seen="{path}: {files} differ between nodes{_more}",
+    why="perhaps two revisions of the model: the head's files decide the tokens and the chat template",
+    fix="clusterctl check --full compares all bytes; or copy the whole directory: rsync -a GOOD_NODE:{path}/ {path}/",
+    note="Each file with the nodes and the beginning of its SHA-256; or the nodes have other revisions of a Hugging "
+    "Face cache.",
+)
+OTHER_COMMIT = OTHER_FILES.variant(
+    seen="{path}: headers and small files are alike, the weights themselves were not compared{_more}"
+)
+OTHER_SIZE = Code(
+    name="model-shard-differs",
+    severity=ERROR,
+    title="Weight files differ",
+    runbook="model.md",
+    seen="{path}/{file} has different sizes: {sizes}",
+    why="a truncated or different file fails to load, or loads another model's weights",
+    fix="compare with the source and copy it again: rsync -a GOOD_NODE:{path}/{file} {path}/",
+    note="Checked for weights that do not say how large they should be.",
+)
 
 
-def drift(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
-    """One finding, the gravest: other tensors, else another configuration, else other small files (F38)."""
+@rule(Section.MODEL, OTHER_REVISION, OTHER_CONFIG, OTHER_FILES, OTHER_COMMIT, OTHER_SIZE)
+def model_drift(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
+    """One finding, the gravest: other tensors, else another configuration, else other small files."""
+    path = inventory.model.path
     models = files_by_node(facts)
     tensors = _other_tensors(models)
     configs = differing(models, {CONFIG}, _config)
@@ -30,19 +86,19 @@ def drift(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     sizes = differing(models, {file for files in models.values() for file in files.weights}, _size)
     if tensors:
         also = [*(f"{file} differs too" for file in (*configs, *small)), *_revisions(revisions)]
-        yield _revision_differs(inventory, models, tensors, also)
+        yield _revision_differs(path, models, tensors, also)
     elif configs:
-        yield _config_differs(inventory, models, configs[CONFIG], tuple(small), _revisions(revisions))
+        yield _config_differs(path, models, configs[CONFIG], tuple(small), _revisions(revisions))
     elif small or len(revisions) > 1:
-        yield _files_differ(inventory, small, revisions)
+        yield _files_differ(path, small, revisions)
     if sizes and not tensors:
-        yield from _sizes_differ(inventory, models, tuple(sizes))
+        yield from _sizes_differ(path, models, tuple(sizes))
 
 
 def differing(
     models: Mapping[str, ModelFiles], names: set[str], value: Callable[[ModelFiles, str], Hashable]
 ) -> dict[str, Groups]:
-    """Files of which nodes say different things, each with its groups; a node that says nothing (None) is left out."""
+    """Files that are not the same on all nodes, each with its groups; a node without a value (None) is left out."""
     found: dict[str, Groups] = {}
     for name in sorted(names):
         groups = _by(models, lambda files, name=name: value(files, name))  # type: ignore[misc]
@@ -54,9 +110,9 @@ def differing(
 def _by(models: Mapping[str, ModelFiles], value: Callable[[ModelFiles], Hashable]) -> Groups:
     groups: dict[Hashable, list[str]] = defaultdict(list)
     for node, files in models.items():
-        said = value(files)
-        if said is not None:
-            groups[said].append(node)
+        read = value(files)
+        if read is not None:
+            groups[read].append(node)
     return groups
 
 
@@ -84,7 +140,7 @@ def _size(files: ModelFiles, name: str) -> Hashable:
 
 
 def _small(models: Mapping[str, ModelFiles]) -> set[str]:
-    """Small files that are compared. An index says only where tensors are, which the headers say better."""
+    """Small files that are compared. An index only locates tensors, which the headers do better."""
     names = {name for files in models.values() if isinstance(files.digests, Mapping) for name in files.digests}
     return names - {CONFIG, "model.safetensors.index.json"}
 
@@ -107,132 +163,53 @@ def _revisions(groups: Groups) -> list[str]:
     return ["revisions: " + ", ".join(f"{', '.join(nodes)} {str(commit)[:12]}" for commit, nodes in groups.items())]
 
 
-def _odd(differences: Mapping[str, Groups]) -> tuple[str, ...]:
-    """Nodes that stand outside the largest group for any of the files, in the order in which they are met."""
-    return tuple(dict.fromkeys(node for groups in differences.values() for node in minority(groups)))
+def _more(rows: list[str]) -> str:
+    return "".join(f"; {row}" for row in rows)
 
 
 def _revision_differs(
-    inventory: Inventory, models: Mapping[str, ModelFiles], tensors: Mapping[str, Groups], also: list[str]
+    path: str, models: Mapping[str, ModelFiles], tensors: Mapping[str, Groups], also: list[str]
 ) -> Finding:
-    path = inventory.model.path
     file, groups = next(iter(tensors.items()))
     headers = [models[nodes[0]].headers[file] for nodes in groups.values()]
     kinds = [header.tensors for header in headers if isinstance(header, Header)]
     others = {name for kind in kinds for name in kind if any(other.get(name) != kind[name] for other in kinds)}
-    more = "".join(f"; {said}" for said in also)
-    return Finding(
-        "model-revision-differs",
-        Severity.ERROR,
-        _odd(tensors),
-        f"{path} is not the same model everywhere: other tensors in {listed(list(tensors))} "
-        f"(in {file}: {listed(sorted(others))}){more}",
-        "the stages would hold parts of different models: odd shapes or wrong output (F38)",
-        f"copy the whole directory from one node: rsync -a --delete GOOD_NODE:{path}/ {path}/",
+    return OTHER_REVISION.found(
+        *odd_nodes(tensors),
+        path=path,
+        files=listed(list(tensors)),
+        file=file,
+        tensors=listed(sorted(others)),
+        _more=_more(also),
     )
 
 
 def _config_differs(
-    inventory: Inventory, models: Mapping[str, ModelFiles], groups: Groups, small: tuple[str, ...], also: list[str]
+    path: str, models: Mapping[str, ModelFiles], groups: Groups, small: tuple[str, ...], also: list[str]
 ) -> Finding:
     configs = [models[nodes[0]].config for nodes in groups.values()]
     first, *others = [config for config in configs if isinstance(config, Mapping)]
     keys = sorted({k for other in others for k in {*first, *other} if not _same(first, other, k)})
-    more = [f"{listed(list(small))} too"] if small else []
-    rest = "".join(f"; {said}" for said in (*more, *also))
-    return Finding(
-        "model-config-differs",
-        Severity.ERROR,
-        minority(groups),
-        f"{inventory.model.path}/config.json differs between nodes in: {', '.join(keys)}{rest}",
-        "the nodes would build different models (F38)",
-        "copy the whole model directory from one node to the others",
-    )
+    files = [f"{listed(list(small))} too"] if small else []
+    return OTHER_CONFIG.found(*minority(groups), path=path, keys=", ".join(keys), _more=_more([*files, *also]))
 
 
-def _files_differ(inventory: Inventory, small: Mapping[str, Groups], revisions: Groups) -> Finding:
-    path = inventory.model.path
-    shown = [f"{file} ({_where(groups)})" for file, groups in small.items()]
-    seen = [f"{path}: {listed(shown)} differ between nodes"] if small else []
-    if not small:
-        seen.append(f"{path}: headers and small files are alike, the weights themselves were not compared")
-    return Finding(
-        "model-files-differ",
-        Severity.WARNING,
-        _odd({**small, **({"revision": revisions} if len(revisions) > 1 else {})}),
-        "; ".join([*seen, *_revisions(revisions)]),
-        "perhaps two revisions of the model (F38): what the head has decides the tokens and the chat template",
-        f"clusterctl check --full compares all bytes; or copy the whole directory: rsync -a GOOD_NODE:{path}/ {path}/",
-    )
+def _files_differ(path: str, small: Mapping[str, Groups], revisions: Groups) -> Finding:
+    shown = [f"{file} ({by_value(groups)})" for file, groups in small.items()]
+    code = OTHER_FILES if small else OTHER_COMMIT
+    nodes = odd_nodes({**small, **({"revision": revisions} if len(revisions) > 1 else {})})
+    return code.found(*nodes, path=path, files=listed(shown), _more=_more(_revisions(revisions)))
 
 
-def _where(groups: Groups) -> str:
-    rows = [f"{', '.join(nodes)} {'has none' if said == 'absent' else str(said)[:8]}" for said, nodes in groups.items()]
-    return "; ".join(rows)
-
-
-def _sizes_differ(inventory: Inventory, models: Mapping[str, ModelFiles], names: tuple[str, ...]) -> Iterator[Finding]:
+def _sizes_differ(path: str, models: Mapping[str, ModelFiles], names: tuple[str, ...]) -> Iterator[Finding]:
     for file in names:
         having = {name: files.sizes[file] for name, files in models.items() if file in files.sizes}
-        yield Finding(
-            "model-shard-differs",
-            Severity.ERROR,
-            tuple(having),
-            f"{inventory.model.path}/{file} has different sizes: {', '.join(f'{n} {s} B' for n, s in having.items())}",
-            "a truncated or different file fails to load, or loads another model's weights (F37, F38)",
-            f"compare with the source and copy it again: rsync -a GOOD_NODE:{inventory.model.path}/{file} "
-            f"{inventory.model.path}/",
-        )
-
-
-def bytes_differ(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
-    """All bytes, where they were read (`check --full`): between nodes, and against a Hugging Face cache's own names."""
-    path = inventory.model.path
-    read = facts.digests or {}
-    for name, said in read.items():
-        if isinstance(said, Unknown):
-            yield Finding(
-                "model-bytes-unknown",
-                Severity.WARNING,
-                (name,),
-                f"the bytes of {path} were not read to the end: {said.reason}",
-                "what was not read was not compared",
-                "run it by hand on the node, then try again",
-            )
-    known = {name: said for name, said in read.items() if isinstance(said, Mapping)}
-    odd = {file: groups for file in sorted(_weights(known)) if len(groups := _by_digest(known, file)) > 1}
-    blobs = {name: files.blobs for name, files in files_by_node(facts).items()}
-    wrong = {name: [f for f, d in said.items() if blobs[name].get(f, d) != d] for name, said in known.items()}
-    wrong = {name: files for name, files in wrong.items() if files}
-    if odd or wrong:
-        shown = [f"{file} ({_where(groups)})" for file, groups in odd.items()]
-        between = [f"bytes differ between nodes in {listed(shown)}"] if odd else []
-        named = [f"not the SHA-256 that the cache names them by: {per_node(wrong)}"] if wrong else []
-        yield Finding(
-            "model-bytes-differ",
-            Severity.ERROR,
-            tuple(wrong) or _odd(odd),
-            f"{path}: {'; '.join((*between, *named))}",
-            "same names and sizes, other weights: a damaged copy or another revision gives wrong output (F38)",
-            f"find out which one is right (the source's SHA-256), then: rsync -a --checksum GOOD_NODE:{path}/ {path}/",
-        )
-
-
-def _weights(known: Mapping[str, Mapping[str, str]]) -> set[str]:
-    """Files with weights; what the small ones say is compared in every check."""
-    return {file for said in known.values() for file in said if file.endswith(WEIGHTS)}
-
-
-def _by_digest(known: Mapping[str, Mapping[str, str]], file: str) -> Groups:
-    groups: dict[Hashable, list[str]] = defaultdict(list)
-    for name, said in known.items():
-        if file in said:
-            groups[said[file]].append(name)
-    return groups
+        sizes = ", ".join(f"{node} {size} B" for node, size in having.items())
+        yield OTHER_SIZE.found(*having, path=path, file=file, sizes=sizes)
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
-    """Whether both say the same of a key, as _freeze tells values apart: null is not absent, 1 is not true."""
+    """Whether both have the same value of a key, as _freeze tells values apart: null is not absent, 1 is not true."""
     return (key in one) == (key in other) and _freeze(one.get(key)) == _freeze(other.get(key))
 
 

@@ -1,0 +1,58 @@
+"""The engine starts the image with the serving container's flags, and its python3 runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
+from clusterctl.facts.image_report import RunFailed
+from clusterctl.findings.code import ERROR, WARNING, Code
+from clusterctl.findings.finding import Finding
+from clusterctl.findings.rule import rule
+from clusterctl.findings.section import Section
+from clusterctl.inventory.model import Inventory
+
+FAILS = Code(
+    name="container-start-fails",
+    severity=ERROR,
+    title="The container does not start",
+    runbook="image-report.md",
+    seen="{reason}",
+    why="the serving container has the same image and flags, so it would not start either",
+    fix="on the node: docker run --rm --entrypoint python3 {image} --version; then the flags that the message names "
+    "(container.ulimits, container.devices, container.cap_add)",
+    note="The reason is the engine's message when it was to start the image with the serving container's flags, or the "
+    "last line of python3 in it.",
+)
+NO_REPORT = Code(
+    name="image-report-unknown",
+    severity=WARNING,
+    title="The image could not be asked",
+    runbook="image-report.md",
+    seen="the image could not be asked what is in it: {reason}",
+    why="versions, GPUs and limits in the container are not known",
+    fix="clusterctl check again; docker ps on the node shows whether a probe is still there",
+)
+WITHOUT_GPUS_ONLY = Code(
+    name="gpu-container-fails",
+    severity=ERROR,
+    title="Containers get no GPUs",
+    runbook="image-report.md",
+    seen="the image starts without GPUs, but not with them: {reason}",
+    why="the engine cannot give GPUs to a container",
+    fix="on the node: install nvidia-container-toolkit, nvidia-ctk runtime configure --runtime=docker, "
+    "systemctl restart docker (Docker from snap cannot do it)",
+)
+
+
+@rule(Section.IMAGE_REPORT, FAILS, NO_REPORT, WITHOUT_GPUS_ONLY)
+def container_start(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
+    """The engine starts the image with the serving container's flags, and its python3 runs."""
+    for name, report in (facts.deep.images if facts.deep is not None else {}).items():
+        if isinstance(report, RunFailed):
+            yield FAILS.found(name, reason=report.reason, image=inventory.container.image)
+        elif isinstance(report, Unknown):
+            yield NO_REPORT.found(name, reason=report.reason)
+        elif report.gpu_error is not None:
+            yield WITHOUT_GPUS_ONLY.found(name, reason=report.gpu_error)

@@ -1,0 +1,40 @@
+"""The layout that is asked for fits the accelerators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.findings.code import ERROR, Code
+from clusterctl.findings.finding import Finding
+from clusterctl.findings.rule import rule
+from clusterctl.findings.section import Section
+from clusterctl.findings.topics.gpus import counts
+from clusterctl.inventory.layout import resolve_layout
+from clusterctl.inventory.model import Inventory
+
+IMPOSSIBLE = Code(
+    name="layout-impossible",
+    severity=ERROR,
+    title="The layout does not fit",
+    runbook="gpus.md",
+    seen="{reason}",
+    why="vLLM would wait half an hour for accelerators that are not there",
+    fix="set serve.tensor_parallel and serve.pipeline_parallel to `auto`, or to sizes that fit",
+    note="The reason is why the sizes do not fit, with the layouts that would.",
+    waivable=False,
+)
+
+
+@rule(Section.LAYOUT, IMPOSSIBLE)
+def layout_impossible(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
+    """The layout that is asked for fits the accelerators; nothing where their number has a finding of its own."""
+    serve, wanted = inventory.serve, inventory.accelerator.per_node
+    found = set(counts(inventory, facts).values())
+    if not found or min(found) == 0 or facts.unreachable or (wanted == "auto" and len(found) > 1):
+        return
+    per_node = min(found) if wanted == "auto" else int(wanted)
+    try:
+        resolve_layout(len(inventory.nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel)
+    except ValueError as error:
+        yield IMPOSSIBLE.found(reason=error)

@@ -1,0 +1,75 @@
+"""vLLM knows the model, and can split it into pipeline stages where it has to (only with `check --deep`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clusterctl.deployment.address import accelerators_per_node
+from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
+from clusterctl.facts.image_report import ModelSupport
+from clusterctl.findings.code import ERROR, WARNING, Code
+from clusterctl.findings.finding import Finding
+from clusterctl.findings.rule import rule
+from clusterctl.findings.section import Section
+from clusterctl.findings.topics.image import reports
+from clusterctl.inventory.layout import resolve_layout
+from clusterctl.inventory.model import Inventory
+
+ONLY_DEEP = "Only with `check --deep`."
+
+NOT_KNOWN = Code(
+    name="model-support-unknown",
+    severity=WARNING,
+    title="vLLM could not be asked about the model",
+    runbook="image-report.md",
+    seen="vLLM's ModelRegistry could not be asked: {error}",
+    why="whether this vLLM can serve the model is not known",
+    fix="run it by hand: docker run with --entrypoint python3, from vllm import ModelRegistry",
+    note=ONLY_DEEP,
+)
+NOT_IN_REGISTRY = Code(
+    name="model-not-in-registry",
+    severity=WARNING,
+    title="vLLM does not know the model",
+    runbook="image-report.md",
+    seen="config.json names {architecture}, which vLLM in {image} does not know",
+    why="it would run through transformers, which is slower, or not at all",
+    fix="use an image with a newer vLLM, or correct the model's config.json",
+    note=ONLY_DEEP,
+)
+NO_STAGES = Code(
+    name="pipeline-unsupported",
+    severity=ERROR,
+    title="The model cannot be split into stages",
+    runbook="image-report.md",
+    seen="vLLM cannot split {architecture} into pipeline stages, and the layout has {stages}",
+    why='"Pipeline parallelism is not supported for this model"',
+    fix="one node with serve.pipeline_parallel: 1, or another model",
+    note=ONLY_DEEP,
+)
+
+
+@rule(Section.IMAGE_REPORT, NOT_KNOWN, NOT_IN_REGISTRY, NO_STAGES)
+def model_support(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
+    """vLLM knows the model, and can split it into pipeline stages where the layout has several."""
+    for name, _, report in reports(facts):
+        support = report.model_support
+        if isinstance(support, Unknown):
+            yield NOT_KNOWN.found(name, error=support.reason)
+        elif isinstance(support, ModelSupport):
+            architecture = ", ".join(support.architectures) or "no architecture"
+            stages = _stages(inventory, facts)
+            if not support.supported:
+                yield NOT_IN_REGISTRY.found(name, architecture=architecture, image=inventory.container.image)
+            elif not support.pipeline_parallel and stages > 1:
+                yield NO_STAGES.found(name, architecture=architecture, stages=stages)
+
+
+def _stages(inventory: Inventory, facts: ClusterFacts) -> int:
+    serve, per_node = inventory.serve, accelerators_per_node(inventory, facts)
+    try:
+        layout = resolve_layout(len(inventory.nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel)
+    except ValueError:
+        return 1  # a finding of its own
+    return layout.pipeline_parallel

@@ -1,0 +1,56 @@
+"""On bare metal, PCI traffic between GPUs (and to HCAs) is not sent through the root complex or an IOMMU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.fact import Unknown
+from clusterctl.facts.nvidia import NvidiaFacts, Topology
+from clusterctl.findings.code import WARNING, Code
+from clusterctl.findings.finding import Finding
+from clusterctl.findings.rule import rule
+from clusterctl.findings.section import Section
+from clusterctl.findings.topics.gpus import drivers, used_gpus
+from clusterctl.inventory.model import Inventory
+
+TRANSLATED = ("DMA", "DMA-FQ")
+"""Types of IOMMU groups whose addresses are translated (Linux, Documentation/ABI/testing/sysfs-kernel-iommu_groups)."""
+
+ISOLATED = Code(
+    name="pci-isolation",
+    severity=WARNING,
+    title="PCI isolation",
+    runbook="gpu-driver.md",
+    seen="{what}",
+    why="GPUs that communicate over PCIe then hang in NCCL's start, or are very slow",
+    fix="boot with iommu=pt, and switch ACS off in the firmware, or: setpci -s BRIDGE ECAP_ACS+0x6.w=0000 "
+    "(bare metal only); to see whether it matters: NCCL_P2P_DISABLE=1 in container.env",
+    note="The IOMMU translates the GPUs' addresses (TYPE), or N PCI bridges have access control (ACS) on, or both. "
+    "Only on bare metal, and only where GPUs reach each other or an HCA over PCIe. Bridges are checked where the "
+    "login is root and lspci is installed.",
+)
+
+
+@rule(Section.NVIDIA, ISOLATED)
+def pci_isolation(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
+    """On bare metal, PCI traffic between GPUs is not sent through the root complex or an IOMMU."""
+    for name, nvidia in drivers(inventory, facts):
+        node = facts.nodes[name]
+        gpus = used_gpus(inventory, node)
+        if node.system.virtual is not False or not _needs_pci(node, nvidia, len(gpus)):
+            continue
+        iommu = {} if isinstance(nvidia.iommu, Unknown) else nvidia.iommu
+        translated = sorted({kind for kind in iommu.values() if kind in TRANSLATED})
+        bridges = nvidia.acs_bridges if isinstance(nvidia.acs_bridges, int) else 0
+        what = [f"the IOMMU translates the GPUs' addresses ({', '.join(translated)})"] if translated else []
+        what += [f"{bridges} PCI bridges have access control (ACS) on"] if bridges else []
+        if what:
+            yield ISOLATED.found(name, what=" and ".join(what))
+
+
+def _needs_pci(node: NodeFacts, nvidia: NvidiaFacts, gpus: int) -> bool:
+    """Whether GPUs reach each other, or an HCA, over PCIe: NVLink is not concerned."""
+    pairs = nvidia.topology.without_nvlink(gpus) if isinstance(nvidia.topology, Topology) else ()
+    hca = isinstance(node.rdma, tuple) and any(port.active for port in node.rdma)
+    return bool(pairs) or hca

@@ -1,0 +1,1 @@
+"""What rules about one topic share: one module a topic. Pure."""

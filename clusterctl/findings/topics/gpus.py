@@ -1,0 +1,46 @@
+"""Accelerators: how many each node has, and which of them the container will be given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.nvidia import NvidiaFacts
+from clusterctl.facts.records import Gpu
+from clusterctl.inventory.model import Inventory
+
+
+def is_countable(inventory: Inventory) -> bool:
+    """Whether the number of accelerators is known: declared, or read from NVIDIA's driver."""
+    return inventory.accelerator.kind == "nvidia" or inventory.accelerator.per_node != "auto"
+
+
+def counts(inventory: Inventory, facts: ClusterFacts) -> dict[str, int]:
+    """How many accelerators each node has, where it is known. Those of other kinds than NVIDIA's are taken as declared:
+    without rocm-smi on the node AMD's are too, since the image brings its own."""
+    declared = inventory.accelerator.per_node
+    if inventory.accelerator.kind != "nvidia":
+        return dict.fromkeys(facts.nodes, declared) if isinstance(declared, int) else {}
+    return {name: len(node.gpus) for name, node in facts.nodes.items() if isinstance(node.gpus, tuple)}
+
+
+def used_gpus(inventory: Inventory, node: NodeFacts) -> tuple[Gpu, ...]:
+    """The GPUs that the container will be given: the first per_node, by index; none where they are not NVIDIA's."""
+    if inventory.accelerator.kind != "nvidia" or not isinstance(node.gpus, tuple):
+        return ()
+    wanted = inventory.accelerator.per_node
+    return node.gpus if wanted == "auto" else node.gpus[:wanted]
+
+
+def drivers(inventory: Inventory, facts: ClusterFacts) -> Iterator[tuple[str, NvidiaFacts]]:
+    """Every node whose NVIDIA driver was read."""
+    if inventory.accelerator.kind == "nvidia":
+        for name, node in facts.nodes.items():
+            if isinstance(node.nvidia, NvidiaFacts):
+                yield name, node.nvidia
+
+
+def own_memory(node: NodeFacts) -> bool:
+    """Whether the GPUs have memory of their own. Unified memory (DGX Spark) is the machine's: an HCA reaches it without
+    help, and NCCL never reports GDRDMA (failure-modes.md, F31)."""
+    return isinstance(node.gpus, tuple) and any(gpu.memory_total_mib is not None for gpu in node.gpus)
