@@ -11,8 +11,8 @@ from clusterctl.agent.paths import STATE_PATH, container_name
 from clusterctl.facts.containers import json_in
 from clusterctl.findings.finding import Finding
 from clusterctl.hosts.host import Hosts
+from clusterctl.modes.all import mode_of
 from clusterctl.modes.mode import Stage
-from clusterctl.modes.ray import stages
 from clusterctl.signatures.start import KvCache, kv_cache
 from clusterctl.status.server import Completion
 
@@ -58,7 +58,7 @@ def summary_of(
         model=inventory.served_name,
         tensor_parallel=deployment.layout.tensor_parallel,
         pipeline_parallel=deployment.layout.pipeline_parallel,
-        stages=stages(state.get("workers") or {}, names),
+        stages=mode_of(inventory).stages({inventory.head_name: state}, names),
         kv_cache=kv_cache([*start.kept, *state.get("kept", ())]),
         completion=completion,
         new_api_key=prepared.keys.generated and prepared.keys.held is None,

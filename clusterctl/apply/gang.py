@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clusterctl.agent.labels import LABEL_ROLE
-from clusterctl.agent.paths import API_KEY_PATH, RAY_TOKEN_PATH, SERVER_PATH
+from clusterctl.agent.paths import API_KEY_PATH, SERVER_PATH
 from clusterctl.apply.files import PRIVATE_MODE, key_file, spec_record
 from clusterctl.apply.live import update
 from clusterctl.apply.remove import remove_all
@@ -14,8 +14,9 @@ from clusterctl.facts.api_key import ApiKeys
 from clusterctl.facts.records import ContainerFacts
 from clusterctl.hosts.engine import FileInContainer
 from clusterctl.hosts.host import Host, Hosts, Outcomes
-from clusterctl.inventory.secret_files import ray_token
+from clusterctl.inventory.secret_files import token
 from clusterctl.lock.cluster import ClusterLock
+from clusterctl.modes.all import mode_of
 from clusterctl.modes.place import Deployment
 from clusterctl.planning.plan import NodePlan, Plan
 from clusterctl.progress import Progress
@@ -46,7 +47,10 @@ def apply(
         return
     todo = {node.node: node for node in plan.nodes if node.new_container}
     secret_files = [
-        FileInContainer(RAY_TOKEN_PATH, ray_token(deployment.inventory), PRIVATE_MODE),
+        *(
+            FileInContainer(path, token(secret.file, secret.field), PRIVATE_MODE)
+            for path, secret in mode_of(deployment.inventory).secrets(deployment.inventory).items()
+        ),  # fmt: skip
         key_file(keys.wanted),
     ]
     gang = {name: tuple(_member(container) for container in node.existing) for name, node in todo.items()}

@@ -21,7 +21,7 @@ from clusterctl.findings.rules import check
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.endpoint import endpoint_of
 from clusterctl.inventory.model import Inventory
-from clusterctl.modes.ray import stages
+from clusterctl.modes.all import mode_of
 from clusterctl.planning.plan import make_plan
 from clusterctl.signatures.start import KvCache, kv_cache
 from clusterctl.status.server import Completion, Metrics, api_client, complete, health, metrics
@@ -255,7 +255,7 @@ def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_stat
     address = str(found.address) if found is not None else None
     ray_nodes = head_state.get("nodes")
     in_ray = address in ray_nodes if isinstance(ray_nodes, Mapping) else None
-    held = stages(head_state.get("workers") or {}, {address: name} if address else {})
+    held = mode_of(inventory).stages({inventory.head_name: head_state}, {address: name} if address else {})
     return NodeStatus(
         name=name,
         role=role,

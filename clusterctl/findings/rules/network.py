@@ -10,7 +10,7 @@ from clusterctl.facts.fact import Unknown
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.findings.rules.common import runs_ours, unknown
 from clusterctl.inventory.model import Inventory
-from clusterctl.modes.ray import ports_of
+from clusterctl.modes.all import mode_of
 
 
 def addresses(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
@@ -75,7 +75,7 @@ def ports(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             continue
         if runs_ours(node, inventory):
             continue  # its own listeners hold them
-        wanted = ports_of(inventory, name)
+        wanted = mode_of(inventory).ports(inventory, name)
         for port in sorted({listener.port for listener in node.listeners} & set(wanted)):
             holder = next(listener for listener in node.listeners if listener.port == port)
             yield Finding(
