@@ -201,8 +201,8 @@ def _agent_event(name: str, event: Event, start: Start, progress: Progress, *, i
         joined = event.fields.get("joined", ())
         progress.detail(f"{len(joined)}/{event.fields.get('expected')} {COUNTED[event.name]}")
     elif event.name == "phase" and phase in STEPS:
-        start.enter(phase)
-        progress.phase(STEPS[phase])
+        start.enter(str(phase))
+        progress.phase(STEPS[str(phase)])
     elif event.name == "phase" and phase == "loading":
         start.enter("loading")
         progress.phase("starting vLLM")

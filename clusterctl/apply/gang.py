@@ -46,13 +46,10 @@ def apply(
         update(hosts, plan, keys=keys, by=by)
         return
     todo = {node.node: node for node in plan.nodes if node.new_container}
-    secret_files = [
-        *(
-            FileInContainer(path, token(secret.file, secret.field), PRIVATE_MODE)
-            for path, secret in mode_of(deployment.inventory).secrets(deployment.inventory).items()
-        ),  # fmt: skip
-        key_file(keys.wanted),
-    ]
+    secrets = mode_of(deployment.inventory).secrets(deployment.inventory)
+    tokens = {path: token(secret.file, secret.field) for path, secret in secrets.items()}
+    secret_files = [FileInContainer(path, content, PRIVATE_MODE) for path, content in tokens.items()]
+    secret_files.append(key_file(keys.wanted))
     gang = {name: tuple(_member(container) for container in node.existing) for name, node in todo.items()}
     if any(member.running for members in gang.values() for member in members):
         failures = shut_down(hosts, gang, progress, by=by, drain_s=drain_s)

@@ -28,6 +28,7 @@ def verify_gone(
 ) -> list[tuple[str, str, str]]:
     """Look again until nothing is left or the deadline passes; what is left, as (node, what, fix)."""
     deadline = time.monotonic() + SETTLE_S
+    mode = mode_of(hosts.inventory)
     while True:
         facts = gather(hosts)
         left = [
@@ -36,9 +37,7 @@ def verify_gone(
             for what, fix in remains(
                 before.nodes.get(name),
                 after,
-                ports=set(mode_of(hosts.inventory).ports(hosts.inventory, name))
-                if _any_running(containers.get(name, ()))
-                else set(),
+                ports=set(mode.ports(hosts.inventory, name)) if _any_running(containers.get(name, ())) else set(),
                 pids=owned.get(name, frozenset()),
             )
         ]

@@ -14,6 +14,7 @@ from clusterctl.inventory.issue import Issue
 from clusterctl.inventory.layout import Layout, resolve_layout
 from clusterctl.inventory.model import Inventory, PortRange, RayPorts, Serve
 from clusterctl.inventory.raw import size
+from clusterctl.inventory.rules.all import Rule
 from clusterctl.inventory.rules.serve import layout
 from clusterctl.modes.mode import (
     Completion,
@@ -132,9 +133,9 @@ class Ray:
     owned_environment = frozenset(
         {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "VLLM_CONFIG_ROOT"}
     )
-    rules = (worker_ports, layout)
+    rules: tuple[Rule, ...] = (worker_ports, layout)
     listens = LISTENS
-    secret_paths = (TOKEN_PATH,)
+    secret_paths: tuple[str, ...] = (TOKEN_PATH,)
     steps: Mapping[str, str] = {"ray": "forming the Ray cluster"}
     counted: Mapping[str, str] = {"nodes": "nodes in Ray"}
 

@@ -52,7 +52,7 @@ IN_CONTAINERS = ("agent/inside/", "preflight/inside/")
 """What is sent to the nodes."""
 
 ONE_PACKAGE = "agent/inside/"
-"""What has another name on the nodes than here, and so imports itself relatively; nothing else, and nothing above it."""
+"""What has another name on the nodes than here, and so imports itself relatively, and nothing above it."""
 
 OF_THE_IMAGE = {"preflight/inside/collective.py": {"torch"}}
 """What the serving image has beside the standard library, for the one file that is about it."""

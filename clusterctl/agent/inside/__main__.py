@@ -8,14 +8,14 @@ processes that a child spawns too. PYTHONPATH would do it for every process of t
 from __future__ import annotations
 
 import importlib
-import os
 import sys
+from pathlib import Path
 
 
 def main() -> int | None:
     """Run what the command line names."""
-    parent, package = os.path.split(os.path.dirname(os.path.abspath(__file__)))
-    sys.path[0] = parent
+    folder = Path(__file__).resolve().parent
+    sys.path[0], package = str(folder.parent), folder.name
     if len(sys.argv) > 1:
         importlib.import_module(f"{package}.children").main(sys.argv[1:])
         return None

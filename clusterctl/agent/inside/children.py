@@ -28,7 +28,7 @@ def run_server(_: tuple[str, int] | None, argv: Sequence[str]) -> None:
     """The server's command in this process: its modules are loaded at once, it runs when the gate has opened."""
     entries = list(importlib.metadata.entry_points(group="console_scripts", name=argv[0]))
     if not entries and shutil.which(argv[0]) is None:
-        sys.exit(f"clusterctl: the image has no `{argv[0]}` (F20)")
+        sys.exit(f"clusterctl: the image has no `{argv[0]}`")
     command = entries[0].load() if entries else None
     for module in SERVER_MODULES if command else ():
         with contextlib.suppress(ImportError):  # other versions of vLLM; the command itself will say what it lacks
@@ -37,7 +37,7 @@ def run_server(_: tuple[str, int] | None, argv: Sequence[str]) -> None:
         sys.exit("clusterctl: the agent is gone")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if command is None:
-        os.execvp(argv[0], argv)  # noqa: S606 (no shell: argv as configured)
+        os.execvp(argv[0], list(argv))  # noqa: S606 (no shell: argv as configured)
     sys.argv = [*argv, *(word for each in MIDDLEWARE for word in ("--middleware", each))]
     sys.exit(command())
 

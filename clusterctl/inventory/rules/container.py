@@ -35,7 +35,8 @@ def derived_env(data: object, derived: Set[str]) -> Iterator[Issue]:
 
 
 def secret_env(data: object, derived: Set[str]) -> Iterator[Issue]:
-    """Secrets, beside those of `derived`, do not belong in a container's environment, nor in an inventory that is in version control."""
+    """Secrets do not belong in a container's environment, nor in an inventory that is in version control. Those of
+    `derived` are told by `derived_env`."""
     for place, name in environments(data):
         if name.upper() not in derived and SECRET_NAME.search(name):
             hint = "leave it out (a model at model.path needs no token), or mount a 0600 file with container.volumes"

@@ -49,7 +49,10 @@ def layout(data: object) -> Iterator[Issue]:
 
 
 def option_names(data: object, owned: Mapping[str, str]) -> Iterator[Issue]:
-    """`owned`: option that clusterctl sets itself -> what to do instead. Options are written as in `vllm serve --help`, without dashes in front, and must not contradict other fields."""
+    """Options are written as in `vllm serve --help`, without dashes in front, and must not contradict other fields.
+
+    `owned`: option that clusterctl sets itself -> what to do instead.
+    """
     for name, value in entries(dig(data, "serve", "options")).items():
         place = ("serve", "options", name)
         spelled = re.sub(r"[_\s]+", "-", name.strip().lstrip("-").lower())
