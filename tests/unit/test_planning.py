@@ -164,7 +164,9 @@ HEAD_ONLY = ("--head", "--port", "--include-dashboard", "--dashboard-host", "--d
 
 def argv(name: str, changes: Mapping[str, Any] | None = None) -> list[str]:
     made = deployment(changes)
-    return list(ray_argv(made, made.places[name]))
+    program, *words = ray_argv(made, made.places[name])
+    assert program == "ray"
+    return words
 
 
 def test_head_only_flags_are_never_given_to_a_worker() -> None:
