@@ -100,14 +100,15 @@ def _rules(
     ssh = node.port or inventory.ssh.port or SSH_PORT
     api = (inventory.serve.port, inventory.serve.port)
     closed = _ours(inventory, head=head)
+    mode = mode_of(inventory)
     yield Rule("accept", "tcp", ((ssh, ssh),), (), None, "SSH, before anything is refused")
     if peers:
-        yield Rule("accept", "tcp", (), peers, own.interface, "Ray, NCCL, Gloo, TCPStore between the nodes")
+        yield Rule("accept", "tcp", (), peers, own.interface, f"{mode.traffic} between the nodes")
     if peers and inventory.rdma != "off":
         yield Rule("accept", "udp", ((ROCE_PORT, ROCE_PORT),), peers, own.interface, "RoCE v2 between the nodes")
     if head and clients:
         yield Rule("accept", "tcp", (api,), tuple(clients), None, "the API, for clients")
-    yield Rule("drop", "tcp", closed, (), None, "Ray's ports, the API's, and those that the kernel chooses (F67)")
+    yield Rule("drop", "tcp", closed, (), None, f"{mode.own_ports}, the API's, and those that the kernel chooses (F67)")
     if inventory.rdma != "off":
         yield Rule("drop", "udp", ((ROCE_PORT, ROCE_PORT),), (), None, "RoCE v2 from elsewhere")
 

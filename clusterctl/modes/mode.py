@@ -38,7 +38,8 @@ class EnginePlace:
 class Seen:
     """What is known of the image when a mode is asked whether it can serve; None where it is not known."""
 
-    has_ray: bool | None = None
+    lacks: frozenset[str] | None = None
+    """Modules of Python that modes ask for and the image was found not to have."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,10 @@ class Mode(Protocol):
     """Every port that is listened on, on any node, the API's among them."""
     secret_paths: tuple[str, ...]
     """Where its secrets lie in a container."""
+    own_ports: str
+    """Whose the ports of `listens` are, beside the API's: `Ray's ports`."""
+    traffic: str
+    """What passes between the nodes, by the names that people know."""
     steps: Mapping[str, str]
     """Phase of the head's agent -> what goes on, for the person who waits."""
     counted: Mapping[str, str]
@@ -179,6 +184,9 @@ class Mode(Protocol):
 
     def engines(self, deployment: Deployment) -> tuple[EnginePlace, ...]:
         """The server's engines."""
+
+    def members(self, state: Mapping[str, Any]) -> Mapping[str, float] | None:
+        """Nodes that the head's agent has counted, from what it reports: address -> accelerators; None: it has not."""
 
     def stages(self, states: Mapping[str, Mapping[str, Any]], nodes: Mapping[str, str]) -> tuple[Stage, ...]:
         """Who holds which pipeline stage. `states`: node -> what its agent reports; `nodes`: address -> node."""

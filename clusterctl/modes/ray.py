@@ -136,12 +136,14 @@ class Ray:
     rules: tuple[Rule, ...] = (worker_ports, layout)
     listens = LISTENS
     secret_paths: tuple[str, ...] = (TOKEN_PATH,)
+    own_ports = "Ray's ports"
+    traffic = "Ray, NCCL, Gloo, TCPStore"
     steps: Mapping[str, str] = {"ray": "forming the Ray cluster"}
     counted: Mapping[str, str] = {"nodes": "nodes in Ray"}
 
     def refuses(self, inventory: Inventory, seen: Seen) -> Iterator[Refusal]:
         """An image without Ray."""
-        if seen.has_ray is False:
+        if seen.lacks is not None and "ray" in seen.lacks:
             yield Refusal(f"{inventory.container.image} holds no Ray", "give an image that has Ray")
 
     def world(self, inventory: Inventory, accelerators: int) -> Layout:
@@ -219,6 +221,11 @@ class Ray:
     def engines(self, deployment: Deployment) -> tuple[EnginePlace, ...]:
         """One, over all nodes."""
         return (EnginePlace(0, tuple(deployment.places)),)
+
+    def members(self, state: Mapping[str, Any]) -> Mapping[str, float] | None:
+        """Ray's own count."""
+        nodes = state.get("nodes")
+        return nodes if isinstance(nodes, Mapping) else None
 
     def stages(self, states: Mapping[str, Mapping[str, Any]], nodes: Mapping[str, str]) -> tuple[Stage, ...]:
         """In order, from the names and addresses of vLLM's actors, which the head's agent reports."""

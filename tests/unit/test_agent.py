@@ -99,7 +99,7 @@ class Run:
         }
         settings = {
             "supervise": True,
-            "ray_timeout_s": 20,
+            "gate_timeout_s": 20,
             "load_timeout_s": 20,
             "drain_s": 2,
             "stop_s": 3,
@@ -276,22 +276,22 @@ def test_a_worker_waits_for_its_head_and_runs_nothing_but_ray(start: Start) -> N
 
 FAILURES_OF: dict[str, tuple[dict[str, Any], str, str]] = {
     "a node that was not declared": (
-        {"nodes": {**BOTH, "10.0.0.9": 1}, "ray_timeout_s": 600},
+        {"nodes": {**BOTH, "10.0.0.9": 1}, "gate_timeout_s": 600},
         "ray-nodes-wrong",
         "10.0.0.9 is in Ray but is not a node",
     ),
     "a node with more GPUs than declared": (
-        {"nodes": {"127.0.0.1": 2}, "ray_timeout_s": 600},
+        {"nodes": {"127.0.0.1": 2}, "gate_timeout_s": 600},
         "ray-nodes-wrong",
         "127.0.0.1 has 2 GPUs in Ray, 1 are declared",
     ),
     "a node without its GPU": (
-        {"nodes": {"127.0.0.1": 0}, "ray_timeout_s": 600},
+        {"nodes": {"127.0.0.1": 0}, "gate_timeout_s": 600},
         "ray-nodes-wrong",
         "127.0.0.1 has 0 GPUs in Ray, 1 are declared",
     ),
     "a node that does not come": (
-        {"nodes": {"127.0.0.1": 1, "127.0.0.2": -1}, "ray_timeout_s": 5},
+        {"nodes": {"127.0.0.1": 1, "127.0.0.2": -1}, "gate_timeout_s": 5},
         "ray-nodes-missing",
         "only 1 of 2 nodes are in Ray; missing: 127.0.0.2",
     ),
@@ -655,10 +655,10 @@ def test_workers_that_ray_does_not_end_take_a_new_gang(start: Start) -> None:
 
 def test_missing_nodes_take_one_new_gang_and_then_patience(start: Start) -> None:
     missing = {"127.0.0.1": 1, "127.0.0.2": -1}
-    run = start(adopted=True, nodes=missing, ray_timeout_s=3)
+    run = start(adopted=True, nodes=missing, gate_timeout_s=3)
     assert run.end() == 1
     assert restarts(run) == [("gang", "ray-nodes-missing")]
-    second = start(again=run, nodes=missing, ray_timeout_s=1)
+    second = start(again=run, nodes=missing, gate_timeout_s=1)
     second.until_phase("gate")
     time.sleep(3)
     assert second.process.poll() is None
@@ -733,3 +733,43 @@ def test_the_state_is_whole_whenever_it_is_read(start: Start) -> None:
         looks += 1
         assert run.process.poll() is None, run.events
     assert looks > 10
+
+
+# A mode without Ray: the same agent, told other things
+
+
+ALONE: dict[str, Any] = {
+    "processes": [
+        {"name": "server", "program": "server", "gated": True, "alone": False, "stop_s": None, "after": None},
+    ],
+    "gate": {"kind": "none"},
+    "watches": [
+        {"kind": "process", "process": "server", "reason": "server-exited"},
+        {"kind": "completion", "process": "server", "engine": 0},
+    ],
+    "stop": ["server"],
+}
+"""One node that serves by itself."""
+
+
+def test_a_server_without_a_gate_serves_at_once(start: Start) -> None:
+    run = start(**ALONE)
+    run.until_phase("serving")
+    assert run.phases() == ["loading", "serving"]
+    run.process.terminate()
+    assert run.end() == 0
+    assert run.order == ["server stopped"]
+    assert not (run.fake / "ray-argv").exists()
+
+
+def test_a_server_that_cannot_start_again_alone_takes_the_node(start: Start) -> None:
+    run = start("dies-later", adopted=True, **ALONE)
+    assert run.end() == 1
+    assert restarts(run) == [("gang", "server-exited")]
+
+
+def test_a_node_that_only_follows_is_watched_by_its_process(start: Start) -> None:
+    run = start("exit0", role="worker", **{**ALONE, "watches": ALONE["watches"][:1]})
+    failed = run.failure()
+    assert (failed["reason"], failed["exit_code"]) == ("server-exited", 0)
+    assert "serving" not in run.phases(), "that is the head's to say"

@@ -43,8 +43,10 @@ async def unless(event: asyncio.Event, job: Coroutine[Any, Any, None]) -> None:
 
 
 async def first_failure(*jobs: Coroutine[Any, Any, None]) -> None:
-    """Run jobs that only end by raising; raise what the first one raises and cancel the others."""
+    """Run jobs that end by raising, or not before the others do; raise what the first one raises and cancel the others."""
     tasks = [asyncio.create_task(job) for job in jobs]
+    if not tasks:
+        return
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         for task in done:
