@@ -43,7 +43,7 @@ async def unless(event: asyncio.Event, job: Coroutine[Any, Any, None]) -> None:
 
 
 async def first_failure(*jobs: Coroutine[Any, Any, None]) -> None:
-    """Run jobs that end by raising, or not before the others do; raise what the first one raises and cancel the others."""
+    """Run jobs side by side until the first one raises: raise that, and cancel the others."""
     tasks = [asyncio.create_task(job) for job in jobs]
     if not tasks:
         return
