@@ -99,7 +99,7 @@ class Run:
         }
         settings = {
             "supervise": True,
-            "gate_timeout_s": 20,
+            "ray_timeout_s": 20,
             "load_timeout_s": 20,
             "drain_s": 2,
             "stop_s": 3,
@@ -276,22 +276,22 @@ def test_a_worker_waits_for_its_head_and_runs_nothing_but_ray(start: Start) -> N
 
 FAILURES_OF: dict[str, tuple[dict[str, Any], str, str]] = {
     "a node that was not declared": (
-        {"nodes": {**BOTH, "10.0.0.9": 1}, "gate_timeout_s": 600},
+        {"nodes": {**BOTH, "10.0.0.9": 1}, "ray_timeout_s": 600},
         "ray-nodes-wrong",
         "10.0.0.9 is in Ray but is not a node",
     ),
     "a node with more GPUs than declared": (
-        {"nodes": {"127.0.0.1": 2}, "gate_timeout_s": 600},
+        {"nodes": {"127.0.0.1": 2}, "ray_timeout_s": 600},
         "ray-nodes-wrong",
         "127.0.0.1 has 2 GPUs in Ray, 1 are declared",
     ),
     "a node without its GPU": (
-        {"nodes": {"127.0.0.1": 0}, "gate_timeout_s": 600},
+        {"nodes": {"127.0.0.1": 0}, "ray_timeout_s": 600},
         "ray-nodes-wrong",
         "127.0.0.1 has 0 GPUs in Ray, 1 are declared",
     ),
     "a node that does not come": (
-        {"nodes": {"127.0.0.1": 1, "127.0.0.2": -1}, "gate_timeout_s": 5},
+        {"nodes": {"127.0.0.1": 1, "127.0.0.2": -1}, "ray_timeout_s": 5},
         "ray-nodes-missing",
         "only 1 of 2 nodes are in Ray; missing: 127.0.0.2",
     ),
@@ -655,10 +655,10 @@ def test_workers_that_ray_does_not_end_take_a_new_gang(start: Start) -> None:
 
 def test_missing_nodes_take_one_new_gang_and_then_patience(start: Start) -> None:
     missing = {"127.0.0.1": 1, "127.0.0.2": -1}
-    run = start(adopted=True, nodes=missing, gate_timeout_s=3)
+    run = start(adopted=True, nodes=missing, ray_timeout_s=3)
     assert run.end() == 1
     assert restarts(run) == [("gang", "ray-nodes-missing")]
-    second = start(again=run, nodes=missing, gate_timeout_s=1)
+    second = start(again=run, nodes=missing, ray_timeout_s=1)
     second.until_phase("gate")
     time.sleep(3)
     assert second.process.poll() is None

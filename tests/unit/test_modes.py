@@ -27,6 +27,7 @@ NAMING_RAY: Mapping[str, str] = {
     "modes/all.py": "the table of modes",
     "agent/inside/ray_cluster.py": "what the agent does of Ray",
     "agent/inside/children.py": "a row of the table of programs",
+    "agent/inside/node.py": "a key of settings.json, from timeouts.ray_s, which `plan` shows",
     "agent/inside/gates.py": "a row of the table of gates, and the reasons that are waited for",
     "agent/inside/watches.py": "rows of the table of watches",
     # Words of the agent's that the operator's side reads: they are in recorded states, and in --json.
@@ -66,7 +67,7 @@ NAMING_RAY: Mapping[str, str] = {
     "findings/rules/pairs.py": "why a finding matters",
     "findings/rules/system.py": "why a finding matters, Ray's own memory threshold",
 }
-"""File -> why it may. Nothing but the first six lines decides by it what a node runs."""
+"""File -> why it may. Nothing but the first part decides by it what a node runs."""
 
 
 def test_only_these_files_name_ray() -> None:

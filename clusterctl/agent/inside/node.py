@@ -18,7 +18,7 @@ STABLE_S = 60
 
 DEFAULT_SETTINGS: Mapping[str, float] = {
     "supervise": True,
-    "gate_timeout_s": 180.0,
+    "ray_timeout_s": 180.0,
     "load_timeout_s": 3600.0,
     "drain_s": 30.0,
     "stop_s": 60.0,

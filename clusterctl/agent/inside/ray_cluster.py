@@ -117,7 +117,7 @@ class RayNodes:
         node = self.node
         self.serving_with = frozenset()
         node.journal.phase("gate")
-        timeout_s = node.settings()["gate_timeout_s"]
+        timeout_s = node.settings()["ray_timeout_s"]
         last = node.journal.state["restarts"][-1:]
         patient = node.heals() and bool(last) and last[0]["reason"] == "ray-nodes-missing"
         problem: str | None = None
