@@ -17,6 +17,7 @@ from clusterctl.hosts.engine.lines import Lines
 from clusterctl.hosts.host import Host
 from clusterctl.inventory.model import Timeouts
 from clusterctl.lock.run import Run
+from clusterctl.modes.all import COUNTED, STEPS
 from clusterctl.progress import Progress
 from clusterctl.signatures import vllm as vllm_log
 from clusterctl.signatures.start import KEEP, step_of
@@ -223,12 +224,12 @@ def _agent_event(name: str, event: Event, start: Start, progress: Progress, *, i
         # It waits for a word that nobody will say.
         what = f"its server was ended on request of {event.fields.get('by', 'somebody')} while it was waited for"
         raise StartFailedError(name, what, phase=start.phase, lines=[])
-    if event.name == "nodes":
+    if event.name in COUNTED:
         joined = event.fields.get("joined", ())
-        progress.detail(f"{len(joined)}/{event.fields.get('expected')} nodes in Ray")
-    elif event.name == "phase" and phase == "ray":
-        start.enter("ray")
-        progress.phase("forming the Ray cluster")
+        progress.detail(f"{len(joined)}/{event.fields.get('expected')} {COUNTED[event.name]}")
+    elif event.name == "phase" and phase in STEPS:
+        start.enter(str(phase))
+        progress.phase(STEPS[str(phase)])
     elif event.name == "phase" and phase == "loading":
         start.enter("loading")
         progress.phase("starting vLLM")

@@ -11,8 +11,8 @@ from clusterctl.agent.paths import container_name
 from clusterctl.facts.containers import agent_in
 from clusterctl.findings.finding import Finding
 from clusterctl.lock.run import Run
+from clusterctl.modes.all import mode_of
 from clusterctl.modes.mode import Stage
-from clusterctl.modes.ray import stages
 from clusterctl.signatures.start import KvCache, kv_cache
 from clusterctl.status.server import Completion
 
@@ -49,7 +49,7 @@ def summary(run: Run, prepared: Prepared, start: Start, completion: Completion) 
         model=inventory.served_name,
         tensor_parallel=deployment.layout.tensor_parallel,
         pipeline_parallel=deployment.layout.pipeline_parallel,
-        stages=stages(agent.workers, names),
+        stages=mode_of(inventory).stages({inventory.head_name: agent}, names),
         kv_cache=kv_cache([*start.kept, *agent.kept]),
         completion=completion,
         new_api_key=prepared.keys.generated and prepared.keys.held is None,

@@ -1,4 +1,4 @@
-"""Reading what an agent writes: its events, from the container's log stream. The writer is agent/agent.py."""
+"""Reading what an agent writes: its events, from the container's log stream. The writer is agent/inside/journal.py."""
 
 from __future__ import annotations
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 CONFIG_DIR = "/etc/clusterctl"
 
 
-AGENT_PATH = "/opt/clusterctl/agent.py"
+AGENT_PATH = "/opt/clusterctl/clusterctl_agent"
+"""The agent's package, which python3 runs (inside/__main__.py). Nothing else lies in the directory above it: a file
+there would hide a module of the image's that has its name."""
 
 
-CHILDREN_PATH = "/opt/clusterctl/children.py"
-
-
-MIDDLEWARE_PATH = "/opt/clusterctl/clusterctl_middleware.py"
-
-
-SOURCES = (AGENT_PATH, CHILDREN_PATH, MIDDLEWARE_PATH)
-"""Programs: a plan says that they differ, not how."""
+SOURCES: Mapping[str, Path] = {
+    f"{AGENT_PATH}/{file.name}": file for file in sorted(Path(__file__).with_name("inside").glob("*.py"))
+}
+"""Programs: path in the container -> the file here. A plan says that they differ, not how."""
 
 
 AGENT_CONFIG_PATH = f"{CONFIG_DIR}/agent.json"
@@ -37,18 +38,11 @@ ADOPTED_PATH = f"{CONFIG_DIR}/adopted"
 SPEC_PATH = f"{CONFIG_DIR}/spec.json"
 
 
-RAY_TOKEN_PATH = f"{CONFIG_DIR}/ray-token"
-
-
 API_KEY_PATH = f"{CONFIG_DIR}/api-key"
 """On the head only."""
 
 
 VLLM_CONFIG_ROOT = f"{CONFIG_DIR}/vllm"
-
-
-NOT_CARRIED_PATH = f"{VLLM_CONFIG_ROOT}/ray_non_carry_over_env_vars.json"
-"""vLLM reads it when it is imported: vllm/ray/ray_env.py (0.32)."""
 
 
 STATE_PATH = "/run/clusterctl/state.json"

@@ -19,7 +19,7 @@ FAILURES: Mapping[str, str] = {
     "load-timeout": "the server did not complete a token in time (timeouts.load_s)",
     "agent-bug": "a defect of clusterctl's agent: please report it with this output",
 }
-"""What an agent's reasons for giving up mean (agent.py, GiveUpError)."""
+"""What an agent's reasons for giving up mean (inside/tasks.py, GiveUpError)."""
 
 
 RETURNS: Mapping[str, str] = {
@@ -27,7 +27,7 @@ RETURNS: Mapping[str, str] = {
     "started-again": "the container was stopped and started again: by a person, the engine or the machine",
     "container-ended": "the container ended without a word: killed, out of memory, or the machine lost its power",
 }
-"""What an agent's other reasons for a start mean (agent.py, Journal.restart)."""
+"""What an agent's other reasons for a start mean (inside/journal.py, Journal.restart)."""
 
 
 MEANINGS: Mapping[str, str] = {**FAILURES, **RETURNS}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clusterctl.agent.labels import LABEL_ROLE
-from clusterctl.agent.paths import API_KEY_PATH, RAY_TOKEN_PATH, SERVER_PATH
+from clusterctl.agent.paths import API_KEY_PATH, SERVER_PATH
 from clusterctl.apply.files import PRIVATE_MODE, key_file, spec_record
 from clusterctl.apply.live import update
 from clusterctl.apply.remove import remove_all
@@ -16,8 +16,9 @@ from clusterctl.facts.api_key import ApiKeys
 from clusterctl.facts.records import ContainerFacts
 from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.hosts.host import Host, Outcomes
-from clusterctl.inventory.secret_files import ray_token
+from clusterctl.inventory.secret_files import token
 from clusterctl.lock.run import Run
+from clusterctl.modes.all import mode_of
 from clusterctl.modes.place import Deployment
 from clusterctl.planning.plan import Plan
 from clusterctl.planning.steps import NEW_CONTAINER, Step
@@ -51,10 +52,11 @@ def _replace_gang(run: Run, change: Change, undo: list[Undo]) -> None:
     replaced is stopped in order, after `drain_s` seconds for running requests."""
     hosts, lock = run.hosts, run.lock
     todo = {step.node: step for step in change.plan.steps if isinstance(step, NEW_CONTAINER)}
-    secret_files = [  # read first: a file that is no token must stop nothing
-        FileInContainer(RAY_TOKEN_PATH, ray_token(run.inventory), PRIVATE_MODE),
-        key_file(change.keys.wanted),
-    ]
+    # Read first: a file that is no token must stop nothing.
+    secrets = mode_of(run.inventory).secrets(run.inventory)
+    tokens = {path: token(secret.file, secret.field) for path, secret in secrets.items()}
+    secret_files = [FileInContainer(path, content, PRIVATE_MODE) for path, content in tokens.items()]
+    secret_files.append(key_file(change.keys.wanted))
     gang = {name: tuple(_member(container) for container in step.existing) for name, step in todo.items()}
     if any(member.running for members in gang.values() for member in members):
         failures = shut_down(run, gang, drain_s=change.drain_s)

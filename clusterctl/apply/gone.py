@@ -11,7 +11,7 @@ from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.gather import gather
 from clusterctl.hosts.host import Hosts
-from clusterctl.modes.ray import ports_of
+from clusterctl.modes.all import mode_of
 
 SETTLE_S = 15
 """Seconds that the kernel and the driver get to close ports and free GPU memory after the last process has ended."""
@@ -28,6 +28,7 @@ def verify_gone(
 ) -> list[tuple[str, str, str]]:
     """Look again until nothing is left or the deadline passes; what is left, as (node, what, fix)."""
     deadline = time.monotonic() + SETTLE_S
+    mode = mode_of(hosts.inventory)
     while True:
         facts = gather(hosts)
         left = [
@@ -36,7 +37,7 @@ def verify_gone(
             for what, fix in remains(
                 before.nodes.get(name),
                 after,
-                ports=set(ports_of(hosts.inventory, name)) if _any_running(containers.get(name, ())) else set(),
+                ports=set(mode.ports(hosts.inventory, name)) if _any_running(containers.get(name, ())) else set(),
                 pids=owned.get(name, frozenset()),
             )
         ]

@@ -41,8 +41,9 @@ class Options:
         """The inventory. Raises InventoryError with everything that is wrong with it."""
         from clusterctl.findings.waivers import waivers
         from clusterctl.inventory.load import load_inventory
+        from clusterctl.modes.rules import mode_rules
 
-        return load_inventory(self.path, (waivers,))
+        return load_inventory(self.path, (waivers, mode_rules))
 
     def hosts(self, only: Container[str] | None = None) -> Hosts:
         """Connections to all nodes, or only to those of these names; not yet open."""

@@ -16,6 +16,7 @@ from clusterctl.deployment.address import private_address
 from clusterctl.errors import UsageError
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.inventory.model import Inventory
+from clusterctl.modes.all import mode_of
 
 EPHEMERAL = (32768, 60999)
 """Ports that Linux gives to who asks for any: the default of net.ipv4.ip_local_port_range."""
@@ -99,14 +100,15 @@ def _rules(
     ssh = node.port or inventory.ssh.port or SSH_PORT
     api = (inventory.serve.port, inventory.serve.port)
     closed = _ours(inventory, head=head)
+    mode = mode_of(inventory)
     yield Rule("accept", "tcp", ((ssh, ssh),), (), None, "SSH, before anything is refused")
     if peers:
-        yield Rule("accept", "tcp", (), peers, own.interface, "Ray, NCCL, Gloo, TCPStore between the nodes")
+        yield Rule("accept", "tcp", (), peers, own.interface, f"{mode.traffic} between the nodes")
     if peers and inventory.rdma != "off":
         yield Rule("accept", "udp", ((ROCE_PORT, ROCE_PORT),), peers, own.interface, "RoCE v2 between the nodes")
     if head and clients:
         yield Rule("accept", "tcp", (api,), tuple(clients), None, "the API, for clients")
-    yield Rule("drop", "tcp", closed, (), None, "Ray's ports, the API's, and those that the kernel chooses (F67)")
+    yield Rule("drop", "tcp", closed, (), None, f"{mode.own_ports}, the API's, and those that the kernel chooses (F67)")
     if inventory.rdma != "off":
         yield Rule("drop", "udp", ((ROCE_PORT, ROCE_PORT),), (), None, "RoCE v2 from elsewhere")
 
@@ -114,11 +116,8 @@ def _rules(
 def _ours(inventory: Inventory, *, head: bool) -> tuple[Span, ...]:
     """Ports of ours on a node, adjacent ones joined. A worker does without the head's, and they are closed there, too:
     who becomes the head tomorrow needs no other rules for it."""
-    pinned = inventory.ray.ports.model_dump(exclude={"workers"}).values()
-    workers = inventory.ray.ports.workers
-    spans = [(port, port) for port in pinned] + [(workers.first, workers.last), EPHEMERAL]
-    if head:
-        spans.append((inventory.serve.port, inventory.serve.port))
+    fields = [field for field in mode_of(inventory).listens if head or not field.for_clients]
+    spans = [*(field.span(inventory) for field in fields), EPHEMERAL]
     joined: list[Span] = []
     for first, last in sorted(spans):
         if joined and first <= joined[-1][1] + 1:

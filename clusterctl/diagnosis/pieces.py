@@ -18,6 +18,7 @@ from clusterctl.diagnosis.streams import ChunkStream, Tail, whole_lines
 from clusterctl.errors import ClusterctlError
 from clusterctl.hosts.host import Host
 from clusterctl.inventory.model import Inventory
+from clusterctl.modes.all import SECRET_PATHS
 from clusterctl.signatures import kernel as kernel_log
 
 LOG_LINES = 100_000
@@ -35,7 +36,7 @@ RAY_TOLD = (".err", "raylet.out", "gcs_server.out")
 """Ray's files in which causes are looked for: what its processes say when they die."""
 
 
-SECRET_FILES = (paths.RAY_TOKEN_PATH, paths.API_KEY_PATH)
+SECRET_FILES = (*SECRET_PATHS, paths.API_KEY_PATH)
 """Read to know what to take out; never a part of the bundle."""
 
 

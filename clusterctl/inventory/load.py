@@ -18,7 +18,7 @@ from clusterctl.inventory.source import Source, read_source
 def load_inventory(path: Path, rules: Sequence[Rule] = ()) -> Inventory:
     """The inventory in the file, its paths made absolute. Raises InventoryError with every problem, in file order.
 
-    `rules` are those that need to know more than the inventory does, such as the codes of findings.
+    `rules` are those that need to know more than the inventory does, such as the codes of findings, or a mode's ports.
     """
     source = read_source(path)
     inventory, mistakes = validate(source.data)

@@ -21,15 +21,12 @@ _HEADER_VALUE = re.compile(rb"[\x21-\x7e]+")
 """What a bearer token may hold without quoting (RFC 6750, 2.1, is narrower; vLLM compares whatever was sent)."""
 
 
-def ray_token(inventory: Inventory) -> bytes:
-    """The token for this start of the gang: the operator's file, or a new random one that lives only in containers.
+def token(path: Path | None, field: str) -> bytes:
+    """A token for this start of the gang: the operator's file, or a new random one that lives only in containers.
 
     Raises UsageError for a file that others may read, or that is missing or empty.
     """
-    path = inventory.ray.token_file
-    if path is None:
-        return secrets.token_hex(TOKEN_BYTES).encode()
-    return read_secret(path, "ray.token_file")
+    return secrets.token_hex(TOKEN_BYTES).encode() if path is None else read_secret(path, field)
 
 
 def api_key(inventory: Inventory, existing: bytes | None) -> bytes | None:

@@ -1,50 +1,252 @@
-"""Serving over Ray: ports, arguments, environment, and the names of its actors."""
+"""Serving over Ray: every node in one Ray cluster, the server on the head."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from clusterctl.inventory.model import Inventory, PortRange
-from clusterctl.modes.mode import Stage
+from clusterctl.agent import paths
+from clusterctl.agent.state import AgentState
+from clusterctl.inventory.issue import Issue
+from clusterctl.inventory.layout import Layout, resolve_layout
+from clusterctl.inventory.model import Inventory, PortRange, RayPorts, Serve
+from clusterctl.inventory.raw import size
+from clusterctl.inventory.rules.all import Rule
+from clusterctl.inventory.rules.serve import layout
+from clusterctl.modes.mode import (
+    Completion,
+    EnginePlace,
+    Gate,
+    Process,
+    ProcessLives,
+    Refusal,
+    Secret,
+    Seen,
+    Stage,
+    Watch,
+)
 from clusterctl.modes.place import Deployment, Place
+from clusterctl.modes.ports import PortField, listener_of, ports_on
 from clusterctl.secrets.masking import SECRETS_IN_USE
 from clusterctl.secrets.names import looks_secret
 
-WORKER_SAMPLES = 8
-"""Ports of Ray's worker range that are tried, its ends among them: a firewall opens ranges, not every second port."""
+TOKEN_PATH = f"{paths.CONFIG_DIR}/ray-token"
+"""Ray reads its token there (RAY_AUTH_TOKEN_PATH, Ray 2.60)."""
+
+NOT_CARRIED_PATH = f"{paths.VLLM_CONFIG_ROOT}/ray_non_carry_over_env_vars.json"
+"""vLLM reads it when it is imported: vllm/ray/ray_env.py (0.32)."""
+
+STOP_S = 5.0
+"""Seconds for Ray to end by itself. With the server gone it holds nothing that is worth more."""
 
 
-def pinned_ports(inventory: Inventory, node: str) -> tuple[int, ...]:
-    """Ports of this node that Ray connects to from the others. The API's port is not one: it is for clients."""
-    pinned = inventory.ray.ports.model_dump(exclude={"workers"})
-    if node != inventory.head_name:
-        del pinned["gcs"]
-    return (*pinned.values(), *worker_sample(inventory.ray.ports.workers))
+@dataclass(frozen=True)
+class RayNodes(Gate):
+    """Exactly the declared nodes, each with exactly its accelerators, are alive in Ray."""
+
+    kind: ClassVar[str] = "ray-nodes"
+
+    address: str
+    """Of Ray's control store."""
+    port: int
+    raylet_port: int
+    """On every node."""
+    expected: Mapping[str, int]
+    """Address -> accelerators."""
 
 
-def worker_sample(workers: PortRange) -> tuple[int, ...]:
-    """Some ports of the range, evenly spread, with both ends."""
-    width = workers.last - workers.first
-    count = min(WORKER_SAMPLES, width + 1)
-    return tuple(sorted({workers.first + width * index // max(1, count - 1) for index in range(count)}))
+@dataclass(frozen=True)
+class RayActors(Watch):
+    """Ray still has every node, and every worker that the server began to serve with."""
+
+    kind: ClassVar[str] = "ray-actors"
 
 
-def ports_of(inventory: Inventory, node: str) -> dict[int, str]:
-    """Fixed ports that will be listened on at a node, each with its inventory field."""
-    pinned = inventory.ray.ports.model_dump(exclude={"workers"})
-    wanted = {port: f"ray.ports.{field}" for field, port in pinned.items()}
-    if node == inventory.head_name:
-        wanted[inventory.serve.port] = "serve.port"
-    else:
-        wanted.pop(inventory.ray.ports.gcs)
-    return wanted
+@dataclass(frozen=True)
+class ControlStore(Watch):
+    """The head's Ray, without which a worker's is nothing."""
+
+    kind: ClassVar[str] = "ray-control-store"
+
+    address: str
+    port: int
+
+
+def _port_fields() -> Iterator[PortField]:
+    defaults = RayPorts()
+    for name in RayPorts.model_fields:
+        value = getattr(defaults, name)
+        span = (value.first, value.last) if isinstance(value, PortRange) else (value, value)
+        yield PortField(("ray", "ports", name), span, head_only=name == "gcs")
+    api = Serve().port
+    yield PortField(("serve", "port"), (api, api), head_only=True, for_clients=True)
+
+
+LISTENS = tuple(_port_fields())
+
+SMALLEST_WORKER_PORT = 1024
+"""Ray refuses worker ports below it."""
+
+
+def worker_ports(data: object) -> Iterator[Issue]:
+    """The inventory's rule for Ray's workers: their range must be one, and hold a process for each accelerator and the
+    server."""
+    (field,) = (each for each in LISTENS if each.is_range)
+    workers = listener_of(field, data)
+    if workers is None:
+        return
+    per_node = size(data, "accelerator", "per_node")
+    needed = (per_node if isinstance(per_node, int) else 1) + 1
+    ports = workers.last - workers.first + 1
+    if ports <= 0:
+        yield Issue(workers.path, f"first {workers.first} is above last {workers.last}", "exchange them")
+    elif workers.first < SMALLEST_WORKER_PORT:
+        yield Issue(workers.path, f"begins at {workers.first}, and Ray refuses ports below {SMALLEST_WORKER_PORT}")
+    elif ports < needed:
+        message = f"has {ports} ports, and a node needs at least {needed}: one for each accelerator and the server"
+        yield Issue(workers.path, message, "give some hundreds: Ray also keeps an idle worker for each CPU core")
+
+
+_PP = re.compile(r"_PP(\d+)")
+"""vllm_Worker_<id>[_TP{t}][_PP{p}], each part only where its size is above 1 (vLLM 0.32, v1/executor/ray_utils.py,
+build_actor_name). With three or more nodes the order of stages is by random Ray node ID, so only the actors tell it
+(vllm-ray-facts, surprise 5)."""
+
+
+class Ray:
+    """The mode `ray`."""
+
+    name = "ray"
+    owned: Mapping[str, str] = {
+        "tensor-parallel-size": "use serve.tensor_parallel",
+        "pipeline-parallel-size": "use serve.pipeline_parallel",
+        "distributed-executor-backend": "leave it out: the nodes are joined by Ray",
+        "nnodes": "leave it out: it follows from nodes",
+        "node-rank": "leave it out: it follows from nodes",
+        "master-addr": "leave it out: it follows from head",
+        "master-port": "leave it out: the nodes are joined by Ray",
+        "headless": "leave it out: it follows from head",
+    }
+    owned_environment = frozenset(
+        {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "VLLM_CONFIG_ROOT"}
+    )
+    rules: tuple[Rule, ...] = (worker_ports, layout)
+    listens = LISTENS
+    secret_paths: tuple[str, ...] = (TOKEN_PATH,)
+    own_ports = "Ray's ports"
+    traffic = "Ray, NCCL, Gloo, TCPStore"
+    steps: Mapping[str, str] = {"ray": "forming the Ray cluster"}
+    counted: Mapping[str, str] = {"nodes": "nodes in Ray"}
+
+    def refuses(self, inventory: Inventory, seen: Seen) -> Iterator[Refusal]:
+        """An image without Ray."""
+        if seen.lacks is not None and "ray" in seen.lacks:
+            yield Refusal(f"{inventory.container.image} holds no Ray", "give an image that has Ray")
+
+    def world(self, inventory: Inventory, accelerators: int) -> Layout:
+        """Tensor parallel inside a node, whole pipeline stages on each."""
+        serve = inventory.serve
+        return resolve_layout(len(inventory.nodes), accelerators, serve.tensor_parallel, serve.pipeline_parallel)
+
+    def ports(self, inventory: Inventory, node: str) -> Mapping[int, str]:
+        """Ray's pinned ports, and the API's on the head."""
+        return ports_on(self.listens, inventory, node)
+
+    def secrets(self, inventory: Inventory) -> Mapping[str, Secret]:
+        """Ray's token."""
+        return {TOKEN_PATH: Secret("ray.token_file", inventory.ray.token_file)}
+
+    def environment(self, deployment: Deployment, place: Place) -> Mapping[str, str]:
+        """Where Ray is, and how to speak to it."""
+        address, port = _control_store(deployment)
+        return {
+            # Ray folds equal lines of several workers into one, and with them the one that says why a rank died.
+            "RAY_DEDUP_LOGS": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ADDRESS": f"{address}:{port}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": TOKEN_PATH,
+            "VLLM_CONFIG_ROOT": paths.VLLM_CONFIG_ROOT,  # where it looks for the list of `not_carried`
+        }
+
+    def files(self, deployment: Deployment, place: Place) -> Mapping[str, str]:
+        """What the server must not copy to its workers."""
+        if place.role != "head":
+            return {}
+        return {NOT_CARRIED_PATH: json.dumps(not_carried(deployment.inventory), indent=2)}
+
+    def server(self, deployment: Deployment, place: Place) -> Mapping[str, Any]:
+        """One server, on the head."""
+        if place.role != "head":
+            return {}
+        return {
+            "tensor-parallel-size": deployment.layout.tensor_parallel,
+            "pipeline-parallel-size": deployment.layout.pipeline_parallel,
+            "distributed-executor-backend": "ray",
+        }
+
+    def processes(self, deployment: Deployment, place: Place) -> tuple[Process, ...]:
+        """Ray on every node; on the head the server too."""
+        # A worker keeps its modules loaded until the head is there: half of a join's time.
+        after = None if place.role == "head" else _control_store(deployment)
+        ray = Process("ray", "ray", ray_argv(deployment, place), gated=False, after=after, stop_s=STOP_S)
+        if place.role != "head":
+            return (ray,)
+        argv = ("vllm", "serve", "--config", paths.SERVER_CONFIG_PATH)
+        return (ray, Process("server", "server", argv, gated=True, alone=True))
+
+    def stop_order(self, deployment: Deployment, place: Place) -> tuple[str, ...]:
+        """The server before the Ray that it runs on."""
+        return ("server", "ray") if place.role == "head" else ("ray",)
+
+    def gate(self, deployment: Deployment, place: Place) -> Gate:
+        """On the head, for its server."""
+        if place.role != "head":
+            return Gate()
+        per_node = deployment.layout.gpus_per_node
+        expected = {str(other.address): per_node for other in deployment.places.values()}
+        return RayNodes(*_control_store(deployment), deployment.inventory.ray.ports.node_manager, expected)
+
+    def watches(self, deployment: Deployment, place: Place) -> tuple[Watch, ...]:
+        """Ray on every node; the server and its workers from the head; the head from its workers."""
+        ray = ProcessLives("ray", "ray-exited")
+        if place.role != "head":
+            return (ray, ControlStore("ray", *_control_store(deployment)))
+        completions = (Completion("server", engine.rank) for engine in self.engines(deployment))
+        return (ray, ProcessLives("server", "server-exited"), *completions, RayActors("server"))
+
+    def engines(self, deployment: Deployment) -> tuple[EnginePlace, ...]:
+        """One, over all nodes."""
+        return (EnginePlace(0, tuple(deployment.places)),)
+
+    def members(self, state: AgentState) -> Mapping[str, float] | None:
+        """Ray's own count."""
+        return state.nodes
+
+    def stages(self, states: Mapping[str, AgentState], nodes: Mapping[str, str]) -> tuple[Stage, ...]:
+        """In order, from the names and addresses of vLLM's actors, which the head's agent reports."""
+        holders: dict[int, set[str]] = defaultdict(set)
+        for state in states.values():
+            for actor, address in state.workers.items():
+                match = _PP.search(actor)
+                holders[int(match[1]) if match else 0].add(nodes.get(str(address), str(address)))
+        return tuple(Stage(rank, tuple(sorted(held))) for rank, held in sorted(holders.items()))
+
+
+RAY = Ray()
+
+
+def _control_store(deployment: Deployment) -> tuple[str, int]:
+    """Address and port of Ray's control store."""
+    return str(deployment.head.address), deployment.inventory.ray.ports.gcs
 
 
 def not_carried(inventory: Inventory) -> list[str]:
-    """Names of variables that vLLM must not copy from the server to its workers (F70).
+    """Names of variables that vLLM must not copy from the server to its workers.
 
     vLLM copies all of the server's environment to workers that lack a value (RayExecutorV2), or what begins with VLLM_,
     HF_ and the like (the older executor, data parallel), but for the names in this list: vllm/ray/ray_env.py and
@@ -55,7 +257,7 @@ def not_carried(inventory: Inventory) -> list[str]:
     return sorted({*SECRETS_IN_USE, *(name for name in asked if looks_secret(name))})
 
 
-def ray_argv(deployment: Deployment, place: Place) -> Sequence[str]:
+def ray_argv(deployment: Deployment, place: Place) -> tuple[str, ...]:
     """`ray start` for this node: explicit address, exactly its GPUs, every port pinned (Ray 2.60)."""
     inventory, ports = deployment.inventory, deployment.inventory.ray.ports
     common = [
@@ -75,22 +277,7 @@ def ray_argv(deployment: Deployment, place: Place) -> Sequence[str]:
     if inventory.ray.object_store_bytes is not None:
         common.append(f"--object-store-memory={inventory.ray.object_store_bytes}")
     if place.role == "worker":
-        return ["start", f"--address={deployment.head.address}:{ports.gcs}", *common]
-    # Head-only flags: on a worker they abort `ray start`. The dashboard is a job API (F65); the monitor
+        return ("ray", "start", f"--address={deployment.head.address}:{ports.gcs}", *common)
+    # Head-only flags: on a worker they abort `ray start`. The dashboard is a job API; the monitor
     # is the autoscaler's: there is nothing to scale.
-    return ["start", "--head", f"--port={ports.gcs}", "--include-dashboard=false", "--no-monitor", *common]
-
-
-_PP = re.compile(r"_PP(\d+)")
-"""vllm_Worker_<id>[_TP{t}][_PP{p}], each part only where its size is above 1 (vLLM 0.32, v1/executor/ray_utils.py,
-build_actor_name). With three or more nodes the order of stages is by random Ray node ID, so only the actors tell it
-(vllm-ray-facts, surprise 5)."""
-
-
-def stages(workers: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Stage, ...]:
-    """Stages in order. `workers`: actor name → address; `names`: address → node name."""
-    holders: dict[int, set[str]] = defaultdict(set)
-    for actor, address in workers.items():
-        match = _PP.search(actor)
-        holders[int(match[1]) if match else 0].add(names.get(str(address), str(address)))
-    return tuple(Stage(rank, tuple(sorted(nodes))) for rank, nodes in sorted(holders.items()))
+    return ("ray", "start", "--head", f"--port={ports.gcs}", "--include-dashboard=false", "--no-monitor", *common)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
-from clusterctl.agent import AGENT_SOURCE, CHILDREN_SOURCE, MIDDLEWARE_SOURCE, paths
+from clusterctl.agent import paths
 from clusterctl.deployment.environment import network_environment
 from clusterctl.inventory.model import Inventory
+from clusterctl.modes.all import mode_of
 from clusterctl.modes.place import Deployment, Place
-from clusterctl.modes.ray import not_carried, ray_argv
-from clusterctl.planning.server import server_config, server_file
+from clusterctl.planning.server import server_files
 from clusterctl.rendering import render
 
 MAX_RESTARTS = 8
@@ -28,31 +27,27 @@ SETTINGS_FILES = (paths.SETTINGS_PATH,)
 
 def rendered_files(deployment: Deployment, place: Place) -> Mapping[str, str]:
     """Path → content of every file without a secret in it."""
-    files = {
-        paths.AGENT_PATH: AGENT_SOURCE.read_text(encoding="utf-8"),
-        paths.CHILDREN_PATH: CHILDREN_SOURCE.read_text(encoding="utf-8"),
-        paths.MIDDLEWARE_PATH: MIDDLEWARE_SOURCE.read_text(encoding="utf-8"),
+    mode = mode_of(deployment.inventory)
+    return {
+        **{path: source.read_text(encoding="utf-8") for path, source in paths.SOURCES.items()},
         paths.AGENT_CONFIG_PATH: _agent_config(deployment, place),
         paths.SETTINGS_PATH: _settings(deployment.inventory),
+        **server_files(deployment, place),
+        **mode.files(deployment, place),
     }
-    if place.role == "head":
-        files[paths.SERVER_PATH] = server_file(deployment)
-        files[paths.SERVER_CONFIG_PATH] = server_config(deployment)
-        files[paths.NOT_CARRIED_PATH] = json.dumps(not_carried(deployment.inventory), indent=2)
-    return files
 
 
 def _agent_config(deployment: Deployment, place: Place) -> str:
+    mode = mode_of(deployment.inventory)
     return render(
         "agent.json.j2",
         node=place.name,
         role=place.role,
-        head_address=str(deployment.head.address),
-        gcs_port=deployment.inventory.ray.ports.gcs,
-        raylet_port=deployment.inventory.ray.ports.node_manager,
         private_shm=deployment.inventory.container.ipc == "private",
-        ray_argv=ray_argv(deployment, place),
-        expected_gpus={str(other.address): deployment.layout.gpus_per_node for other in deployment.places.values()},
+        processes=[process.to_json() for process in mode.processes(deployment, place)],
+        gate=mode.gate(deployment, place).to_json(),
+        watches=[watch.to_json() for watch in mode.watches(deployment, place)],
+        stop=mode.stop_order(deployment, place),
     )
 
 
@@ -66,22 +61,20 @@ def _settings(inventory: Inventory) -> str:
 
 
 def environment(inventory: Inventory, deployment: Deployment, place: Place) -> Mapping[str, str]:
-    """The container's environment: the operator's, the node's, then what clusterctl derives, which wins.
+    """The container's environment: what may be overridden, the operator's, the node's, then what clusterctl derives,
+    which wins.
 
     Set on EVERY node: vLLM copies the head's environment to workers that lack a value (vllm-ray-facts, surprise 4).
     """
     node = next(node for node in inventory.nodes if node.name == place.name)
+    mode = mode_of(inventory)
+    of_mode = mode.environment(deployment, place)
     return {
         "PYTHONUNBUFFERED": "1",
-        # Ray folds equal lines of several workers into one, and with them the one that says why a rank died.
-        "RAY_DEDUP_LOGS": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
         "VLLM_NO_USAGE_STATS": "1",
+        **of_mode,
         **inventory.container.env,
         **node.env,
         **network_environment(inventory, place.name, place.address, place.interface, place.hcas),
-        "RAY_ADDRESS": f"{deployment.head.address}:{inventory.ray.ports.gcs}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": paths.RAY_TOKEN_PATH,
-        "VLLM_CONFIG_ROOT": paths.VLLM_CONFIG_ROOT,  # where it looks for the list of `not_carried`
+        **{name: value for name, value in of_mode.items() if name in mode.owned_environment},
     }

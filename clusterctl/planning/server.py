@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from clusterctl.agent import paths
 from clusterctl.inventory.endpoint import tls_certfile
-from clusterctl.modes.place import Deployment
+from clusterctl.modes.all import mode_of
+from clusterctl.modes.mode import Process
+from clusterctl.modes.place import Deployment, Place
 from clusterctl.rendering import render
 from clusterctl.signatures.start import KEEP
 
 
-def server_config(deployment: Deployment) -> str:
+def server_files(deployment: Deployment, place: Place) -> Mapping[str, str]:
+    """Path -> content of what a node's server is started with; empty where the mode runs none."""
+    mode = mode_of(deployment.inventory)
+    options = mode.server(deployment, place)
+    servers = [process for process in mode.processes(deployment, place) if process.gated]
+    if not options or not servers:
+        return {}
+    return {
+        paths.SERVER_PATH: _server_file(deployment, servers[0]),
+        paths.SERVER_CONFIG_PATH: _server_config(deployment, options),
+    }
+
+
+def _server_config(deployment: Deployment, options: Mapping[str, Any]) -> str:
     """What `vllm serve --config` reads."""
     inventory = deployment.inventory
     return render(
@@ -18,9 +36,7 @@ def server_config(deployment: Deployment) -> str:
         served_name=inventory.served_name,
         host=_listen_host(deployment),
         port=inventory.serve.port,
-        tensor_parallel=deployment.layout.tensor_parallel,
-        pipeline_parallel=deployment.layout.pipeline_parallel,
-        options=inventory.serve.options,
+        options={**options, **inventory.serve.options},
     )
 
 
@@ -31,12 +47,12 @@ def _listen_host(deployment: Deployment) -> str:
     return "0.0.0.0" if host == "any" else str(host)  # noqa: S104 (only when the inventory says `any`)
 
 
-def server_file(deployment: Deployment) -> str:
+def _server_file(deployment: Deployment, server: Process) -> str:
     """What the agent must know to run the server: its command line, and which lines of its log to keep."""
     inventory = deployment.inventory
     return render(
         "server.json.j2",
-        server_argv=["vllm", "serve", "--config", paths.SERVER_CONFIG_PATH],
+        server_argv=server.argv,
         keep_lines=[pattern.pattern for pattern in KEEP],
         endpoint_host="127.0.0.1" if inventory.serve.host == "any" else _listen_host(deployment),
         endpoint_port=inventory.serve.port,

@@ -21,7 +21,7 @@ from clusterctl.findings.rules import check
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.endpoint import endpoint_of
 from clusterctl.inventory.model import Inventory
-from clusterctl.modes.ray import stages
+from clusterctl.modes.all import STEPS, mode_of
 from clusterctl.planning.plan import make_plan
 from clusterctl.signatures.start import KvCache, kv_cache
 from clusterctl.status.server import Completion, Metrics, api_client, complete, health, metrics
@@ -30,7 +30,7 @@ RATE_WINDOW_S = 1.0
 """Seconds between the two looks at the token counter that `tokens_per_s` is taken from."""
 
 
-RECOVERING = ("ray", "gate", "loading", "restarting", "draining")
+RECOVERING = (*STEPS, "gate", "loading", "restarting", "draining")
 """Phases of a head's agent from which it comes to serve by itself."""
 
 
@@ -253,9 +253,10 @@ def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_stat
     node = facts.nodes[name]
     found = private_address(inventory, name, node)
     address = str(found.address) if found is not None else None
-    joined = head_state.nodes
-    in_ray = address in joined if joined is not None else None
-    held = stages(head_state.workers, {address: name} if address else {})
+    mode = mode_of(inventory)
+    members = mode.members(head_state)
+    counted = address in members if members is not None else None
+    held = mode.stages({inventory.head_name: head_state}, {address: name} if address else {})
     return NodeStatus(
         name=name,
         role=role,
@@ -263,12 +264,12 @@ def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_stat
         reachable=True,
         reason=node.containers.reason if isinstance(node.containers, Unknown) else None,
         containers=tuple(_container_status(container) for container in containers_of(node)),
-        gpus=int(joined[address]) if joined is not None and address is not None and in_ray else None,
+        gpus=int(members[address]) if members is not None and address is not None and counted else None,
         gpu_memory=tuple(
             GpuStatus(gpu.index, gpu.name, gpu.memory_used_mib, gpu.memory_total_mib)
             for gpu in (node.gpus if isinstance(node.gpus, tuple) else ())
         ),
-        in_ray=in_ray,
+        in_ray=counted,
         stages=tuple(stage.pipeline_rank for stage in held if name in stage.nodes),
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from clusterctl.agent.paths import SOURCES
 from clusterctl.agent.reasons import FAILURES, MEANINGS, RETURNS
 from clusterctl.diagnosis.cause import Certainty
 from clusterctl.errors import ExitCode
@@ -124,12 +125,16 @@ def test_every_reason_that_the_agent_gives_is_explained() -> None:
 
 
 def reasons_in_agent() -> tuple[set[str], set[str]]:
-    """Reasons to give up and to come back, from the agent's source: as arguments, and as what `_lost` returns."""
-    tree = ast.parse((ROOT / "clusterctl/agent/agent.py").read_text(encoding="utf-8"))
-    (lost,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "_lost"]
+    """Reasons to give up and to come back: arguments in the agent's sources, what `_lost` returns there, and what the
+    modes call a process's end."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES.values()]
+    modes = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "clusterctl/modes").glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    (lost,) = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "_lost"]
     returned = [word for node in ast.walk(lost) if isinstance(node, ast.Return) for word in ast.walk(node)]
-    failures = [call.args[0] for call in calls(tree, "GiveUpError")]
-    returns = [call.args[1] for call in calls(tree, "restart") if len(call.args) > 1]
+    failures = [call.args[0] for tree in trees for call in calls(tree, "GiveUpError")]
+    failures += [call.args[1] for tree in modes for call in calls(tree, "ProcessLives")]
+    returns = [call.args[1] for tree in trees for call in calls(tree, "restart") if len(call.args) > 1]
     return texts([*failures, *returned]), texts(returns)
 
 
@@ -140,7 +145,7 @@ def texts(expressions: Iterable[ast.AST]) -> set[str]:
 
 
 def test_what_the_agent_mends_and_waits_for_are_reasons_that_it_gives() -> None:
-    source = (ROOT / "clusterctl/agent/agent.py").read_text(encoding="utf-8")
+    source = "".join(path.read_text(encoding="utf-8") for path in SOURCES.values())
     for name in ("SERVER_REASONS", "WAITED_FOR"):
         (block,) = re.findall(rf"^{name} = frozenset\(\s*\{{(.*?)\}}\s*\)", source, re.MULTILINE | re.DOTALL)
         assert set(re.findall(r'"([a-z-]+)"', block)) <= set(FAILURES)
@@ -148,7 +153,7 @@ def test_what_the_agent_mends_and_waits_for_are_reasons_that_it_gives() -> None:
 
 def test_numbers_of_the_healing_are_those_of_the_code() -> None:
     text = normal(SELF_HEALING.read_text(encoding="utf-8")) + normal(RECOVERING.read_text(encoding="utf-8"))
-    agent = (ROOT / "clusterctl/agent/agent.py").read_text(encoding="utf-8")
+    agent = "".join(path.read_text(encoding="utf-8") for path in SOURCES.values())
     constants = {name: float(value) for name, value in re.findall(r"^([A-Z_]+_S) = ([\d.]+)$", agent, re.MULTILINE)}
     defaults = Timeouts()
     assert f"**{constants['STABLE_S']:g} s** of service" in text

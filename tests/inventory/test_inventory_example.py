@@ -16,6 +16,7 @@ from clusterctl.inventory.model import Inventory, Ulimit
 from clusterctl.inventory.reference import reference_markdown, sections
 from clusterctl.inventory.schema import json_schema
 from clusterctl.inventory.source import parse
+from clusterctl.modes.rules import mode_rules
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "inventory.example.yaml"
@@ -40,7 +41,7 @@ def key_paths(data: object, path: str = "") -> Iterator[str]:
 
 
 def test_the_example_loads() -> None:
-    inventory = load_inventory(EXAMPLE, (waivers,))
+    inventory = load_inventory(EXAMPLE, (waivers, mode_rules))
     assert [node.name for node in inventory.nodes] == ["gpu1", "gpu2"]
     assert (inventory.accelerator.kind, inventory.accelerator.per_node) == ("nvidia", 8)
 
@@ -61,14 +62,14 @@ def test_uncommenting_every_default_changes_nothing(tmp_path: Path) -> None:
     assert uncommented().count("\n") == TEXT.count("\n")
     path = tmp_path / "inventory.yaml"
     path.write_text(uncommented(), encoding="utf-8")
-    assert load_inventory(path, (waivers,)) == load_inventory(EXAMPLE, (waivers,))
+    assert load_inventory(path, (waivers, mode_rules)) == load_inventory(EXAMPLE, (waivers, mode_rules))
 
 
 @pytest.mark.parametrize("number", [match.start() for match in SETTING.finditer(TEXT)])
 def test_uncommenting_any_one_default_changes_nothing(number: int, tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text(TEXT[:number] + SETTING.sub(r"\1", TEXT[number:], count=1), encoding="utf-8")
-    assert load_inventory(path, (waivers,)) == load_inventory(EXAMPLE, (waivers,))
+    assert load_inventory(path, (waivers, mode_rules)) == load_inventory(EXAMPLE, (waivers, mode_rules))
 
 
 def test_every_setting_is_explained() -> None:

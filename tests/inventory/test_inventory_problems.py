@@ -12,8 +12,9 @@ from clusterctl.inventory import model
 from clusterctl.inventory.explain import PATTERN_MEANS
 from clusterctl.inventory.load import load_inventory
 from clusterctl.inventory.owned import OWNED_OPTIONS
-from clusterctl.inventory.rules.serve import INSTEAD_OF_OPTION
 from clusterctl.inventory.schema import json_schema
+from clusterctl.modes.all import MODES
+from clusterctl.modes.rules import mode_rules
 
 HERE = Path(__file__).parent
 BASE = (HERE / "problems.base.yaml").read_text(encoding="utf-8")
@@ -30,7 +31,7 @@ def changed(case: dict[str, Any]) -> str:
 
 def problems(path: Path) -> list[str]:
     with pytest.raises(InventoryError) as caught:
-        load_inventory(path, (waivers,))
+        load_inventory(path, (waivers, mode_rules))
     assert caught.value.exit_code == ExitCode.USAGE
     return [str(problem) for problem in caught.value.problems]
 
@@ -146,4 +147,6 @@ def patterns_in(schema: object) -> set[str]:
 
 
 def test_every_option_of_clusterctl_says_what_to_do_instead() -> None:
-    assert set(INSTEAD_OF_OPTION) == OWNED_OPTIONS
+    for mode in MODES:
+        assert not set(mode.owned) & set(OWNED_OPTIONS), "once, in one place"
+        assert all({**OWNED_OPTIONS, **mode.owned}.values())

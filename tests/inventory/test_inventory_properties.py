@@ -14,6 +14,7 @@ from clusterctl.errors import InventoryError
 from clusterctl.findings.waivers import waivers
 from clusterctl.inventory.load import load_inventory
 from clusterctl.inventory.model import Inventory
+from clusterctl.modes.rules import mode_rules
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = yaml.safe_load(
@@ -43,7 +44,7 @@ VALUES = st.recursive(
 def loaded(path: Path) -> Inventory | tuple[str, ...]:
     """The inventory, or its problems, each of which must have its place and its sentence."""
     try:
-        return load_inventory(path, (waivers,))
+        return load_inventory(path, (waivers, mode_rules))
     except InventoryError as error:
         assert error.problems
         last = len(re.split(rb"\r\n|\r|\n", path.read_bytes().removesuffix(b"\n")))

@@ -24,7 +24,7 @@ from .faults import complete, kill_container, restart_engine, signal_process
 UP_DEADLINE_S = 420
 OURS = {6379, 6380, 6381, 6382, 6383, 6384, 8000, 52365}
 """Ports of the default inventory."""
-PROCESSES = ("agent.py", "children.py", "raylet", "gcs_server", "ray::", "VLLM::")
+PROCESSES = ("clusterctl_agent", "raylet", "gcs_server", "ray::", "VLLM::")
 """What the processes of a cluster are called."""
 
 RAYLET = "raylet/raylet"
@@ -136,7 +136,7 @@ def faults(cluster: str, reference: str) -> Mapping[str, Fault]:
         Fault("operator SIGTERM", _signal_operator(signal.SIGTERM)),
         Fault("a second up", lambda scene: scene.command("up")),
         Fault("a down at the same time", lambda scene: scene.command("down")),
-        Fault("vLLM killed -9", quietly(lambda lab: signal_process(lab, "node1", "KILL", "children.py server"))),
+        Fault("vLLM killed -9", quietly(lambda lab: signal_process(lab, "node1", "KILL", "clusterctl_agent server"))),
         Fault("gcs killed -9", quietly(lambda lab: signal_process(lab, "node1", "KILL", "gcs/gcs_server"))),
     ]
     for node in ("node1", "node2"):

@@ -153,7 +153,7 @@ def test_it_serves_again_by_itself(serving: Serving, name: str, tmp_path: Path) 
 
 def test_up_in_the_middle_of_a_recovery_waits_for_it(serving: Serving) -> None:
     containers = [serving.rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()]
-    serving.rehearsal.lab.exec("node1", ["pkill", "-KILL", "-f", "children.py server"])
+    serving.rehearsal.lab.exec("node1", ["pkill", "-KILL", "-f", "clusterctl_agent server"])
     deadline = time.monotonic() + 20
     while (status := serving.clusterctl("status", "--json")).json()["state"] != "recovering":
         assert time.monotonic() < deadline

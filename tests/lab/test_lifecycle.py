@@ -21,7 +21,7 @@ pytestmark = pytest.mark.lab
 OURS = {6379, 6380, 6381, 6382, 6383, 6384, 8000, 52365}
 """Ports of the default inventory."""
 
-PROCESSES = ("agent.py", "raylet", "gcs_server", "ray::", "vllm", "VLLM::")
+PROCESSES = ("clusterctl_agent", "raylet", "gcs_server", "ray::", "vllm", "VLLM::")
 """What the processes of a cluster are called."""
 
 

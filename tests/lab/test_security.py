@@ -12,13 +12,14 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
-from clusterctl.agent.paths import API_KEY_PATH, NOT_CARRIED_PATH, container_name
+from clusterctl.agent.paths import API_KEY_PATH, container_name
 from clusterctl.deployment.resolve import resolve
 from clusterctl.facts.gather import gather
 from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.endpoint import endpoint_of
 from clusterctl.inventory.load import load_inventory
+from clusterctl.modes.ray import NOT_CARRIED_PATH
 from clusterctl.planning.container import container_specs
 from clusterctl.status.server import api_client
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from clusterctl.agent import AGENT_SOURCE, agent
 from clusterctl.agent.events import parse_event
-from clusterctl.agent.paths import SETTINGS_PATH
+from clusterctl.agent.inside import api, node
+from clusterctl.agent.paths import AGENT_PATH, SETTINGS_PATH, SOURCES
 from clusterctl.agent.reasons import FAILURES
 from clusterctl.planning.container import container_specs
 from tests.unit.support import FIXTURES, deployment
@@ -36,6 +36,37 @@ def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
+
+
+def over_ray(role: str, gcs: int, raylet_port: int) -> dict[str, Any]:
+    """What modes/ray.py says of a node, for the two of these tests (test_modes.py has what it says of real ones)."""
+    store = {"address": "127.0.0.1", "port": gcs}
+    head = role == "head"
+    argv = ["ray", "start", *(["--head", f"--port={gcs}"] if head else [f"--address=127.0.0.1:{gcs}"])]
+    ray = {"name": "ray", "program": "ray", "argv": argv, "gated": False, "alone": False, "stop_s": 5}
+    ray["after"] = None if head else ["127.0.0.1", gcs]
+    server = {"name": "server", "program": "server", "gated": True, "alone": True, "stop_s": None, "after": None}
+    lives = {"kind": "process", "process": "ray", "reason": "ray-exited"}
+    if not head:
+        watches = [lives, {"kind": "ray-control-store", "process": "ray", **store}]
+        return {"processes": [ray], "gate": {"kind": "none"}, "watches": watches, "stop": ["ray"]}
+    watches = [
+        lives,
+        {"kind": "process", "process": "server", "reason": "server-exited"},
+        {"kind": "completion", "process": "server", "engine": 0},
+        {"kind": "ray-actors", "process": "server"},
+    ]
+    gate = {"kind": "ray-nodes", **store, "raylet_port": raylet_port, "expected": BOTH}
+    return {"processes": [ray, server], "gate": gate, "watches": watches, "stop": ["server", "ray"]}
+
+
+def sent(folder: Path) -> Path:
+    """The agent's package as it lies in a container."""
+    package = folder / Path(AGENT_PATH).name
+    package.mkdir(exist_ok=True)
+    for path, source in SOURCES.items():
+        (package / Path(path).name).write_bytes(source.read_bytes())
+    return package
 
 
 class Run:
@@ -57,16 +88,8 @@ class Run:
         role = config.get("role", "head")
         raylets = socket.create_server(("0.0.0.0", 0))  # both nodes' raylet, as far as its port goes
         self.raylets = raylets
-        own = {
-            "node": "node1",
-            "role": role,
-            "head_address": "127.0.0.1",
-            "gcs_port": gcs,
-            "raylet_port": raylets.getsockname()[1],
-            "private_shm": False,
-            "ray_argv": ["start", *(["--head", f"--port={gcs}"] if role == "head" else [f"--address=127.0.0.1:{gcs}"])],
-            "expected_gpus": BOTH,
-        }
+        raylet_port = config.pop("raylet_port", raylets.getsockname()[1])
+        own = {"node": "node1", "role": role, "private_shm": False, **over_ray(role, gcs, raylet_port)}
         server = {
             "server_argv": [sys.executable, str(STAND_INS / "server.py"), mode, str(api)],
             "keep_lines": ["KV cache size"],
@@ -86,7 +109,7 @@ class Run:
         }
         self.write("constants.json", config.pop("constants", {}))
         said = [{**part, **{key: config[key] for key in part if key in config}} for part in (own, server, settings)]
-        self.gcs_port = said[0]["gcs_port"]
+        self.gcs_port = gcs
         for name, part in zip(("agent.json", "server.json", "settings.json"), said, strict=True):
             self.write(name, part)
         if adopted:
@@ -99,7 +122,7 @@ class Run:
             "PYTHONUNBUFFERED": "1",
         }
         self.process = subprocess.Popen(
-            [sys.executable, str(STAND_INS / "launch.py"), str(AGENT_SOURCE)],
+            [sys.executable, str(STAND_INS / "launch.py"), str(sent(folder))],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
@@ -501,7 +524,7 @@ def test_settings_that_a_loss_of_power_emptied(start: Start) -> None:
 
 def test_the_default_settings_are_those_of_an_inventory_that_says_nothing() -> None:
     specs = container_specs(deployment())
-    assert json.loads(specs["gpu1"].files[SETTINGS_PATH]) == agent.DEFAULT_SETTINGS
+    assert json.loads(specs["gpu1"].files[SETTINGS_PATH]) == node.DEFAULT_SETTINGS
 
 
 def test_what_fails_while_it_is_being_stopped_ends_no_request_and_starts_no_server(start: Start) -> None:
@@ -541,8 +564,8 @@ def test_what_metrics_say(
     answer: bytes, running: bool, moved: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`b""`: the connection opens, and nothing comes."""
-    monkeypatch.setattr(agent, "STATE_DIR", tmp_path)
-    monkeypatch.setattr(agent, "METRICS_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(api, "STATE_DIR", tmp_path)
+    monkeypatch.setattr(api, "METRICS_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
@@ -558,16 +581,16 @@ def test_what_metrics_say(
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         server = {"endpoint_host": "127.0.0.1", "endpoint_port": listening.getsockname()[1]}
-        assert agent.requests_running(server) is running
-        assert agent.progress(server, 0.3) == moved
+        assert api.requests_running(server) is running
+        assert api.progress(server, 0.3) == moved
         thread.join(5)
         for connection in held:
             connection.close()
-    assert agent.requests_running(server) is False, "nothing listens any more"
+    assert api.requests_running(server) is False, "nothing listens any more"
     (tmp_path / "busy-999999999").touch()
-    assert agent.requests_running(server) is False, "its process is gone"
+    assert api.requests_running(server) is False, "its process is gone"
     (tmp_path / f"busy-{os.getpid()}").touch()
-    assert agent.requests_running(server) is True
+    assert api.requests_running(server) is True
 
 
 def test_with_supervision_off_a_failure_is_final(start: Start) -> None:
@@ -710,3 +733,43 @@ def test_the_state_is_whole_whenever_it_is_read(start: Start) -> None:
         looks += 1
         assert run.process.poll() is None, run.events
     assert looks > 10
+
+
+# A mode without Ray: the same agent, told other things
+
+
+ALONE: dict[str, Any] = {
+    "processes": [
+        {"name": "server", "program": "server", "gated": True, "alone": False, "stop_s": None, "after": None},
+    ],
+    "gate": {"kind": "none"},
+    "watches": [
+        {"kind": "process", "process": "server", "reason": "server-exited"},
+        {"kind": "completion", "process": "server", "engine": 0},
+    ],
+    "stop": ["server"],
+}
+"""One node that serves by itself."""
+
+
+def test_a_server_without_a_gate_serves_at_once(start: Start) -> None:
+    run = start(**ALONE)
+    run.until_phase("serving")
+    assert run.phases() == ["loading", "serving"]
+    run.process.terminate()
+    assert run.end() == 0
+    assert run.order == ["server stopped"]
+    assert not (run.fake / "ray-argv").exists()
+
+
+def test_a_server_that_cannot_start_again_alone_takes_the_node(start: Start) -> None:
+    run = start("dies-later", adopted=True, **ALONE)
+    assert run.end() == 1
+    assert restarts(run) == [("gang", "server-exited")]
+
+
+def test_a_node_that_only_follows_is_watched_by_its_process(start: Start) -> None:
+    run = start("exit0", role="worker", **{**ALONE, "watches": ALONE["watches"][:1]})
+    failed = run.failure()
+    assert (failed["reason"], failed["exit_code"]) == ("server-exited", 0)
+    assert "serving" not in run.phases(), "that is the head's to say"

@@ -48,13 +48,16 @@ ACTING = {
 VALUES = {"LABEL_CLUSTER", "FileInContainer"}
 """What planning takes from the engine's door: a name and a frozen value, with which nothing can be done."""
 
-IN_CONTAINERS = ("agent/agent.py", "agent/children.py", "agent/clusterctl_middleware.py", "preflight/inside/")
+IN_CONTAINERS = ("agent/inside/", "preflight/inside/")
 """What is sent to the nodes."""
+
+ONE_PACKAGE = "agent/inside/"
+"""What has another name on the nodes than here, and so imports itself relatively, and nothing above it."""
 
 OF_THE_IMAGE = {"preflight/inside/collective.py": {"torch"}}
 """What the serving image has beside the standard library, for the one file that is about it."""
 
-PRINTS = ("ui/", "cli/", "lab/__main__.py", "lab/cli.py", "preflight/inside/", "agent/agent.py", "agent/children.py")
+PRINTS = ("ui/", "cli/", "lab/__main__.py", "lab/cli.py", "preflight/inside/", "agent/inside/ray_cluster.py")
 """Who may write to the terminal; what runs in containers writes its result."""
 
 
@@ -69,6 +72,8 @@ def _imports(file: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            if file.startswith(ONE_PACKAGE) and node.level == 1:
+                continue  # itself
             assert node.level == 0, f"{file}: imports here are absolute"
             if node.module != "clusterctl.hosts.engine.engine" or not {alias.name for alias in node.names} <= VALUES:
                 yield node.module or ""

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterctl.agent.events import Event, parse_event
+from clusterctl.agent.paths import SOURCES
 from clusterctl.agent.reasons import FAILURES
 from clusterctl.hosts.engine.engine import LogChunk
 from clusterctl.hosts.engine.lines import Lines
@@ -192,7 +193,7 @@ def test_no_text_breaks_the_reading_of_events(line: str) -> None:
 
 
 def test_every_reason_that_the_agent_gives_up_with_is_explained() -> None:
-    source = (FIXTURES.parents[2] / "clusterctl" / "agent" / "agent.py").read_text(encoding="utf-8")
+    source = "".join(path.read_text(encoding="utf-8") for path in SOURCES.values())
     given_up = set(re.findall(r'GiveUpError\(\s*"([a-z-]+)"', source)) | {"agent-bug"}
     assert len(given_up) > 5
     assert given_up <= set(FAILURES)

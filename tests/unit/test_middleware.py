@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from clusterctl.agent import clusterctl_middleware
-from clusterctl.agent.clusterctl_middleware import App, RefuseWhileDraining, RequireKey
+from clusterctl.agent.inside import clusterctl_middleware
+from clusterctl.agent.inside.clusterctl_middleware import App, RefuseWhileDraining, RequireKey
 
 
 def ask(

@@ -18,8 +18,8 @@ from clusterctl.facts.collective import Collective, read_run
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.pairs import End, read_end, read_links
 from clusterctl.findings.rules.pair_ports import ranges
-from clusterctl.inventory.model import PortRange
-from clusterctl.modes.ray import pinned_ports, worker_sample
+from clusterctl.modes.all import mode_of
+from clusterctl.modes.ports import reached_ports, sampled
 from clusterctl.planning.container import container_specs
 from clusterctl.preflight.collective import collective_probe
 from clusterctl.preflight.container import peers_container
@@ -45,16 +45,17 @@ def test_every_ordered_pair_is_measured_once_and_no_node_twice_at_a_time(count: 
 
 @given(st.integers(1, 60000), st.integers(0, 5000))
 def test_a_sample_of_the_worker_range_has_both_ends(first: int, width: int) -> None:
-    sample = worker_sample(PortRange(first=first, last=first + width))
+    sample = sampled((first, first + width))
     assert (sample[0], sample[-1]) == (first, first + width)
     assert len(sample) == min(8, width + 1)
 
 
 def test_the_control_store_is_tried_on_the_head_only_and_the_api_on_no_node() -> None:
     made = inventory()
-    assert 6379 in pinned_ports(made, "gpu1")
-    assert 6379 not in pinned_ports(made, "gpu2")
-    assert 8000 not in pinned_ports(made, "gpu1")
+    listens = mode_of(made).listens
+    assert 6379 in reached_ports(listens, made, "gpu1")
+    assert 6379 not in reached_ports(listens, made, "gpu2")
+    assert 8000 not in reached_ports(listens, made, "gpu1")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_the_control_store_is_tried_on_the_head_only_and_the_api_on_no_node() ->
         ([6380], ["6380"]),
         ([6384, 6381, 6380, 52365], ["6380-6381", "6384", "52365"]),
         ([10002, 10999], ["10002", "10999"]),
-        ([*worker_sample(PortRange(first=10002, last=10999)), 6380], ["6380", "10002-10999"]),
+        ([*sampled((10002, 10999)), 6380], ["6380", "10002-10999"]),
     ],
 )
 def test_ports_as_ranges(ports: list[int], text: list[str]) -> None:

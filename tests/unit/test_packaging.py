@@ -15,11 +15,11 @@ ROOT = Path(__file__).parents[2]
 RENDER = """
 from clusterctl.rendering import render, templates_dir
 from clusterctl.facts.gather import PROBE
-from clusterctl.agent import AGENT_SOURCE
-assert PROBE and AGENT_SOURCE.read_text()
+from clusterctl.agent.paths import SOURCES
+assert PROBE and SOURCES and all(source.read_text() for source in SOURCES.values())
 import clusterctl
 print(clusterctl.__file__)
-print(render("vllm.yaml.j2", model_path="/m", served_name="m", host="h", port=1, tensor_parallel=1, pipeline_parallel=1,
+print(render("vllm.yaml.j2", model_path="/m", served_name="m", host="h", port=1,
              options={"max-model-len": 7}))
 """
 
@@ -69,7 +69,7 @@ def test_the_wheel_has_every_template_and_every_file_of_the_package(wheel: Path)
     assert files(wheel / "clusterctl" / "templates") == files(ROOT / "templates")
     in_wheel = {name for name in files(wheel / "clusterctl") if not name.startswith("templates/")}
     assert in_wheel == files(ROOT / "clusterctl")
-    assert {"agent/agent.py", "py.typed", "lab/image/install.sh"} <= in_wheel
+    assert {"agent/inside/agent.py", "py.typed", "lab/image/install.sh"} <= in_wheel
     assert any(name.startswith("facts/") and name.endswith(".sh") for name in in_wheel), "the probe"
 
 

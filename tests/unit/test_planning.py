@@ -19,7 +19,7 @@ from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.containers import beside, holds_rank
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import ContainerFacts
-from clusterctl.modes.ray import ray_argv
+from clusterctl.modes.ray import TOKEN_PATH, ray_argv
 from clusterctl.planning.container import ContainerSpec
 from clusterctl.planning.plan import Plan, make_plan
 from tests.unit.support import cluster_facts, container, deployment, inventory, node_facts, specs, with_containers
@@ -33,6 +33,11 @@ def body(spec: ContainerSpec) -> dict[str, Any]:
     """What is sent to the engine, made by its own SDK, as hosts/engine.py does."""
     host_config = API.create_host_config(**spec.host_config)
     return dict(API.create_container_config(**spec.config, host_config=host_config))
+
+
+def heads_address(config: Mapping[str, Any]) -> Any:
+    (address,) = {each["address"] for each in (config["gate"], *config["watches"]) if "address" in each}
+    return address
 
 
 def agent_config(spec: ContainerSpec) -> dict[str, Any]:
@@ -162,7 +167,9 @@ HEAD_ONLY = ("--head", "--port", "--include-dashboard", "--dashboard-host", "--d
 
 def argv(name: str, changes: Mapping[str, Any] | None = None) -> list[str]:
     made = deployment(changes)
-    return list(ray_argv(made, made.places[name]))
+    program, *words = ray_argv(made, made.places[name])
+    assert program == "ray"
+    return words
 
 
 def test_head_only_flags_are_never_given_to_a_worker() -> None:
@@ -195,16 +202,17 @@ def test_the_declared_head_is_the_head_wherever_it_is_listed(head: str) -> None:
     made = specs({"head": head})
     assert [name for name, spec in made.items() if paths.SERVER_CONFIG_PATH in spec.files] == [head]
     assert [name for name, spec in made.items() if agent_config(spec)["role"] == "head"] == [head]
-    assert {agent_config(spec)["head_address"] for spec in made.values()} == {f"10.77.0.1{head[-1]}"}
+    # The gate of the head, and what a worker's agent watches, name the head's address.
+    assert {heads_address(agent_config(spec)) for spec in made.values()} == {f"10.77.0.1{head[-1]}"}
 
 
 def test_ray_offers_exactly_the_gpus_that_the_gate_waits_for() -> None:
     changes = {"accelerator": {"per_node": 8}, "serve": {"tensor_parallel": 4}}
     made = specs(changes, {"gpu1": {"gpus": 8}, "gpu2": {"gpus": 8}})
-    assert agent_config(made["gpu1"])["expected_gpus"] == {"10.77.0.11": 8, "10.77.0.12": 8}
+    assert agent_config(made["gpu1"])["gate"]["expected"] == {"10.77.0.11": 8, "10.77.0.12": 8}
     assert (server_config(made["gpu1"])["tensor-parallel-size"], server_config(made["gpu1"])["pipeline-parallel-size"]) == (4, 4)  # fmt: skip # noqa: E501
     for spec in made.values():
-        assert "--num-gpus=8" in agent_config(spec)["ray_argv"]
+        assert "--num-gpus=8" in agent_config(spec)["processes"][0]["argv"]
 
 
 @pytest.mark.parametrize(
@@ -549,9 +557,9 @@ def test_nothing_secret_is_in_what_is_shown_hashed_or_labelled(tmp_path: Any) ->
         shown += [*plan.lines(), json.dumps(plan.to_json()), json.dumps(body(node.spec)), repr(node)]
         assert not [text for text in shown if "s3cr3t-t0ken" in text]
         # The token travels as a file of its own; the environment says only where it is.
-        assert environment(node.spec)["RAY_AUTH_TOKEN_PATH"] == paths.RAY_TOKEN_PATH
+        assert environment(node.spec)["RAY_AUTH_TOKEN_PATH"] == TOKEN_PATH
         assert "RAY_AUTH_TOKEN" not in environment(node.spec)
-        assert paths.RAY_TOKEN_PATH not in node.spec.files
+        assert TOKEN_PATH not in node.spec.files
 
 
 def test_labels_find_the_container_again() -> None:

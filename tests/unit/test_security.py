@@ -18,6 +18,7 @@ from clusterctl.deployment.firewall import FORMATS, Address, NodeRules, Rule, ad
 from clusterctl.errors import UsageError
 from clusterctl.hosts.http import pinned
 from clusterctl.inventory.secret_files import API_KEY_PREFIX, api_key
+from clusterctl.modes.ray import NOT_CARRIED_PATH
 from clusterctl.planning.container import ContainerSpec
 from clusterctl.planning.plan import make_plan
 from clusterctl.secrets.masking import masked
@@ -107,11 +108,11 @@ def test_what_is_no_certificate_is_trusted_by_nobody(content: bytes) -> None:
 def test_secrets_of_the_server_are_not_carried_over_to_workers() -> None:
     changes = {"container": {"env": {"DB_CREDENTIALS": "x", "NCCL_DEBUG": "INFO"}}}
     made = specs(changes)
-    names = set(json.loads(made["gpu1"].files[paths.NOT_CARRIED_PATH]))
+    names = set(json.loads(made["gpu1"].files[NOT_CARRIED_PATH]))
     assert {"VLLM_API_KEY", "HF_TOKEN", "DB_CREDENTIALS"} <= names
     assert "NCCL_DEBUG" not in names
     root = made["gpu1"].config["environment"]["VLLM_CONFIG_ROOT"]
-    assert f"{root}/ray_non_carry_over_env_vars.json" == paths.NOT_CARRIED_PATH
+    assert f"{root}/ray_non_carry_over_env_vars.json" == NOT_CARRIED_PATH
 
 
 def with_secret(value: str) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from clusterctl.agent.state import AgentState
 from clusterctl.errors import ExitCode
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import ContainerFacts
 from clusterctl.modes.mode import Stage
-from clusterctl.modes.ray import stages
+from clusterctl.modes.ray import RAY
 from clusterctl.status.server import Completion, Metrics
 from clusterctl.status.status import (
     RECOVERING,
@@ -235,4 +236,4 @@ def test_unified_memory_is_no_number() -> None:
     ],
 )  # fmt: skip
 def test_stages_come_from_the_names_of_vllms_actors(workers: dict[str, str], expected: tuple[Stage, ...]) -> None:
-    assert stages(workers, {"10.0.0.1": "a", "10.0.0.2": "b"}) == expected
+    assert RAY.stages({"a": AgentState(workers=workers)}, {"10.0.0.1": "a", "10.0.0.2": "b"}) == expected

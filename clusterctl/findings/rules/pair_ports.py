@@ -13,7 +13,8 @@ from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
 from clusterctl.findings.topics.pairs import end_of, tried_pairs
 from clusterctl.inventory.model import Inventory
-from clusterctl.modes.ray import worker_sample
+from clusterctl.modes.all import mode_of
+from clusterctl.modes.ports import ranges_of, sampled
 
 OPEN = (
     "on {target}, let all TCP from the private network in: ufw allow proto tcp from {cidr}, or: "
@@ -105,13 +106,13 @@ def _is_shut(outcome: str) -> bool:
 
 
 def ranges(inventory: Inventory, ports: Iterable[int]) -> list[str]:
-    """Ports as ranges: neighbours together, and the worker range whole where every tried port of it is named."""
-    workers = inventory.ray.ports.workers
+    """Ports as ranges: neighbours together, and a declared range whole where every tried port of it is named."""
     left = set(ports)
     texts = []
-    if left >= set(worker_sample(workers)):
-        left -= set(worker_sample(workers))
-        texts.append((workers.first, f"{workers.first}-{workers.last}" if workers.last > workers.first else ""))
+    for first, last in ranges_of(mode_of(inventory).listens, inventory):
+        if left >= set(sampled((first, last))):
+            left -= set(sampled((first, last)))
+            texts.append((first, f"{first}-{last}" if last > first else ""))
     for first in sorted(left):
         if first - 1 in left:
             continue

@@ -12,7 +12,7 @@ from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
 from clusterctl.findings.topics.nodes import UNREAD_FIX, UNREAD_WHY, runs_ours
 from clusterctl.inventory.model import Inventory
-from clusterctl.modes.ray import ports_of
+from clusterctl.modes.all import mode_of
 
 TAKEN = Code(
     name="port-taken",
@@ -45,7 +45,7 @@ def ports_taken(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             continue
         if runs_ours(node, inventory):
             continue  # its own listeners hold them
-        wanted = ports_of(inventory, name)
+        wanted = mode_of(inventory).ports(inventory, name)
         for port in sorted({listener.port for listener in node.listeners} & set(wanted)):
             holder = next(listener for listener in node.listeners if listener.port == port)
             process = holder.process or "another process"

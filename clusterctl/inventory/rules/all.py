@@ -1,15 +1,15 @@
-"""Every rule that needs more than one field, in order."""
+"""Every rule that needs more than one field, in order, but for those that need to know more than the inventory does
+(modes/rules.py, findings/waivers.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
 from clusterctl.inventory.issue import Issue
-from clusterctl.inventory.rules.container import derived_env, model_path, secret_env, shared_memory, ulimits, volumes
+from clusterctl.inventory.rules.container import model_path, shared_memory, ulimits, volumes
 from clusterctl.inventory.rules.network import address_in_network, cidr, serve_host
 from clusterctl.inventory.rules.nodes import head, node_addresses, node_hosts, node_names, version
-from clusterctl.inventory.rules.ports import ports, worker_ports
-from clusterctl.inventory.rules.serve import accelerators, api_key, layout, option_names, tls
+from clusterctl.inventory.rules.serve import accelerators, api_key, tls
 
 Rule = Callable[[object], Iterator[Issue]]
 
@@ -28,17 +28,11 @@ RULES: tuple[Rule, ...] = (
     cidr,
     address_in_network,
     serve_host,
-    ports,
-    worker_ports,
-    derived_env,
-    secret_env,
     shared_memory,
     ulimits,
     volumes,
     model_path,
     accelerators,
-    layout,
-    option_names,
     api_key,
     tls,
 )

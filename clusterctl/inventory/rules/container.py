@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from clusterctl.inventory.issue import Issue, KeyPath, quoted
-from clusterctl.inventory.owned import DERIVED_ENV
 from clusterctl.inventory.raw import dig, entries, items, text, whole
 
 RESERVED_IN_CONTAINER = ("/etc/clusterctl", "/opt/clusterctl")
@@ -28,17 +27,18 @@ def environments(data: object) -> Iterator[tuple[KeyPath, str]]:
             yield (*place, name), name
 
 
-def derived_env(data: object) -> Iterator[Issue]:
-    """Values that differ from node to node are clusterctl's."""
+def derived_env(data: object, derived: Set[str]) -> Iterator[Issue]:
+    """Values that differ from node to node are clusterctl's: those of `derived`."""
     for place, name in environments(data):
-        if name.upper() in DERIVED_ENV:
+        if name.upper() in derived:
             yield Issue(place, "clusterctl derives this variable on every node itself", "leave it out")
 
 
-def secret_env(data: object) -> Iterator[Issue]:
-    """Secrets do not belong in a container's environment, nor in an inventory that is in version control."""
+def secret_env(data: object, derived: Set[str]) -> Iterator[Issue]:
+    """Secrets do not belong in a container's environment, nor in an inventory that is in version control. Those of
+    `derived` are told by `derived_env`."""
     for place, name in environments(data):
-        if name.upper() not in DERIVED_ENV and SECRET_NAME.search(name):
+        if name.upper() not in derived and SECRET_NAME.search(name):
             hint = "leave it out (a model at model.path needs no token), or mount a 0600 file with container.volumes"
             yield Issue(place, "this looks like a secret, and `docker inspect` shows environment to everyone", hint)
 

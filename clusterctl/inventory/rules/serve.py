@@ -13,28 +13,8 @@ from collections.abc import Iterator, Mapping
 from clusterctl.inventory.issue import Issue, quoted
 from clusterctl.inventory.layout import resolve_layout, uneven_stages
 from clusterctl.inventory.model import OPTION_PATTERN
-from clusterctl.inventory.owned import OWNED_OPTIONS
 from clusterctl.inventory.raw import dig, entries, items, size, text
 from clusterctl.inventory.rules.container import covers, mount_target
-
-INSTEAD_OF_OPTION: Mapping[str, str] = {
-    "model": "use model.path",
-    "served-model-name": "use model.name",
-    "host": "use serve.host",
-    "port": "use serve.port",
-    "tensor-parallel-size": "use serve.tensor_parallel",
-    "pipeline-parallel-size": "use serve.pipeline_parallel",
-    "distributed-executor-backend": "leave it out: the nodes are joined by Ray",
-    "config": "write its content under serve.options",
-    "api-key": "leave it out: as an option the key would show in `ps`",
-    "nnodes": "leave it out: it follows from nodes",
-    "node-rank": "leave it out: it follows from nodes",
-    "master-addr": "leave it out: it follows from head",
-    "master-port": "leave it out: the nodes are joined by Ray",
-    "headless": "leave it out: it follows from head",
-    "shutdown-timeout": "use timeouts.drain_s",
-}
-
 
 SHORT_OPTIONS: Mapping[str, str] = {"tp": "tensor-parallel-size", "pp": "pipeline-parallel-size"}
 
@@ -68,14 +48,17 @@ def layout(data: object) -> Iterator[Issue]:
         yield Issue(place, str(error))
 
 
-def option_names(data: object) -> Iterator[Issue]:
-    """Options are written as in `vllm serve --help`, without dashes in front, and must not contradict other fields."""
+def option_names(data: object, owned: Mapping[str, str]) -> Iterator[Issue]:
+    """Options are written as in `vllm serve --help`, without dashes in front, and must not contradict other fields.
+
+    `owned`: option that clusterctl sets itself -> what to do instead.
+    """
     for name, value in entries(dig(data, "serve", "options")).items():
         place = ("serve", "options", name)
         spelled = re.sub(r"[_\s]+", "-", name.strip().lstrip("-").lower())
         meant = SHORT_OPTIONS.get(spelled, spelled)
-        if meant in OWNED_OPTIONS:
-            yield Issue(place, "clusterctl sets this option itself", INSTEAD_OF_OPTION[meant])
+        if meant in owned:
+            yield Issue(place, "clusterctl sets this option itself", owned[meant])
         elif meant == "disable-log-stats" and value is not False:
             # With it vLLM 0.32 has no vllm: metrics, by which agent.py sees progress behind a canary that waits.
             message = "without vLLM's metrics a server that is busy cannot be told from one that hangs"

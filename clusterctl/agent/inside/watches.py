@@ -1,0 +1,157 @@
+"""What is watched while a process runs: one row for each kind of watch that agent.json can name.
+
+A watch ends only by raising GiveUpError. That of a process itself (`process`) begins with it; the others begin when it
+does its work: for one that waits for the gate, when that has opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .api import METRICS_TIMEOUT_S, complete_one_token, progress
+from .child import POLL_S, Child
+from .gates import Gate
+from .node import Node
+from .ray_cluster import control_store_answers
+from .tasks import GiveUpError, reach
+
+SERVER_REASONS = frozenset(
+    {"server-exited", "no-completion", "load-timeout", "server-hangs", "node-lost", "worker-lost"}
+)
+"""What a new server may repair, where one can be started alone; anything else takes the whole gang."""
+LAST_WORDS_S = 0.5
+"""Seconds for output that is on its way when a process has ended."""
+CANARY_TIMEOUT_S = 300
+"""A first completion may compile kernels; vLLM itself gives up on a step after 300 s
+(VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS, vLLM 0.32)."""
+LAST_READ_S = 15
+"""For /metrics when a canary had no answer: an API process under heavy load is slow, and not dead for it."""
+LAST_READS_APART_S = 5
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a watch is given."""
+
+    node: Node
+    gate: Gate
+    child: Child
+    spec: Mapping[str, Any]
+    """What agent.json says of it."""
+
+
+async def process_lives(of: Watched) -> None:
+    """{"reason": the code to give when it ends}. Every end is a failure, exit code 0 too: vLLM's server ends with 0
+    after its engine died (vllm-ray-facts, surprise 3)."""
+    code = await of.child.wait()
+    fields: dict[str, object] = {"exit_code": code}
+    if of.child.forwarding is not None:
+        # What it said last is on its way; descendants that outlive it may hold the pipe open for ever.
+        await asyncio.wait({of.child.forwarding}, timeout=LAST_WORDS_S)
+        fields["tail"] = list(of.node.tail)
+    detail = f"`{' '.join(of.child.argv[:2])}` ended with exit code {code}"
+    raise GiveUpError(of.spec["reason"], detail, **fields)
+
+
+async def completes(of: Watched) -> None:
+    """Ready means: a completion came back. Then keep asking for one at an interval."""
+    node = of.node
+    load_timeout_s = node.settings()["load_timeout_s"]
+    try:
+        async with asyncio.timeout(load_timeout_s):
+            await _until_listening(node)
+            await _first_canary(node)
+    except TimeoutError as error:
+        detail = f"no completion within {load_timeout_s:g} s of the server's start"
+        raise GiveUpError("load-timeout", detail, tail=list(node.tail)) from error
+    node.went_well_since = time.monotonic()
+    of.gate.serving()
+    node.journal.phase("serving", ready=True)
+    while True:
+        await asyncio.sleep(node.settings()["canary_interval_s"])
+        await _canary_or_progress(node, node.settings()["hang_s"])
+        node.going_well()
+
+
+async def _until_listening(node: Node) -> None:
+    # The port is bound before the engine starts but listens only afterwards: refused means still loading.
+    while await reach(node.server["endpoint_host"], node.server["endpoint_port"]) != "open":
+        await asyncio.sleep(POLL_S)
+
+
+async def _first_canary(node: Node) -> None:
+    try:
+        await _canary(node, CANARY_TIMEOUT_S)
+    except TimeoutError as error:
+        detail = f"the server listens, and gave no token within {CANARY_TIMEOUT_S} s"
+        raise GiveUpError("server-hangs", detail, tail=list(node.tail)) from error
+
+
+async def _canary_or_progress(node: Node, hang_s: float) -> None:
+    """A canary that waits behind long work is no failure; no token and no progress of the engine is."""
+    before = await asyncio.to_thread(progress, node.server, METRICS_TIMEOUT_S)
+    try:
+        await _canary(node, hang_s)
+    except TimeoutError as error:
+        if await _works_since(node, before):
+            node.journal.event("canary-slow", waited_s=hang_s)
+            return
+        detail = f"no token within {hang_s:g} s, and the engine made no progress"
+        raise GiveUpError("server-hangs", detail, tail=list(node.tail)) from error
+
+
+async def _works_since(node: Node, before: float | None) -> bool:
+    """Whether the engine has come further. A read without an answer tells nothing: then another one is made."""
+    after = await asyncio.to_thread(progress, node.server, LAST_READ_S)
+    if before is None and after is not None:
+        await asyncio.sleep(LAST_READS_APART_S)
+        before, after = after, await asyncio.to_thread(progress, node.server, LAST_READ_S)
+    return before is not None and after is not None and after > before
+
+
+async def _canary(node: Node, timeout_s: float) -> None:
+    """One real completion. A server that listens and cannot complete a token is a failure, not a delay.
+
+    Raises TimeoutError when nothing came back in time.
+    """
+    started = time.monotonic()
+    try:
+        tokens = await asyncio.to_thread(complete_one_token, node.server, timeout_s)
+    except TimeoutError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        # The server's own death is the better reason when both happen: give its exit a moment to be seen.
+        await asyncio.sleep(1)
+        detail = f"the server listens, but a one-token completion failed: {error}"
+        raise GiveUpError("no-completion", detail, tail=list(node.tail)) from error
+    latency_s = round(time.monotonic() - started, 3)
+    node.journal.state["kept"] = node.kept
+    node.journal.state["canary"] = {"t": time.time(), "latency_s": latency_s, "tokens": tokens}
+    node.journal.event("canary", latency_s=latency_s, tokens=tokens)
+
+
+async def gate_stays(of: Watched) -> None:
+    """What the gate has counted stays, and what the server serves with."""
+    await of.gate.stays()
+
+
+async def ray_answers(of: Watched) -> None:
+    """{"address", "port": of Ray's control store on the head}."""
+    await control_store_answers(of.node, of.spec["address"], of.spec["port"])
+
+
+PROCESS = "process"
+COMPLETION = "completion"
+
+WATCHES: Mapping[str, Callable[[Watched], Coroutine[Any, Any, None]]] = {
+    PROCESS: process_lives,
+    COMPLETION: completes,
+    "ray-actors": gate_stays,
+    "ray-control-store": ray_answers,
+}
+"""Kind → the watch."""
