@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from clusterctl.actions.decide import decide
 from clusterctl.deployment.environment import network_environments
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.gather import gather
@@ -38,6 +39,7 @@ def check_cluster(
     """
     progress.phase("reading the nodes")
     facts = gather(hosts, progress)
+    decide(hosts, facts, progress)
     if all_bytes:
         facts = with_digests(hosts, facts, progress)
     progress.phase("running the image on every node, and trying the network between them")

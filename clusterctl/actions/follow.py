@@ -17,7 +17,7 @@ from clusterctl.hosts.engine.lines import Lines
 from clusterctl.hosts.host import Host
 from clusterctl.inventory.model import Timeouts
 from clusterctl.lock.run import Run
-from clusterctl.modes.all import COUNTED, STEPS
+from clusterctl.modes.all import mode_of
 from clusterctl.progress import Progress
 from clusterctl.signatures import vllm as vllm_log
 from clusterctl.signatures.start import KEEP, step_of
@@ -66,6 +66,10 @@ class Start:
     """Lines of the server that tell of its KV cache."""
     tails: dict[str, deque[str]] = field(default_factory=dict)
     entered: float = field(default_factory=time.monotonic)
+    steps: Mapping[str, str] = field(default_factory=dict)
+    """Phase of the head's agent → what goes on."""
+    counted: Mapping[str, str] = field(default_factory=dict)
+    """Event that counts nodes → what is counted."""
 
     def enter(self, phase: str) -> None:
         """Go to the next phase; the time of the one before is recorded."""
@@ -129,7 +133,8 @@ def follow(
     """
     head = run.inventory.head_name
     reader = _Reader(run, containers, patient=patient)
-    start = Start(tails={name: deque(maxlen=TAIL_LINES) for name in containers})
+    mode, tails = mode_of(run.inventory), {name: deque[str](maxlen=TAIL_LINES) for name in containers}
+    start = Start(tails=tails, steps=mode.steps, counted=mode.counted)
     deadline = time.monotonic() + _patience_s(run.inventory.timeouts, drain_s)
     look = time.monotonic() + LOOK_S
     while True:
@@ -213,7 +218,10 @@ def _agent_event(name: str, event: Event, start: Start, progress: Progress, *, i
     failed_once = event.name == "restart" and event.fields.get("reason") != "requested"
     if failed_for_good or (failed_once and not patient):
         reason = str(event.fields.get("reason"))
-        lines = list(start.tails[name]) or [str(line) for line in event.fields.get("tail", ())]
+        # The head also reports what happened elsewhere: then the lines of that node say why.
+        ended = event.fields.get("node")
+        lines = list(start.tails.get(ended if isinstance(ended, str) else name) or start.tails[name])
+        lines = lines or [str(line) for line in event.fields.get("tail", ())]
         what = f"{event.fields.get('detail')}: {MEANINGS.get(reason, reason)}"
         raise StartFailedError(name, what, phase=start.phase, lines=lines)
     if failed_once:
@@ -224,12 +232,12 @@ def _agent_event(name: str, event: Event, start: Start, progress: Progress, *, i
         # It waits for a word that nobody will say.
         what = f"its server was ended on request of {event.fields.get('by', 'somebody')} while it was waited for"
         raise StartFailedError(name, what, phase=start.phase, lines=[])
-    if event.name in COUNTED:
+    if event.name in start.counted:
         joined = event.fields.get("joined", ())
-        progress.detail(f"{len(joined)}/{event.fields.get('expected')} {COUNTED[event.name]}")
-    elif event.name == "phase" and phase in STEPS:
+        progress.detail(f"{len(joined)}/{event.fields.get('expected')} {start.counted[event.name]}")
+    elif event.name == "phase" and phase in start.steps:
         start.enter(str(phase))
-        progress.phase(STEPS[str(phase)])
+        progress.phase(start.steps[str(phase)])
     elif event.name == "phase" and phase == "loading":
         start.enter("loading")
         progress.phase("starting vLLM")

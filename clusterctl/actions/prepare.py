@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from clusterctl.actions.decide import decide
 from clusterctl.agent.paths import container_name
 from clusterctl.deployment.resolve import resolve
 from clusterctl.facts.api_key import ApiKeys, api_keys
@@ -38,10 +39,11 @@ def prepare(hosts: Hosts, progress: Progress = SILENT, *, anew: bool = False) ->
     With `anew` the plan replaces what runs, whether it differs or not.
     """
     facts = gather(hosts, progress)
-    findings = passed(check(hosts.inventory, facts))
-    deployment = resolve(hosts.inventory, facts)
-    keys = api_keys(hosts.inventory, hosts.head, container_name(hosts.inventory.cluster))
-    plan = make_plan(deployment, facts, anew=anew, other_key=keys.changes)
+    choice = decide(hosts, facts, progress)
+    findings = passed(check(choice.inventory, facts))
+    deployment = resolve(choice.inventory, facts)
+    keys = api_keys(choice.inventory, hosts.head, container_name(choice.inventory.cluster))
+    plan = replace(make_plan(deployment, facts, anew=anew, other_key=keys.changes), why=choice.why)
     return Prepared(facts, findings, deployment, plan, keys)
 
 

@@ -10,11 +10,14 @@ from clusterctl.actions.prepare import Prepared
 from clusterctl.agent.paths import container_name
 from clusterctl.facts.containers import agent_in
 from clusterctl.findings.finding import Finding
+from clusterctl.hosts.host import Hosts
 from clusterctl.lock.run import Run
 from clusterctl.modes.all import mode_of
+from clusterctl.modes.engines import EngineStatus
 from clusterctl.modes.mode import Stage
+from clusterctl.modes.place import Deployment
 from clusterctl.signatures.start import KvCache, kv_cache
-from clusterctl.status.server import Completion
+from clusterctl.status.server import Completion, EngineLoad, api_client, engine_loads, with_loads
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class UpSummary:
     model: str
     tensor_parallel: int
     pipeline_parallel: int
+    executor: str
+    data_parallel: int
+    expert_parallel: bool
+    engines: tuple[EngineStatus, ...]
     stages: tuple[Stage, ...]
     kv_cache: KvCache
     completion: Completion
@@ -39,7 +46,8 @@ class UpSummary:
 
 def summary(run: Run, prepared: Prepared, start: Start, completion: Completion) -> UpSummary:
     """What is there now, for the operator."""
-    deployment, inventory = prepared.deployment, run.inventory
+    deployment = prepared.deployment
+    inventory, mode = deployment.inventory, mode_of(deployment.inventory)
     agent = agent_in(run.hosts.head, container_name(inventory.cluster))
     names = {str(place.address): name for name, place in deployment.places.items()}
     return UpSummary(
@@ -49,13 +57,23 @@ def summary(run: Run, prepared: Prepared, start: Start, completion: Completion) 
         model=inventory.served_name,
         tensor_parallel=deployment.layout.tensor_parallel,
         pipeline_parallel=deployment.layout.pipeline_parallel,
-        stages=mode_of(inventory).stages({inventory.head_name: agent}, names),
+        executor=prepared.plan.executor,
+        data_parallel=deployment.layout.data_parallel,
+        expert_parallel=inventory.serve.expert_parallel,
+        engines=with_loads(mode.engines(deployment), _loads(run.hosts, deployment)),
+        stages=mode.stages({inventory.head_name: agent}, names, deployment),
         kv_cache=kv_cache([*start.kept, *agent.kept]),
         completion=completion,
         new_api_key=prepared.keys.generated and prepared.keys.held is None,
         warnings=prepared.findings,
         timings_s={phase: round(seconds, 2) for phase, seconds in _timings(run, start).items()},
     )
+
+
+def _loads(hosts: Hosts, deployment: Deployment) -> Mapping[int, EngineLoad]:
+    """What the engines do now."""
+    with api_client(hosts, deployment.endpoint) as client:
+        return engine_loads(client)
 
 
 def _timings(run: Run, start: Start) -> Mapping[str, float]:

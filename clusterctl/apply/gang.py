@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clusterctl.agent.labels import LABEL_ROLE
-from clusterctl.agent.paths import API_KEY_PATH, SERVER_PATH
+from clusterctl.agent.labels import LABEL_ROLE, ROLE_HEAD
+from clusterctl.agent.paths import API_KEY_PATH
 from clusterctl.apply.files import PRIVATE_MODE, key_file, spec_record
 from clusterctl.apply.live import update
 from clusterctl.apply.remove import remove_all
@@ -53,7 +53,8 @@ def _replace_gang(run: Run, change: Change, undo: list[Undo]) -> None:
     hosts, lock = run.hosts, run.lock
     todo = {step.node: step for step in change.plan.steps if isinstance(step, NEW_CONTAINER)}
     # Read first: a file that is no token must stop nothing.
-    secrets = mode_of(run.inventory).secrets(run.inventory)
+    inventory = change.deployment.inventory
+    secrets = mode_of(inventory).secrets(inventory)
     tokens = {path: token(secret.file, secret.field) for path, secret in secrets.items()}
     secret_files = [FileInContainer(path, content, PRIVATE_MODE) for path, content in tokens.items()]
     secret_files.append(key_file(change.keys.wanted))
@@ -82,12 +83,13 @@ def _member(container: ContainerFacts) -> Member:
 
 def _create(host: Host, deployment: Deployment, step: Step, secret_files: Sequence[FileInContainer]) -> NewContainer:
     spec = step.spec
-    labels = spec.labels(deployment.inventory.cluster, deployment.places[host.name])
+    place = deployment.places[host.name]
+    labels = spec.labels(deployment.inventory.cluster, place)
     container = host.engine.create(spec.name, {**spec.config, "labels": labels}, spec.host_config)
     try:
         # Files go into the container's own layer: they live and die with it, and nothing is left on the node.
         plain = [FileInContainer(path, text.encode()) for path, text in spec.files.items()]
-        own = [file for file in secret_files if file.path != API_KEY_PATH or spec.files.get(SERVER_PATH)]
+        own = [file for file in secret_files if file.path != API_KEY_PATH or place.role == ROLE_HEAD]
         host.engine.put_files(container, [*plain, spec_record(spec), *own])
     except BaseException:
         host.engine.remove(container)

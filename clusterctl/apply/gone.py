@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+from clusterctl.deployment.executor import executor_of
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.gather import gather
 from clusterctl.hosts.host import Hosts
-from clusterctl.modes.all import mode_of
+from clusterctl.inventory.model import Inventory
+from clusterctl.modes.all import BY_NAME, possible_modes
+from clusterctl.modes.mode import Mode
 
 SETTLE_S = 15
 """Seconds that the kernel and the driver get to close ports and free GPU memory after the last process has ended."""
@@ -28,7 +31,7 @@ def verify_gone(
 ) -> list[tuple[str, str, str]]:
     """Look again until nothing is left or the deadline passes; what is left, as (node, what, fix)."""
     deadline = time.monotonic() + SETTLE_S
-    mode = mode_of(hosts.inventory)
+    possible = modes_seen(hosts.inventory, before)
     while True:
         facts = gather(hosts)
         left = [
@@ -37,7 +40,9 @@ def verify_gone(
             for what, fix in remains(
                 before.nodes.get(name),
                 after,
-                ports=set(mode.ports(hosts.inventory, name)) if _any_running(containers.get(name, ())) else set(),
+                ports={port for mode in possible for port in mode.ports(hosts.inventory, name)}
+                if _any_running(containers.get(name, ()))
+                else set(),
                 pids=owned.get(name, frozenset()),
             )
         ]
@@ -49,6 +54,12 @@ def verify_gone(
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(RECHECK_S)
+
+
+def modes_seen(inventory: Inventory, before: ClusterFacts) -> tuple[Mode, ...]:
+    """The mode of what ran; where nothing tells, those that the inventory may mean."""
+    running = executor_of(before)
+    return (BY_NAME[running],) if running is not None else possible_modes(inventory)
 
 
 def _any_running(containers: tuple[dict[str, Any], ...]) -> bool:

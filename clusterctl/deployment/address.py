@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import InterfaceAddress
 from clusterctl.inventory.model import Inventory
 
+LOOPBACK = InterfaceAddress("lo", IPv4Address("127.0.0.1"))
+"""Where the processes of a single node meet that has no network."""
+
 
 def private_address(inventory: Inventory, name: str, facts: NodeFacts) -> InterfaceAddress | None:
-    """The node's address in the private network: the declared one, or the only one inside the CIDR; else None."""
+    """The node's address in the private network: the declared one, or the only one inside the CIDR; else None. A single
+    node without a network has loopback."""
     if isinstance(facts.addresses, Unknown):
         return None
-    declared = next(node.address for node in inventory.nodes if node.name == name)
-    inside = [item for item in facts.addresses if item.address in inventory.network.cidr]
+    declared, cidr = next(node.address for node in inventory.nodes if node.name == name), inventory.cidr
+    if cidr is None and declared is None:
+        return LOOPBACK
+    inside = [item for item in facts.addresses if cidr is None or item.address in cidr]
     wanted = [item for item in inside if declared in (None, item.address)]
     return wanted[0] if len({item.address for item in wanted}) == 1 else None
 

@@ -16,7 +16,7 @@ from clusterctl.deployment.address import private_address
 from clusterctl.errors import UsageError
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.inventory.model import Inventory
-from clusterctl.modes.all import mode_of
+from clusterctl.modes.all import listens_of, mode_of
 
 EPHEMERAL = (32768, 60999)
 """Ports that Linux gives to who asks for any: the default of net.ipv4.ip_local_port_range."""
@@ -116,7 +116,7 @@ def _rules(
 def _ours(inventory: Inventory, *, head: bool) -> tuple[Span, ...]:
     """Ports of ours on a node, adjacent ones joined. A worker does without the head's, and they are closed there, too:
     who becomes the head tomorrow needs no other rules for it."""
-    fields = [field for field in mode_of(inventory).listens if head or not field.for_clients]
+    fields = [field for field in listens_of(inventory) if head or not field.for_clients]
     spans = [*(field.span(inventory) for field in fields), EPHEMERAL]
     joined: list[Span] = []
     for first, last in sorted(spans):

@@ -14,7 +14,7 @@ from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import EngineFacts, Unreachable
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Inventory
-from clusterctl.modes.all import mode_of
+from clusterctl.modes.all import listens_of
 from clusterctl.modes.ports import reached_ports
 from clusterctl.progress import SILENT, Progress
 
@@ -83,7 +83,7 @@ def _may_be_a_probe(inventory: Inventory, name: str, facts: NodeFacts, *, probed
         return False
     listeners = facts.listeners if isinstance(facts.listeners, tuple) else ()
     return (probed and bool(facts.gpu_processes)) or not {each.port for each in listeners}.isdisjoint(
-        reached_ports(mode_of(inventory).listens, inventory, name)
+        reached_ports(listens_of(inventory), inventory, name)
     )
 
 

@@ -208,12 +208,23 @@ class Serve(Strict):
     """Address the API listens on: `private` is the head's address in network.cidr, `any` is 0.0.0.0."""
     port: Port = 8000
     """Port of the API on the head."""
+    executor: Literal["auto", "ray", "mp"] = "auto"
+    """What joins the processes of the server. `mp`: vLLM's own multiprocessing, without Ray. `ray`: a Ray cluster.
+    `auto`: mp on one node; on several ray where the image has it, else mp (`plan` says which, and why)."""
     tensor_parallel: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Tensor-parallel size; never more than one node has. `auto`: accelerators per node, or what pipeline_parallel
-    leaves."""
+    """Tensor-parallel size of each engine. A number may span nodes (every layer then waits for the network), `auto`
+    never does: accelerators per node, or what pipeline_parallel and data_parallel leave."""
     pipeline_parallel: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Pipeline-parallel size; a multiple of the number of nodes. `auto`: number of nodes, or as many stages as
-    tensor_parallel leaves accelerators for."""
+    """Pipeline-parallel size of each engine; stages lie evenly on the nodes. `auto`: number of nodes, or as many stages
+    as tensor_parallel and data_parallel leave accelerators for."""
+    data_parallel: Annotated[int, Field(ge=1)] = 1
+    """Engines, each with the whole model, behind one endpoint; vLLM balances requests between them. On several nodes
+    a multiple of their number."""
+    expert_parallel: bool = False
+    """Give each rank whole experts (of all engines' ranks together) instead of a part of each. Only for models with
+    experts."""
+    api_servers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Processes that take requests on the head. `auto`: what vLLM takes (as many as engines)."""
     api_key: Literal["generated", "off"] = "generated"
     """Key that clients must send (Authorization: Bearer …). `generated`: a random one, kept while the cluster's
     container exists; `clusterctl api-key` prints it. `off`: everybody who reaches the port is served. It guards
@@ -257,7 +268,8 @@ class RayPorts(Strict):
 
 
 class Ray(Strict):
-    """The Ray cluster that vLLM runs on. The dashboard stays off; token authentication is always on."""
+    """The Ray cluster that vLLM runs on, with the executor ray. The dashboard stays off; token authentication is always
+    on."""
 
     ports: RayPorts = RayPorts()
     """Pinned ports."""
@@ -268,6 +280,24 @@ class Ray(Strict):
     """Ray's object store on each node; at least 75 MiB. Default: Ray's own (30% of memory)."""
 
 
+class MpPorts(Strict):
+    """Ports of the executor mp, on the head; only those that the sizes need are listened on."""
+
+    agent: Port = 29500
+    """Where the followers' agents join the head's, on its private address; only with several nodes."""
+    master: Port = 29501
+    """Where the ranks meet; only where an engine spans nodes. PyTorch listens there on ALL addresses."""
+    data_parallel: Port = 29550
+    """Where the engines meet while they start; only with data_parallel above 1."""
+
+
+class Mp(Strict):
+    """The executor mp: vLLM's own multiprocessing, on one node or on several, without Ray."""
+
+    ports: MpPorts = MpPorts()
+    """Pinned ports."""
+
+
 class Timeouts(Strict):
     """Deadlines, in seconds. A time-out is a failure, never a success."""
 
@@ -276,7 +306,7 @@ class Timeouts(Strict):
     command_s: Seconds = 60.0
     """One remote command or engine call."""
     ray_s: Seconds = 180.0
-    """From container start until all nodes are in Ray."""
+    """From container start until all nodes have joined: in Ray, or with mp on the link between the agents."""
     load_s: Seconds = 3600.0
     """From server start until the first completion. Large models on slow disks need more."""
     drain_s: Annotated[float, Field(ge=0, le=86400)] = 30.0
@@ -297,8 +327,9 @@ class Inventory(Strict):
     """Version of this format."""
     cluster: Name
     """Name of the cluster; part of container names and labels. Unique among the clusters that share a node."""
-    network: Network
-    """The private network between the nodes."""
+    network: Network | None = None
+    """The private network between the nodes. Only where there is one node it may be left out: nothing leaves it then,
+    and with `serve.host: private` the API is on 127.0.0.1, or on the node's `address`."""
     rdma: RdmaMode = "auto"
     """RDMA (InfiniBand, RoCE) between the nodes. `auto`: used where it is, TCP elsewhere. `required`: without it the
     cluster does not start, instead of silently using TCP (F23). `off`: not used, and no RDMA device is passed."""
@@ -307,7 +338,7 @@ class Inventory(Strict):
     nodes: Annotated[tuple[Node, ...], Field(min_length=1)]
     """The machines. The first one is the head unless `head` says otherwise; order is the order of all output."""
     head: Name | None = None
-    """Name of the node that runs Ray's head and the server. Default: the first node."""
+    """Name of the node that runs the server (and Ray's head). Default: the first node."""
     container: Container
     """The container on each node."""
     accelerator: Accelerator
@@ -317,7 +348,9 @@ class Inventory(Strict):
     serve: Serve = Serve()
     """The vLLM server."""
     ray: Ray = Ray()
-    """The Ray cluster."""
+    """The Ray cluster, where the executor is ray."""
+    mp: Mp = Mp()
+    """What is pinned where the executor is mp."""
     timeouts: Timeouts = Timeouts()
     """Deadlines."""
     supervise: Literal["on", "off"] = "on"
@@ -325,6 +358,11 @@ class Inventory(Strict):
     stays as it failed."""
     waive: tuple[Word, ...] = ()
     """Codes of findings that are known and accepted: reported as waived, they fail neither `check` nor `up`."""
+
+    @property
+    def cidr(self) -> IPv4Network | None:
+        """The private network, where one is declared."""
+        return self.network.cidr if self.network is not None else None
 
     @property
     def head_name(self) -> str:

@@ -17,6 +17,23 @@ OWNED_OPTIONS: Mapping[str, str] = {
     "config": "write its content under serve.options",
     "api-key": "leave it out: as an option the key would show in `ps`",
     "shutdown-timeout": "use timeouts.drain_s",
+    "tensor-parallel-size": "use serve.tensor_parallel",
+    "pipeline-parallel-size": "use serve.pipeline_parallel",
+    "distributed-executor-backend": "use serve.executor",
+    "data-parallel-size": "use serve.data_parallel",
+    "data-parallel-size-local": "leave it out: it follows from serve.data_parallel and nodes",
+    "data-parallel-rank": "leave it out: every engine is behind one endpoint",
+    "data-parallel-start-rank": "leave it out: it follows from nodes",
+    "data-parallel-address": "leave it out: it follows from head",
+    "data-parallel-backend": "use serve.executor",
+    "data-parallel-hybrid-lb": "leave it out: vLLM balances over all engines behind one endpoint",
+    "data-parallel-external-lb": "leave it out: vLLM balances over all engines behind one endpoint",
+    "enable-expert-parallel": "use serve.expert_parallel",
+    "api-server-count": "use serve.api_servers",
+    "nnodes": "leave it out: it follows from nodes",
+    "node-rank": "leave it out: it follows from nodes",
+    "master-addr": "leave it out: it follows from head",
+    "headless": "leave it out: it follows from head",
 }
 """`vllm serve` options (0.32) that clusterctl sets itself from other inventory fields -> what to do instead; `api-key`
 would show in argv."""

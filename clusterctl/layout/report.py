@@ -11,7 +11,7 @@ from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles
 from clusterctl.facts.nvidia import NvidiaFacts, Topology
 from clusterctl.facts.safetensors import Header, Tensor
-from clusterctl.inventory.layout import filled_in
+from clusterctl.inventory.layout import engine_room, filled_in
 from clusterctl.inventory.model import Inventory
 from clusterctl.layout.architecture import Architecture, architecture
 from clusterctl.layout.candidate import GIB, Candidate, Load, Memory, judge
@@ -40,6 +40,8 @@ class Report:
     arch: Architecture
     nodes: tuple[str, ...]
     per_node: int
+    engines: int
+    """Each of them lies as `chosen` does."""
     gpu_memory_bytes: int | None
     request_tokens: int | None
     chosen: Candidate
@@ -50,6 +52,11 @@ class Report:
 
     def stage_nodes(self, candidate: Candidate, stage: int) -> tuple[str, ...]:
         """The node of a stage; with three or more nodes vLLM orders all but the first itself (vllm-ray-facts, 5)."""
+        if self.engines > 1:
+            return self.nodes[:1]  # of the first engine: each lies on one node
+        if candidate.pipeline_parallel < len(self.nodes):  # tensor parallel spans nodes
+            width = len(self.nodes) // candidate.pipeline_parallel
+            return self.nodes[stage * width : (stage + 1) * width]
         per_node = max(1, candidate.pipeline_parallel // len(self.nodes))
         place = stage // per_node
         return (self.nodes[place],) if place < len(self.nodes) else ()
@@ -71,10 +78,14 @@ def report(inventory: Inventory, facts: ClusterFacts) -> Report | Unknown:
     nodes = tuple(node.name for node in inventory.nodes)
     head_first = (inventory.head_name, *(name for name in nodes if name != inventory.head_name))
     serve = inventory.serve
-    tensor, pipeline = filled_in(len(nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel)
+    try:
+        own_nodes, slots = engine_room(len(nodes), per_node, serve.data_parallel)
+    except ValueError as error:
+        return Unknown(str(error))
+    tensor, pipeline = filled_in(own_nodes, slots, serve.tensor_parallel, serve.pipeline_parallel)
     chosen = judge(load, tensor, pipeline)
-    sizes = [size for size in range(per_node, 0, -1) if per_node % size == 0]
-    pairs = [(size, len(nodes) * per_node // size) for size in sizes]
+    sizes = [size for size in range(slots, 0, -1) if slots % size == 0]
+    pairs = [(size, own_nodes * slots // size) for size in sizes]
     others = tuple(judge(load, *pair) for pair in pairs if pair != (tensor, pipeline))
     gpu_memory = gpu_memory_bytes(inventory, facts)
     return Report(
@@ -82,6 +93,7 @@ def report(inventory: Inventory, facts: ClusterFacts) -> Report | Unknown:
         arch=load.arch,
         nodes=head_first,
         per_node=per_node,
+        engines=serve.data_parallel,
         gpu_memory_bytes=gpu_memory,
         request_tokens=load.request_tokens,
         chosen=chosen,
@@ -115,7 +127,7 @@ def load_of(inventory: Inventory, facts: ClusterFacts) -> Load | Unknown:
         memory=_memory(inventory, facts),
         request_tokens=request,
         value_bytes=_value_bytes(options, arch),
-        expert_parallel=bool(options.get("enable-expert-parallel")),
+        expert_parallel=inventory.serve.expert_parallel,
         partition=inventory.container.env.get("VLLM_PP_LAYER_PARTITION"),
         unknown=tuple(_uncounted(options, arch)),
     )
@@ -207,7 +219,7 @@ def _unknown(load: Load) -> tuple[str, ...]:
 
 
 def _notes(inventory: Inventory, facts: ClusterFacts, load: Load, tensor: int, per_node: int) -> Iterator[str]:
-    arch, options = load.arch, inventory.serve.options
+    arch = load.arch
     if inventory.accelerator.kind == "nvidia" and tensor > 1:
         slow = _without_nvlink(facts, per_node)
         if slow:
@@ -217,18 +229,18 @@ def _notes(inventory: Inventory, facts: ClusterFacts, load: Load, tensor: int, p
             )
     if arch.experts and not load.expert_parallel:
         yield (
-            f"{arch.experts} experts are divided by TP like all else; serve.options.enable-expert-parallel: true gives "
+            f"{arch.experts} experts are divided by TP like all else; serve.expert_parallel: true gives "
             "each rank whole experts instead (no rule about their size then)"
         )
-    replicas = _whole(options.get("data-parallel-size"))
-    if replicas and replicas > 1:
-        yield f"data-parallel-size {replicas}: tokens and concurrency are those of one of {replicas} replicas"
+    engines = inventory.serve.data_parallel
+    if engines > 1:
+        yield f"data_parallel {engines}: tokens and concurrency are those of one of {engines} engines"
     elif arch.latent is not None and tensor > 1:
         yield (
             "with latent attention every TP rank keeps the whole KV cache: data parallelism for attention would hold "
             f"up to {tensor} times as many tokens"
         )
-    if len(inventory.nodes) > 2:
+    if len(inventory.nodes) > 2 and engines == 1 and inventory.serve.executor != "mp":
         yield "vLLM orders the nodes after the first itself: which node holds which stage is shown after the start"
 
 

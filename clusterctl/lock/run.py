@@ -35,15 +35,19 @@ class Laps:
 
 @dataclass(frozen=True)
 class Run:
-    """Connections, what is asked for, where it is said, the lock that is held, and by whom."""
+    """Connections, where progress is shown, the lock that is held, and by whom."""
 
     hosts: Hosts
-    inventory: Inventory
     progress: Progress
     lock: ClusterLock
     by: str
     """Who asks, for the record: user@host."""
     laps: Laps
+
+    @property
+    def inventory(self) -> Inventory:
+        """What is asked for."""
+        return self.hosts.inventory
 
 
 @contextmanager
@@ -54,4 +58,4 @@ def locked_run(hosts: Hosts, command: str, progress: Progress, *, wait_s: float 
     """
     laps = Laps()
     with cluster_lock(hosts, command, wait_s=wait_s, progress=progress) as lock:
-        yield Run(hosts, hosts.inventory, progress, lock, whoami(), laps)
+        yield Run(hosts, progress, lock, whoami(), laps)

@@ -41,6 +41,8 @@ class Seen:
 
     lacks: frozenset[str] | None = None
     """Modules of Python that modes ask for and the image was found not to have."""
+    experts: int | None = None
+    """Of the model; 0: it has none."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,12 @@ class Completion(Watch):
     kind: ClassVar[str] = "completion"
 
     engine: int
+    engines: int | None = None
+    """Of how many; None: there is never more than one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As agent.json has it."""
+        return {key: value for key, value in super().to_json().items() if value is not None}
 
 
 class Mode(Protocol):
@@ -132,26 +140,35 @@ class Mode(Protocol):
     name: str
     """What `serve.executor` will call it."""
     owned: Mapping[str, str]
-    """`vllm serve` options that it sets itself -> what to do instead of giving them."""
+    """`vllm serve` options that it sets itself, beside those of every mode (inventory/owned.py) -> what to do instead
+    of giving them."""
     owned_environment: frozenset[str]
     """Variables whose values are the mode's, whatever the operator says."""
     rules: tuple[Rule, ...]
     """The inventory's rules that are this mode's alone: which sizes are possible, which values its programs refuse."""
     listens: tuple[PortField, ...]
-    """Every port that is listened on, on any node, the API's among them."""
+    """Every port that may be listened on, on any node, the API's among them."""
     secret_paths: tuple[str, ...]
     """Where its secrets lie in a container."""
     own_ports: str
     """Whose the ports of `listens` are, beside the API's: `Ray's ports`."""
     traffic: str
     """What passes between the nodes, by the names that people know."""
+    counts_members: bool
+    """Whether somebody counts nodes and their accelerators while it runs (`members`)."""
     steps: Mapping[str, str]
-    """Phase of the head's agent -> what goes on, for the person who waits."""
+    """Phase of the head's agent before its server loads -> what goes on, for the person who waits."""
     counted: Mapping[str, str]
     """Event of the agent's that counts nodes (`joined` of `expected`) -> what is counted."""
 
     def refuses(self, inventory: Inventory, seen: Seen) -> Iterator[Refusal]:
         """Why it cannot serve this."""
+
+    def never(self, inventory: Inventory) -> bool:
+        """Whether the inventory alone rules it out where the choice is free."""
+
+    def listens_for(self, inventory: Inventory) -> tuple[PortField, ...]:
+        """Those of `listens` that this inventory needs."""
 
     def world(self, inventory: Inventory, accelerators: int) -> Layout:
         """The sizes, with so many accelerators on each node. Raises ValueError when they do not fit."""
@@ -189,5 +206,8 @@ class Mode(Protocol):
     def members(self, state: AgentState) -> Mapping[str, float] | None:
         """Nodes that the head's agent has counted, from what it reports: address -> accelerators; None: it has not."""
 
-    def stages(self, states: Mapping[str, AgentState], nodes: Mapping[str, str]) -> tuple[Stage, ...]:
-        """Who holds which pipeline stage. `states`: node -> what its agent reports; `nodes`: address -> node."""
+    def stages(
+        self, states: Mapping[str, AgentState], nodes: Mapping[str, str], deployment: Deployment | None = None
+    ) -> tuple[Stage, ...]:
+        """Who holds which pipeline stage. `deployment`: what is declared, where findings let it be resolved; `states`:
+        node -> what its agent reports; `nodes`: address -> node."""

@@ -26,6 +26,8 @@ class PortField:
     head_only: bool = False
     for_clients: bool = False
     """Whether clients connect there, and not the other nodes."""
+    everywhere: bool = False
+    """Whether it is listened on on all addresses, whatever the inventory says."""
 
     def span(self, inventory: Inventory) -> Span:
         """The field's ports."""

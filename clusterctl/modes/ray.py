@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 from clusterctl.agent import paths
 from clusterctl.agent.state import AgentState
 from clusterctl.inventory.issue import Issue
-from clusterctl.inventory.layout import Layout, resolve_layout
+from clusterctl.inventory.layout import Layout, layout_for
 from clusterctl.inventory.model import Inventory, PortRange, RayPorts, Serve
 from clusterctl.inventory.raw import size
 from clusterctl.inventory.rules.all import Rule
-from clusterctl.inventory.rules.serve import layout
+from clusterctl.inventory.rules.serve import engines_of, layout
+from clusterctl.modes.engines import api_servers, sizes
 from clusterctl.modes.mode import (
     Completion,
     EnginePlace,
@@ -111,6 +112,14 @@ def worker_ports(data: object) -> Iterator[Issue]:
         yield Issue(workers.path, message, "give some hundreds: Ray also keeps an idle worker for each CPU core")
 
 
+def one_engine(data: object) -> Iterator[Issue]:
+    """The inventory's rule for several engines over Ray: who would heal them has not been shown."""
+    engines = engines_of(data)
+    if engines is not None and engines > 1:
+        message = f"data_parallel {engines} over Ray is not supported"
+        yield Issue(("serve", "data_parallel"), message, "set serve.executor: mp, or data_parallel: 1")
+
+
 _PP = re.compile(r"_PP(\d+)")
 """vllm_Worker_<id>[_TP{t}][_PP{p}], each part only where its size is above 1 (vLLM 0.32, v1/executor/ray_utils.py,
 build_actor_name). With three or more nodes the order of stages is by random Ray node ID, so only the actors tell it
@@ -122,35 +131,41 @@ class Ray:
 
     name = "ray"
     owned: Mapping[str, str] = {
-        "tensor-parallel-size": "use serve.tensor_parallel",
-        "pipeline-parallel-size": "use serve.pipeline_parallel",
-        "distributed-executor-backend": "leave it out: the nodes are joined by Ray",
-        "nnodes": "leave it out: it follows from nodes",
-        "node-rank": "leave it out: it follows from nodes",
-        "master-addr": "leave it out: it follows from head",
         "master-port": "leave it out: the nodes are joined by Ray",
-        "headless": "leave it out: it follows from head",
+        "data-parallel-rpc-port": "leave it out: the engines are joined by Ray",
     }
     owned_environment = frozenset(
         {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "VLLM_CONFIG_ROOT"}
     )
-    rules: tuple[Rule, ...] = (worker_ports, layout)
+    rules: tuple[Rule, ...] = (worker_ports, layout, one_engine)
     listens = LISTENS
     secret_paths: tuple[str, ...] = (TOKEN_PATH,)
     own_ports = "Ray's ports"
     traffic = "Ray, NCCL, Gloo, TCPStore"
+    counts_members = True
     steps: Mapping[str, str] = {"ray": "forming the Ray cluster"}
     counted: Mapping[str, str] = {"nodes": "nodes in Ray"}
 
     def refuses(self, inventory: Inventory, seen: Seen) -> Iterator[Refusal]:
-        """An image without Ray."""
+        """An image without Ray, and several engines."""
         if seen.lacks is not None and "ray" in seen.lacks:
-            yield Refusal(f"{inventory.container.image} holds no Ray", "give an image that has Ray")
+            instead = "serve.executor: mp, which needs none, or an image that has Ray"
+            yield Refusal(f"{inventory.container.image} holds no Ray", instead)
+        if self.never(inventory):
+            reason = f"data_parallel {inventory.serve.data_parallel} over Ray is not supported"
+            yield Refusal(reason, "serve.executor: mp, or data_parallel: 1")
+
+    def never(self, inventory: Inventory) -> bool:
+        """Several engines."""
+        return inventory.serve.data_parallel > 1
+
+    def listens_for(self, inventory: Inventory) -> tuple[PortField, ...]:
+        """All of them."""
+        return self.listens
 
     def world(self, inventory: Inventory, accelerators: int) -> Layout:
-        """Tensor parallel inside a node, whole pipeline stages on each."""
-        serve = inventory.serve
-        return resolve_layout(len(inventory.nodes), accelerators, serve.tensor_parallel, serve.pipeline_parallel)
+        """Tensor parallel inside a node unless it is asked for, whole pipeline stages on each."""
+        return layout_for(len(inventory.nodes), accelerators, inventory.serve)
 
     def ports(self, inventory: Inventory, node: str) -> Mapping[int, str]:
         """Ray's pinned ports, and the API's on the head."""
@@ -183,11 +198,7 @@ class Ray:
         """One server, on the head."""
         if place.role != "head":
             return {}
-        return {
-            "tensor-parallel-size": deployment.layout.tensor_parallel,
-            "pipeline-parallel-size": deployment.layout.pipeline_parallel,
-            "distributed-executor-backend": "ray",
-        }
+        return {**sizes(deployment, "ray"), **api_servers(deployment)}
 
     def processes(self, deployment: Deployment, place: Place) -> tuple[Process, ...]:
         """Ray on every node; on the head the server too."""
@@ -227,7 +238,9 @@ class Ray:
         """Ray's own count."""
         return state.nodes
 
-    def stages(self, states: Mapping[str, AgentState], nodes: Mapping[str, str]) -> tuple[Stage, ...]:
+    def stages(
+        self, states: Mapping[str, AgentState], nodes: Mapping[str, str], deployment: Deployment | None = None
+    ) -> tuple[Stage, ...]:
         """In order, from the names and addresses of vLLM's actors, which the head's agent reports."""
         holders: dict[int, set[str]] = defaultdict(set)
         for state in states.values():

@@ -10,13 +10,18 @@ from clusterctl.inventory.issue import Issue, listed, path_text
 from clusterctl.inventory.owned import DERIVED_ENV, OWNED_OPTIONS
 from clusterctl.inventory.rules.container import derived_env, secret_env
 from clusterctl.inventory.rules.serve import option_names
-from clusterctl.modes.all import mode_of_data
+from clusterctl.modes.all import modes_of_data
+from clusterctl.modes.mode import Mode
 from clusterctl.modes.ports import Listener, PortField, listeners
 
 
 def mode_rules(data: object) -> Iterator[Issue]:
-    """Every broken rule of the mode that the inventory means."""
-    mode = mode_of_data(data)
+    """Every broken rule of the mode that the inventory means, or may mean; what several say is said once."""
+    yield from dict.fromkeys(issue for mode in modes_of_data(data) for issue in rules_of(mode, data))
+
+
+def rules_of(mode: Mode, data: object) -> Iterator[Issue]:
+    """Every broken rule of one mode."""
     derived = DERIVED_ENV | mode.owned_environment
     yield from distinct_ports(mode.listens, data)
     yield from derived_env(data, derived)

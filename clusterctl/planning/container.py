@@ -10,9 +10,17 @@ from functools import cached_property
 from typing import Any
 
 from clusterctl import __version__
-from clusterctl.agent.labels import LABEL_CLUSTER, LABEL_NODE, LABEL_ROLE, LABEL_SPEC, LABEL_VERSION
+from clusterctl.agent.labels import (
+    LABEL_CLUSTER,
+    LABEL_EXECUTOR,
+    LABEL_NODE,
+    LABEL_ROLE,
+    LABEL_SPEC,
+    LABEL_VERSION,
+)
 from clusterctl.agent.paths import AGENT_PATH, SOURCES, container_name
 from clusterctl.inventory.model import Inventory
+from clusterctl.modes.all import mode_of
 from clusterctl.modes.place import Deployment, Place
 from clusterctl.planning.files import SERVER_FILES, SETTINGS_FILES, environment, rendered_files
 from clusterctl.planning.flags import host_config
@@ -48,6 +56,8 @@ class ContainerSpec:
     config: Mapping[str, Any]
     host_config: Mapping[str, Any]
     files: Mapping[str, str]
+    executor: str
+    """For a label. Another one is another agent.json, so no part of the hash."""
 
     def values(self) -> Mapping[str, Any]:
         """Everything that decides the container, as plain JSON values: what `plan` compares and shows."""
@@ -80,6 +90,7 @@ class ContainerSpec:
             LABEL_NODE: place.name,
             LABEL_SPEC: self.hash,
             LABEL_VERSION: __version__,
+            LABEL_EXECUTOR: self.executor,
         }
 
 
@@ -104,4 +115,5 @@ def _spec(deployment: Deployment, place: Place) -> ContainerSpec:
         config=config,
         host_config=host_config(inventory, gpus=deployment.layout.gpus_per_node, infiniband=place.infiniband),
         files=rendered_files(deployment, place),
+        executor=mode_of(inventory).name,
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from clusterctl.agent.labels import LABEL_SPEC
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import ContainerFacts
+from clusterctl.modes.all import mode_of
+from clusterctl.modes.engines import EngineStatus
 from clusterctl.modes.place import Deployment
 from clusterctl.planning.container import ContainerSpec, container_specs, restart_policy
 from clusterctl.planning.difference import Change, changes_of
@@ -23,6 +25,12 @@ class Plan:
 
     cluster: str
     steps: tuple[Step, ...]
+    executor: str
+    data_parallel: int
+    expert_parallel: bool
+    engines: tuple[EngineStatus, ...]
+    why: str | None = None
+    """Why it is this executor, where somebody has decided it."""
 
     @property
     def empty(self) -> bool:
@@ -41,7 +49,16 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan for machines."""
-        return {"cluster": self.cluster, "changes": not self.empty, "nodes": [step.to_json() for step in self.steps]}
+        return {
+            "cluster": self.cluster,
+            "changes": not self.empty,
+            "executor": self.executor,
+            "executor_reason": self.why,
+            "data_parallel": self.data_parallel,
+            "expert_parallel": self.expert_parallel,
+            "engines": [asdict(engine) for engine in self.engines],
+            "nodes": [step.to_json() for step in self.steps],
+        }
 
     def history(self) -> Iterator[str]:
         """What is done, in a line for each kind of step: for the record on the nodes. Nothing when nothing is."""
@@ -54,6 +71,12 @@ class Plan:
 
     def lines(self) -> Iterator[str]:
         """The plan for a person."""
+        if self.why is not None:
+            yield f"executor {self.executor}: {self.why}"
+        yield from self.step_lines()
+
+    def step_lines(self) -> Iterator[str]:
+        """What is changed, for a person."""
         if self.empty:
             yield f"{self.cluster}: nothing to do"
             return
@@ -81,7 +104,37 @@ def make_plan(deployment: Deployment, facts: ClusterFacts, *, anew: bool = False
         policy = wanted if _serves(found[deployment.head.name]) else None
         keyed = deployment.head.name if other_key else None
         steps = [_kept(name, specs[name], found[name], policy, other_key=name == keyed) for name in specs]
-    return Plan(deployment.inventory.cluster, tuple(steps))
+        steps = _restarted_by_head(steps, deployment.head.name)
+    inventory = deployment.inventory
+    return Plan(
+        inventory.cluster,
+        tuple(steps),
+        executor=mode_of(inventory).name,
+        data_parallel=deployment.layout.data_parallel,
+        expert_parallel=inventory.serve.expert_parallel,
+        engines=tuple(EngineStatus(each.rank, each.nodes) for each in mode_of(inventory).engines(deployment)),
+    )
+
+
+def _restarted_by_head(steps: list[Step], head: str) -> list[Step]:
+    """A server that lies on several nodes is started anew by the head's agent, which has the others start their parts
+    anew; these only get their files. The head is asked also where only a follower's files differ."""
+    restarts = [step.node for step in steps if isinstance(step, RestartServer)]
+    if not restarts or restarts == [head]:
+        return steps
+    return [_by_head(step, head) for step in steps]
+
+
+def _by_head(step: Step, head: str) -> Step:
+    if step.node == head and not isinstance(step, RestartServer):
+        return RestartServer(head, (*step.reasons, "another node has other options"), *_rest(step))
+    if step.node != head and isinstance(step, RestartServer):
+        return Update(step.node, (*step.reasons, "the head has it start its part of the server anew"), *_rest(step))
+    return step
+
+
+def _rest(step: Step) -> tuple[tuple[Change, ...], ContainerSpec, tuple[ContainerFacts, ...]]:
+    return step.changes, step.spec, step.existing
 
 
 Verdict = tuple[tuple[str, ...], tuple[Change, ...]]

@@ -22,7 +22,7 @@ def server_files(deployment: Deployment, place: Place) -> Mapping[str, str]:
     if not options or not servers:
         return {}
     return {
-        paths.SERVER_PATH: _server_file(deployment, servers[0]),
+        paths.SERVER_PATH: _server_file(deployment, place, servers[0]),
         paths.SERVER_CONFIG_PATH: _server_config(deployment, options),
     }
 
@@ -47,7 +47,7 @@ def _listen_host(deployment: Deployment) -> str:
     return "0.0.0.0" if host == "any" else str(host)  # noqa: S104 (only when the inventory says `any`)
 
 
-def _server_file(deployment: Deployment, server: Process) -> str:
+def _server_file(deployment: Deployment, place: Place, server: Process) -> str:
     """What the agent must know to run the server: its command line, and which lines of its log to keep."""
     inventory = deployment.inventory
     return render(
@@ -57,6 +57,7 @@ def _server_file(deployment: Deployment, server: Process) -> str:
         endpoint_host="127.0.0.1" if inventory.serve.host == "any" else _listen_host(deployment),
         endpoint_port=inventory.serve.port,
         tls=tls_certfile(inventory) is not None,
-        api_key_file=paths.API_KEY_PATH if inventory.serve.api_key != "off" else None,
+        # Only the head is asked for anything.
+        api_key_file=paths.API_KEY_PATH if inventory.serve.api_key != "off" and place.role == "head" else None,
         served_name=inventory.served_name,
     )

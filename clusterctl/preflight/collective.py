@@ -14,7 +14,7 @@ from clusterctl.facts.collective import Collective, NodeRun, read_run
 from clusterctl.facts.fact import Unknown
 from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.hosts.host import Host, Hosts
-from clusterctl.modes.all import mode_of
+from clusterctl.modes.all import listens_of
 from clusterctl.modes.place import Deployment
 from clusterctl.modes.ports import ranges_of, reached_ports
 from clusterctl.planning.container import container_specs
@@ -147,9 +147,9 @@ def free_port(deployment: Deployment, facts: ClusterFacts) -> int:
     """A port of the head's that the other nodes reach and nothing listens on: a firewall that lets the cluster through
     lets it through, too. The last of a range, where there is one: those are taken from its beginning."""
     inventory, head = deployment.inventory, deployment.head.name
-    listens = mode_of(inventory).listens
+    listens = listens_of(inventory)
     usable = [port for first, last in ranges_of(listens, inventory) for port in range(last, first - 1, -1)]
-    usable = usable or list(reached_ports(listens, inventory, head))
+    usable = usable or list(reached_ports(listens, inventory, head)) or [inventory.mp.ports.master]
     listeners = facts.nodes[head].listeners
     taken = {listener.port for listener in listeners} if isinstance(listeners, tuple) else set()
     return next((port for port in usable if port not in taken), usable[0])

@@ -16,7 +16,7 @@ from clusterctl.facts.image_report import ImageReport, RunFailed, read_output
 from clusterctl.facts.records import ImageFacts
 from clusterctl.hosts.engine.engine import EngineError, FileInContainer
 from clusterctl.hosts.host import Host, Hosts
-from clusterctl.inventory.layout import resolve_layout
+from clusterctl.inventory.layout import layout_for
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning.flags import host_config
 from clusterctl.preflight.container import probe_labels, probe_name
@@ -29,8 +29,10 @@ MARGIN_S = 15
 """Seconds beyond the report's own deadline, for the engine to start and remove the container."""
 
 
-def gather_images(hosts: Hosts, facts: ClusterFacts, *, ask_registry: bool = False) -> Mapping[str, Answer]:
-    """The image's report from every node that has the image, all at once.
+def gather_images(
+    hosts: Hosts, facts: ClusterFacts, *, ask_registry: bool = False, one: bool = False
+) -> Mapping[str, Answer]:
+    """The image's report from every node that has the image, all at once; with `one` only from the first of them.
 
     With `ask_registry` one of them also imports Ray and vLLM and asks ModelRegistry: 15 to 40 s of two cores, and what
     one node answers all do whose distributions are the same.
@@ -38,6 +40,7 @@ def gather_images(hosts: Hosts, facts: ClusterFacts, *, ask_registry: bool = Fal
     nodes = [
         name for name in hosts.connected if name in facts.nodes and isinstance(facts.nodes[name].image, ImageFacts)
     ]
+    nodes = nodes[:1] if one else nodes
     deep = nodes[:1] if ask_registry else []
     outcomes = hosts.each(lambda host: _report_of(host, hosts, facts, ask_registry=host.name in deep), nodes)
     return {name: outcomes.values.get(name) or Unknown(outcomes.errors[name].message) for name in nodes}
@@ -113,9 +116,8 @@ def gpus_wanted(inventory: Inventory, facts: ClusterFacts) -> int:
     if inventory.accelerator.kind != "nvidia":
         return 0
     per_node = accelerators_per_node(inventory, facts)
-    serve = inventory.serve
     try:
-        layout = resolve_layout(len(inventory.nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel)
+        layout = layout_for(len(inventory.nodes), per_node, inventory.serve)
     except ValueError:
         return per_node  # a finding of its own
     return layout.gpus_per_node

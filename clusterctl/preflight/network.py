@@ -18,7 +18,7 @@ from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.hosts.ssh.errors import HostError
 from clusterctl.inventory.model import Inventory
-from clusterctl.modes.all import mode_of
+from clusterctl.modes.all import listens_of
 from clusterctl.modes.ports import reached_ports
 from clusterctl.preflight.container import PEERS_CONFIG_PATH, PEERS_PATH, PEERS_STEP_PATH, peers_container, probe_name
 from clusterctl.preflight.inside import PEERS_SOURCE
@@ -57,7 +57,7 @@ def peers_step(inventory: Inventory, ends: Mapping[str, End], node: str) -> Mapp
             {
                 "node": other,
                 "address": str(end.address),
-                "ports": [*reached_ports(mode_of(inventory).listens, inventory, other), *end.ephemeral],
+                "ports": [*reached_ports(listens_of(inventory), inventory, other), *end.ephemeral],
                 "held": end.held,
                 "service": end.service,
                 "udp": end.udp,
@@ -164,7 +164,7 @@ def gather_pairs(hosts: Hosts, facts: ClusterFacts, *, bandwidth: bool = False) 
             "node": host.name,
             "address": address,
             "interface": interface,
-            "ports": reached_ports(mode_of(inventory).listens, inventory, host.name),
+            "ports": reached_ports(listens_of(inventory), inventory, host.name),
             "ephemeral": EPHEMERAL_SAMPLES,
             "idle_s": IDLE_S,
         }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -15,6 +17,8 @@ from clusterctl.facts.fact import Unknown
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.hosts.ssh.errors import HostError
 from clusterctl.inventory.endpoint import tls_certfile
+from clusterctl.modes.engines import EngineStatus
+from clusterctl.modes.mode import EnginePlace
 
 COMPLETION_TIMEOUT_S = 60
 
@@ -40,6 +44,15 @@ class Metrics:
     """Fraction of the KV cache in use, 0 to 1; of the fullest engine."""
     generation_tokens_total: float
     prompt_tokens_total: float
+
+
+@dataclass(frozen=True)
+class EngineLoad:
+    """One engine's gauges."""
+
+    requests_running: float
+    requests_waiting: float
+    kv_cache_usage: float
 
 
 class _CannotAsk(httpx.BaseTransport):
@@ -106,15 +119,55 @@ def health(client: httpx.Client) -> int | Unknown:
 
 def metrics(client: httpx.Client) -> Metrics | Unknown:
     """The gauges and counters that `status` shows."""
+    text = _metrics_text(client)
+    return text if isinstance(text, Unknown) else parse_metrics(text)
+
+
+def engine_loads(client: httpx.Client) -> Mapping[int, EngineLoad]:
+    """What each engine does, by its rank; nothing of those that do not say."""
+    text = _metrics_text(client)
+    return {} if isinstance(text, Unknown) else parse_engine_loads(text)
+
+
+def with_loads(places: Iterable[EnginePlace], loads: Mapping[int, EngineLoad]) -> tuple[EngineStatus, ...]:
+    """The engines with what they do, where that is known."""
+    return tuple(_with_load(place, loads.get(place.rank)) for place in places)
+
+
+def _with_load(place: EnginePlace, load: EngineLoad | None) -> EngineStatus:
+    if load is None:
+        return EngineStatus(place.rank, place.nodes)
+    return EngineStatus(place.rank, place.nodes, load.requests_running, load.requests_waiting, load.kv_cache_usage)
+
+
+def _metrics_text(client: httpx.Client) -> str | Unknown:
     try:
         answer = client.get("/metrics", timeout=METRICS_TIMEOUT_S)
         answer.raise_for_status()
     except httpx.HTTPError as error:
         return Unknown(str(error) or type(error).__name__)
-    return parse_metrics(answer.text)
+    return answer.text
 
 
 _SAMPLE = re.compile(r"^(vllm:\w+)(?:\{.*\})? (\S+)$", re.MULTILINE)
+
+
+_OF_ENGINE = re.compile(r'^vllm:(\w+)\{[^}\n]*\bengine="(\d+)"[^}\n]*\} (\S+)$', re.MULTILINE)
+"""A gauge of one engine: vLLM labels them with its rank, also where there is one (0.32)."""
+
+
+def parse_engine_loads(text: str) -> Mapping[int, EngineLoad]:
+    """Each engine's gauges in the Prometheus text format; engines of which one is missing are left out."""
+    found: dict[int, dict[str, float]] = defaultdict(dict)
+    for name, engine, value in _OF_ENGINE.findall(text):
+        with contextlib.suppress(ValueError):
+            found[int(engine)][name] = float(value)
+    wanted = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+    return {
+        engine: EngineLoad(*(samples[name] for name in wanted))
+        for engine, samples in sorted(found.items())
+        if all(name in samples for name in wanted)
+    }
 
 
 def parse_metrics(text: str) -> Metrics | Unknown:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 from clusterctl.agent.paths import container_name
 from clusterctl.agent.state import AgentState
 from clusterctl.deployment.address import private_address
+from clusterctl.deployment.executor import choose
 from clusterctl.deployment.resolve import resolve
 from clusterctl.errors import ExitCode
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
@@ -22,9 +24,22 @@ from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.endpoint import endpoint_of
 from clusterctl.inventory.model import Inventory
 from clusterctl.modes.all import STEPS, mode_of
+from clusterctl.modes.engines import EngineStatus, engine_places
+from clusterctl.modes.mode import Stage
+from clusterctl.modes.place import Deployment
 from clusterctl.planning.plan import make_plan
 from clusterctl.signatures.start import KvCache, kv_cache
-from clusterctl.status.server import Completion, Metrics, api_client, complete, health, metrics
+from clusterctl.status.server import (
+    Completion,
+    EngineLoad,
+    Metrics,
+    api_client,
+    complete,
+    engine_loads,
+    health,
+    metrics,
+    with_loads,
+)
 
 RATE_WINDOW_S = 1.0
 """Seconds between the two looks at the token counter that `tokens_per_s` is taken from."""
@@ -32,6 +47,10 @@ RATE_WINDOW_S = 1.0
 
 RECOVERING = (*STEPS, "gate", "loading", "restarting", "draining")
 """Phases of a head's agent from which it comes to serve by itself."""
+
+
+HOLDING = ("loading", "serving", "draining")
+"""Phases of an agent in which its part of the server holds accelerators."""
 
 
 State = Literal["healthy", "starting", "recovering", "degraded", "down", "unknown"]
@@ -75,10 +94,11 @@ class NodeStatus:
     reason: str | None
     containers: tuple[ContainerStatus, ...]
     gpus: int | None
-    """Accelerators in use by the cluster: Ray's own count when it runs, None when that is not known."""
+    """Accelerators in use by the cluster: Ray's own count when it runs, without Ray those that the node's part of the
+    server was started with; None when that is not known."""
     gpu_memory: tuple[GpuStatus, ...]
     in_ray: bool | None
-    """Whether Ray counts the node as alive; None when Ray could not be asked."""
+    """Whether Ray counts the node as alive; None when Ray could not be asked, and without Ray."""
     stages: tuple[int, ...]
     """Pipeline stages that this node holds."""
 
@@ -94,6 +114,15 @@ class ServerAnswers:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What the server was asked: its answers, and what each engine does, by rank."""
+
+    answers: ServerAnswers | None
+    """None: no server could be expected to answer."""
+    loads: Mapping[int, EngineLoad] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ClusterStatus:
     """The whole answer of `status`."""
 
@@ -106,6 +135,11 @@ class ClusterStatus:
     model: str
     tensor_parallel: int | None
     pipeline_parallel: int | None
+    executor: str | None
+    """ray or mp; None where nothing runs that tells."""
+    data_parallel: int
+    expert_parallel: bool
+    engines: tuple[EngineStatus, ...]
     nodes: tuple[NodeStatus, ...]
     server: ServerAnswers | None
     kv_cache: KvCache
@@ -141,7 +175,8 @@ def read_status(hosts: Hosts) -> ClusterStatus:
     """Ask the nodes and the server. Changes nothing."""
     facts = gather(hosts)
     endpoint = endpoint_from(hosts.inventory, facts)
-    return cluster_status(hosts.inventory, facts, endpoint, _ask_server(hosts, facts, endpoint))
+    asked = _ask_server(hosts, facts, endpoint)
+    return cluster_status(hosts.inventory, facts, endpoint, asked.answers, asked.loads)
 
 
 def endpoint_from(inventory: Inventory, facts: ClusterFacts) -> str | None:
@@ -152,20 +187,20 @@ def endpoint_from(inventory: Inventory, facts: ClusterFacts) -> str | None:
     return endpoint_of(inventory, address) if address is not None else None
 
 
-def _ask_server(hosts: Hosts, facts: ClusterFacts, endpoint: str | None) -> ServerAnswers | None:
-    """None when no server of this cluster can be expected to answer."""
+def _ask_server(hosts: Hosts, facts: ClusterFacts, endpoint: str | None) -> Asked:
     head = facts.nodes.get(hosts.inventory.head_name)
     if endpoint is None or head is None or not any(container.running for container in containers_of(head)):
-        return None
+        return Asked(None)
     with api_client(hosts, endpoint) as client:
         before, began = metrics(client), time.monotonic()
         answered, completion = health(client), complete(client, hosts.inventory.served_name)
         if isinstance(before, Unknown):
-            return ServerAnswers(answered, completion, before, None)
+            return Asked(ServerAnswers(answered, completion, before, None))
         time.sleep(max(0.0, RATE_WINDOW_S - (time.monotonic() - began)))
         after, window_s = metrics(client), time.monotonic() - began
+        loads = engine_loads(client) if isinstance(completion, Completion) else {}
     own = completion.tokens if isinstance(completion, Completion) else 0
-    return ServerAnswers(answered, completion, after, _rate(before, after, window_s, own))
+    return Asked(ServerAnswers(answered, completion, after, _rate(before, after, window_s, own)), loads)
 
 
 def _rate(before: Metrics, after: Metrics | Unknown, window_s: float, own_tokens: int) -> float | None:
@@ -181,14 +216,20 @@ def containers_of(node: NodeFacts) -> tuple[ContainerFacts, ...]:
 
 
 def cluster_status(
-    inventory: Inventory, facts: ClusterFacts, endpoint: str | None, server: ServerAnswers | None
+    inventory: Inventory,
+    facts: ClusterFacts,
+    endpoint: str | None,
+    server: ServerAnswers | None,
+    loads: Mapping[int, EngineLoad] = MappingProxyType({}),
 ) -> ClusterStatus:
-    """From what is asked for and what was seen to the answer. Pure."""
+    """From what is asked for and what was seen to the answer; `loads`: what each engine does, by rank. Pure."""
+    choice = choose(inventory, facts)
+    inventory = choice.inventory
     findings = tuple(f for f in check(inventory, facts) if f.severity is Severity.ERROR)
     deployment = None if has_errors(findings) else resolve(inventory, facts)
     plan = make_plan(deployment, facts) if deployment is not None else None
     running = [c for node in facts.nodes.values() for c in containers_of(node)]
-    drift = () if plan is None or plan.empty or not running else tuple(plan.lines())
+    drift = () if plan is None or plan.empty or not running else tuple(plan.step_lines())
     head_state = _head_state(inventory, facts)
     state = _state(inventory, facts, server)
     return ClusterStatus(
@@ -200,7 +241,11 @@ def cluster_status(
         model=inventory.served_name,
         tensor_parallel=deployment.layout.tensor_parallel if deployment is not None else None,
         pipeline_parallel=deployment.layout.pipeline_parallel if deployment is not None else None,
-        nodes=tuple(_node_status(inventory, facts, node.name, head_state) for node in inventory.nodes),
+        executor=choice.executor,
+        data_parallel=inventory.serve.data_parallel,
+        expert_parallel=inventory.serve.expert_parallel,
+        engines=with_loads(engine_places(inventory), loads),
+        nodes=_node_statuses(inventory, facts, deployment, head_state),
         server=server,
         kv_cache=kv_cache(head_state.kept),
         drift=drift,
@@ -244,7 +289,46 @@ def _state(inventory: Inventory, facts: ClusterFacts, server: ServerAnswers | No
     return "starting" if all_run else "degraded"
 
 
-def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_state: AgentState) -> NodeStatus:
+def _node_statuses(
+    inventory: Inventory, facts: ClusterFacts, deployment: Deployment | None, head_state: AgentState
+) -> tuple[NodeStatus, ...]:
+    mode = mode_of(inventory)
+    gang = _Gang(
+        members=mode.members(head_state),
+        counts=mode.counts_members,
+        stages=mode.stages({inventory.head_name: head_state}, _addresses(inventory, facts), deployment),
+        gpus_per_node=deployment.layout.gpus_per_node if deployment is not None else None,
+    )
+    return tuple(_node_status(inventory, facts, node.name, gang) for node in inventory.nodes)
+
+
+def _addresses(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, str]:
+    """Private address -> node, of those that were read."""
+    found = {name: private_address(inventory, name, node) for name, node in facts.nodes.items()}
+    return {str(place.address): name for name, place in found.items() if place is not None}
+
+
+@dataclass(frozen=True)
+class _Gang:
+    """What is known of the nodes together."""
+
+    members: Mapping[str, float] | None
+    """Address → accelerators, as the head's agent counts them; None: it does not."""
+    counts: bool
+    """Whether the mode has anybody who counts."""
+    stages: tuple[Stage, ...]
+    gpus_per_node: int | None
+    """As planned; None where findings leave it open."""
+
+    def gpus(self, node: NodeFacts, address: str | None) -> int | None:
+        """Accelerators in use by the cluster on a node."""
+        if self.counts:
+            return int(self.members[address]) if self.members and address and address in self.members else None
+        busy = any(container.running and container.agent.phase in HOLDING for container in containers_of(node))
+        return self.gpus_per_node if busy else None
+
+
+def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, gang: _Gang) -> NodeStatus:
     role = "head" if name == inventory.head_name else "worker"
     declared = next(node.address for node in inventory.nodes if node.name == name)
     if name in facts.unreachable:
@@ -253,10 +337,7 @@ def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_stat
     node = facts.nodes[name]
     found = private_address(inventory, name, node)
     address = str(found.address) if found is not None else None
-    mode = mode_of(inventory)
-    members = mode.members(head_state)
-    counted = address in members if members is not None else None
-    held = mode.stages({inventory.head_name: head_state}, {address: name} if address else {})
+    counted = address in gang.members if gang.members is not None else None
     return NodeStatus(
         name=name,
         role=role,
@@ -264,13 +345,13 @@ def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, head_stat
         reachable=True,
         reason=node.containers.reason if isinstance(node.containers, Unknown) else None,
         containers=tuple(_container_status(container) for container in containers_of(node)),
-        gpus=int(members[address]) if members is not None and address is not None and counted else None,
+        gpus=gang.gpus(node, address),
         gpu_memory=tuple(
             GpuStatus(gpu.index, gpu.name, gpu.memory_used_mib, gpu.memory_total_mib)
             for gpu in (node.gpus if isinstance(node.gpus, tuple) else ())
         ),
         in_ray=counted,
-        stages=tuple(stage.pipeline_rank for stage in held if name in stage.nodes),
+        stages=tuple(stage.pipeline_rank for stage in gang.stages if name in stage.nodes),
     )
 
 

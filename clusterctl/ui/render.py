@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -17,6 +17,7 @@ from clusterctl.facts.cluster import DeepFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.identity import Difference
+from clusterctl.modes.engines import EngineStatus
 from clusterctl.signatures.start import KvCache
 from clusterctl.status.status import ClusterStatus, GpuStatus, NodeStatus, ServerAnswers
 from clusterctl.ui.network import Environments, bandwidth_table, network_lines
@@ -36,7 +37,9 @@ def up_summary(summary: UpSummary, key_command: str | None) -> str:
     rows = [
         ("endpoint", f"{summary.endpoint}/v1"),
         ("model", summary.model),
-        ("layout", f"TP={summary.tensor_parallel} x PP={summary.pipeline_parallel}"),
+        ("executor", summary.executor),
+        ("layout", _sizes(summary)),
+        *_engine_rows(summary.engines),
         *((f"stage {stage.pipeline_rank}", ", ".join(stage.nodes)) for stage in summary.stages),
         ("KV cache", kv_cache(summary.kv_cache)),
         ("completion", f"{summary.completion.tokens} token in {summary.completion.latency_s:.2f} s"),
@@ -117,15 +120,14 @@ def identity(differing: Sequence[Difference]) -> str:
 
 def status(found: ClusterStatus) -> str:
     """The status as a table of nodes, the server's own answers, and what differs from the inventory."""
-    layout = (
-        "unknown" if found.tensor_parallel is None else f"TP={found.tensor_parallel} x PP={found.pipeline_parallel}"
-    )
     rows = [
         ("cluster", f"{found.cluster}: {found.state}"),
         *((("waits for", found.waiting_for),) if found.waiting_for and found.state != "healthy" else ()),
         ("endpoint", f"{found.endpoint}/v1" if found.endpoint else "unknown"),
         ("model", found.model),
-        ("layout", layout),
+        ("executor", found.executor or "not decided: nothing runs"),
+        ("layout", "unknown" if found.tensor_parallel is None else _sizes(found)),
+        *_engine_rows(found.engines),
         *(_server_rows(found.server) if found.server is not None else ()),
         *((("KV cache", kv_cache(found.kv_cache)),) if found.kv_cache.tokens is not None else ()),
     ]
@@ -137,6 +139,22 @@ def status(found: ClusterStatus) -> str:
     if found.findings:
         parts += ["", "findings:", *(f"  {line}" for finding in found.findings for line in _brief(finding))]
     return "\n".join(parts)
+
+
+def _sizes(of: UpSummary | ClusterStatus) -> str:
+    """The sizes, those of several engines only where there are several."""
+    engines = f"DP={of.data_parallel} x " if of.data_parallel > 1 else ""
+    experts = ", whole experts on each rank" if of.expert_parallel else ""
+    return f"{engines}TP={of.tensor_parallel} x PP={of.pipeline_parallel}{experts}"
+
+
+def _engine_rows(engines: Sequence[EngineStatus]) -> Iterator[tuple[str, str]]:
+    """Where several engines are, and what each does."""
+    for engine in engines if len(engines) > 1 else ():
+        load = ""
+        if engine.running is not None and engine.waiting is not None and engine.kv_use is not None:
+            load = f": {engine.running:g} running, {engine.waiting:g} waiting, KV use {engine.kv_use:.1%}"
+        yield f"engine {engine.rank}", f"{', '.join(engine.nodes)}{load}"
 
 
 def _restarts(nodes: Iterable[NodeStatus]) -> Iterable[str]:

@@ -11,7 +11,7 @@ from clusterctl.facts.collective import Collective, read_run
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.pairs import End, Link, Pairs, Route
 from clusterctl.inventory.model import Inventory
-from clusterctl.modes.all import mode_of
+from clusterctl.modes.all import listens_of
 from clusterctl.modes.ports import reached_ports
 from tests.unit.support import FIXTURES
 
@@ -42,7 +42,7 @@ def end(number: int, said: Mapping[str, Any]) -> End | Unknown:
 def link(inventory: Inventory, a: End | Unknown, b: End | Unknown, to: str, said: Mapping[str, Any]) -> Link:
     assert isinstance(a, End)
     assert isinstance(b, End)
-    tried = (*reached_ports(mode_of(inventory).listens, inventory, to), *EPHEMERAL, SERVICE)
+    tried = (*reached_ports(listens_of(inventory), inventory, to), *EPHEMERAL, SERVICE)
     every = said.get("every", "ok")
     outcomes = {port: said.get("ports", {}).get(port, every) for port in tried}
     interface, source = said.get("route", (a.interface, str(a.address)))

@@ -131,4 +131,4 @@ class Lock:
 
 def run_of(hosts: Hosts, *, progress: Progress = SILENT, lock: Lock | None = None) -> Run:
     """A run of me@here over these hosts."""
-    return Run(hosts, hosts.inventory, progress, cast(ClusterLock, lock or Lock()), "me@here", Laps())
+    return Run(hosts, progress, cast(ClusterLock, lock or Lock()), "me@here", Laps())

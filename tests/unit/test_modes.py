@@ -30,6 +30,9 @@ NAMING_RAY: Mapping[str, str] = {
     "agent/inside/node.py": "a key of settings.json, from timeouts.ray_s, which `plan` shows",
     "agent/inside/gates.py": "a row of the table of gates, and the reasons that are waited for",
     "agent/inside/watches.py": "rows of the table of watches",
+    "agent/labels.py": "what containers run that have no label yet",
+    "deployment/executor.py": "which executor is meant where the inventory leaves it open, and why",
+    "actions/decide.py": "the same",
     # Words of the agent's that the operator's side reads: they are in recorded states, and in --json.
     "agent/reasons.py": "codes of reasons, in words",
     "agent/state.py": "names of phases",
@@ -68,7 +71,6 @@ NAMING_RAY: Mapping[str, str] = {
     "findings/rules/gpus_in_container.py": "why a finding matters",
     "findings/rules/memory.py": "why a finding matters, Ray's own memory threshold",
     "findings/rules/pair_ports.py": "why a finding matters",
-    "findings/rules/ports_taken.py": "why a finding matters",
     "findings/reference.py": "the page's introduction",
 }
 """File -> why it may. Nothing but the first part decides by it what a node runs."""
@@ -78,6 +80,10 @@ def test_only_these_files_name_ray() -> None:
     assert set(House().naming_ray) == set(NAMING_RAY)
 
 
+LINKED = ("members", "member", "link")
+"""Kinds of the link between agents."""
+
+
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_the_agent_knows_every_kind_that_a_mode_asks_for(mode: Mode) -> None:
     made = deployment()
@@ -85,8 +91,8 @@ def test_the_agent_knows_every_kind_that_a_mode_asks_for(mode: Mode) -> None:
         processes, watches = mode.processes(made, place), mode.watches(made, place)
         names = [process.name for process in processes]
         assert {process.program for process in processes} <= set(PROGRAMS)
-        assert mode.gate(made, place).kind in GATES
-        assert {watch.kind for watch in watches} <= set(WATCHES)
+        assert mode.gate(made, place).kind in {*GATES, *LINKED}
+        assert {watch.kind for watch in watches} <= {*WATCHES, *LINKED}
         assert {watch.process for watch in watches} <= set(names)
         assert {watch.reason for watch in watches if isinstance(watch, ProcessLives)} <= set(FAILURES)
         assert sorted(mode.stop_order(made, place)) == sorted(names)

@@ -18,7 +18,7 @@ from clusterctl.facts.collective import Collective, read_run
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.pairs import End, read_end, read_links
 from clusterctl.findings.rules.pair_ports import ranges
-from clusterctl.modes.all import mode_of
+from clusterctl.modes.all import listens_of
 from clusterctl.modes.ports import reached_ports, sampled
 from clusterctl.planning.container import container_specs
 from clusterctl.preflight.collective import collective_probe
@@ -52,7 +52,7 @@ def test_a_sample_of_the_worker_range_has_both_ends(first: int, width: int) -> N
 
 def test_the_control_store_is_tried_on_the_head_only_and_the_api_on_no_node() -> None:
     made = inventory()
-    listens = mode_of(made).listens
+    listens = listens_of(made)
     assert 6379 in reached_ports(listens, made, "gpu1")
     assert 6379 not in reached_ports(listens, made, "gpu2")
     assert 8000 not in reached_ports(listens, made, "gpu1")

@@ -238,7 +238,7 @@ def test_declared_addresses_do_without_the_nodes_and_others_are_named() -> None:
 
 
 def written(form: str) -> str:
-    asked = inventory()
+    asked = inventory({"serve": {"executor": "ray"}})
     found = addresses(asked, cluster_facts({"gpu1": None, "gpu2": None}))
     node: NodeRules = cluster_rules(asked, found, [IPv4Network("192.0.2.0/24")])[0]
     return "\n".join(FORMATS[form](node))

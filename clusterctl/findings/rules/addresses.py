@@ -60,7 +60,7 @@ UNKNOWN = Code(
 @rule(Section.ADDRESSES, MISSING, AMBIGUOUS, DUPLICATE, UNKNOWN)
 def addresses(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """Each node has exactly one address in the private network, and no two nodes the same."""
-    cidr = inventory.network.cidr
+    cidr = inventory.cidr
     owners: dict[object, list[str]] = defaultdict(list)
     for declared in inventory.nodes:
         node = facts.nodes.get(declared.name)
@@ -69,7 +69,9 @@ def addresses(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
         if isinstance(node.addresses, Unknown):
             yield UNKNOWN.found(declared.name, reason=node.addresses.reason)
             continue
-        inside = [item for item in node.addresses if item.address in cidr]
+        if cidr is None and declared.address is None:
+            continue  # a single node, whose processes meet on loopback
+        inside = [item for item in node.addresses if cidr is None or item.address in cidr]
         if declared.address is not None:
             inside = [item for item in inside if item.address == declared.address]
         if not inside:

@@ -29,9 +29,11 @@ IS_LOOPBACK = Code(
 @rule(Section.MACHINE, IS_LOOPBACK)
 def host_name(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The node's name resolves to an address that others could use."""
+    if inventory.cidr is None:
+        return  # nobody else asks for a single node's address
     for name, node in facts.nodes.items():
         resolved = node.system.own_addresses
         if isinstance(resolved, Unknown) or (resolved and not all(address in LOOPBACK for address in resolved)):
             continue
         addresses = ", ".join(str(address) for address in resolved or ()) or "nothing"
-        yield IS_LOOPBACK.found(name, name=node.hostname, addresses=addresses, cidr=inventory.network.cidr)
+        yield IS_LOOPBACK.found(name, name=node.hostname, addresses=addresses, cidr=inventory.cidr)

@@ -10,7 +10,7 @@ from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
 from clusterctl.findings.topics.gpus import counts
-from clusterctl.inventory.layout import resolve_layout
+from clusterctl.inventory.layout import layout_for
 from clusterctl.inventory.model import Inventory
 
 IMPOSSIBLE = Code(
@@ -20,7 +20,7 @@ IMPOSSIBLE = Code(
     runbook="gpus.md",
     seen="{reason}",
     why="vLLM would wait half an hour for accelerators that are not there",
-    fix="set serve.tensor_parallel and serve.pipeline_parallel to `auto`, or to sizes that fit",
+    fix="set serve.tensor_parallel and serve.pipeline_parallel to `auto`, or to sizes that fit (data_parallel too)",
     note="The reason is why the sizes do not fit, with the layouts that would.",
     waivable=False,
 )
@@ -29,12 +29,12 @@ IMPOSSIBLE = Code(
 @rule(Section.LAYOUT, IMPOSSIBLE)
 def layout_impossible(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The layout that is asked for fits the accelerators; nothing where their number has a finding of its own."""
-    serve, wanted = inventory.serve, inventory.accelerator.per_node
+    wanted = inventory.accelerator.per_node
     found = set(counts(inventory, facts).values())
     if not found or min(found) == 0 or facts.unreachable or (wanted == "auto" and len(found) > 1):
         return
     per_node = min(found) if wanted == "auto" else int(wanted)
     try:
-        resolve_layout(len(inventory.nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel)
+        layout_for(len(inventory.nodes), per_node, inventory.serve)
     except ValueError as error:
         yield IMPOSSIBLE.found(reason=error)

@@ -13,7 +13,7 @@ from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
 from clusterctl.findings.topics.pairs import end_of, tried_pairs
 from clusterctl.inventory.model import Inventory
-from clusterctl.modes.all import mode_of
+from clusterctl.modes.all import listens_of
 from clusterctl.modes.ports import ranges_of, sampled
 
 OPEN = (
@@ -74,7 +74,7 @@ def pair_ports(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             target=target,
             address=end_of(seen, target).address,
             outcome=_in_words(outcomes),
-            cidr=inventory.network.cidr,
+            cidr=inventory.cidr,
         )
     for (target, shut_ports), sources in some.items():
         yield _blocked(inventory, seen, target, dict(shut_ports), sources)
@@ -97,7 +97,7 @@ def _blocked(
         ports=", ".join(listed),
         address=end_of(seen, target).address,
         outcome=_in_words(shut.values()),
-        cidr=inventory.network.cidr,
+        cidr=inventory.cidr,
     )
 
 
@@ -109,7 +109,7 @@ def ranges(inventory: Inventory, ports: Iterable[int]) -> list[str]:
     """Ports as ranges: neighbours together, and a declared range whole where every tried port of it is named."""
     left = set(ports)
     texts = []
-    for first, last in ranges_of(mode_of(inventory).listens, inventory):
+    for first, last in ranges_of(listens_of(inventory), inventory):
         if left >= set(sampled((first, last))):
             left -= set(sampled((first, last)))
             texts.append((first, f"{first}-{last}" if last > first else ""))

@@ -12,7 +12,7 @@ from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
 from clusterctl.findings.topics.nodes import UNREAD_FIX, UNREAD_WHY, runs_ours
 from clusterctl.inventory.model import Inventory
-from clusterctl.modes.all import mode_of
+from clusterctl.modes.all import ports_of
 
 TAKEN = Code(
     name="port-taken",
@@ -20,7 +20,7 @@ TAKEN = Code(
     title="A port is taken",
     runbook="ports.md",
     seen="port {port} ({field}) is taken by {process} on {address}",
-    why="the server or Ray could not listen there",
+    why="the server, or what joins its processes, could not listen there",
     fix="stop that process (on the node: ss -ltnp 'sport = :{port}'), or choose another port in the inventory",
     note="Not checked on a node where this cluster's container runs.",
 )
@@ -45,7 +45,7 @@ def ports_taken(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             continue
         if runs_ours(node, inventory):
             continue  # its own listeners hold them
-        wanted = mode_of(inventory).ports(inventory, name)
+        wanted = ports_of(inventory, name)
         for port in sorted({listener.port for listener in node.listeners} & set(wanted)):
             holder = next(listener for listener in node.listeners if listener.port == port)
             process = holder.process or "another process"

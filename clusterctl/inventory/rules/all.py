@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from clusterctl.inventory.issue import Issue
 from clusterctl.inventory.rules.container import model_path, shared_memory, ulimits, volumes
-from clusterctl.inventory.rules.network import address_in_network, cidr, serve_host
+from clusterctl.inventory.rules.network import address_in_network, cidr, network_given, serve_host
 from clusterctl.inventory.rules.nodes import head, node_addresses, node_hosts, node_names, version
 from clusterctl.inventory.rules.serve import accelerators, api_key, tls
 
@@ -25,6 +25,7 @@ RULES: tuple[Rule, ...] = (
     node_hosts,
     node_addresses,
     head,
+    network_given,
     cidr,
     address_in_network,
     serve_host,

@@ -40,6 +40,12 @@ def declared_network(data: object) -> IPv4Network | None:
 # Addresses.
 
 
+def network_given(data: object) -> Iterator[Issue]:
+    """Several nodes need a network between them; one does not."""
+    if isinstance(data, dict) and dig(data, "network") is None and len(items(dig(data, "nodes"))) != 1:
+        yield Issue(("network",), "is missing", "The private network between the nodes")
+
+
 def cidr(data: object) -> Iterator[Issue]:
     """The network itself: usable, private, and large enough."""
     place = ("network", "cidr")

@@ -10,13 +10,16 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 
-from clusterctl.inventory.issue import Issue, quoted
-from clusterctl.inventory.layout import resolve_layout, uneven_stages
+from clusterctl.inventory.issue import Issue, KeyPath, quoted
+from clusterctl.inventory.layout import Size, resolve_layout, uneven_engines, uneven_stages
 from clusterctl.inventory.model import OPTION_PATTERN
-from clusterctl.inventory.raw import dig, entries, items, size, text
+from clusterctl.inventory.raw import dig, entries, items, size, text, whole
 from clusterctl.inventory.rules.container import covers, mount_target
 
-SHORT_OPTIONS: Mapping[str, str] = {"tp": "tensor-parallel-size", "pp": "pipeline-parallel-size"}
+SHORT_OPTIONS: Mapping[str, str] = {
+    **{"tp": "tensor-parallel-size", "pp": "pipeline-parallel-size", "dp": "data-parallel-size"},
+    **{"ep": "enable-expert-parallel", "asc": "api-server-count"},
+}
 
 
 # Accelerators and server.
@@ -31,21 +34,40 @@ def accelerators(data: object) -> Iterator[Issue]:
 
 
 def layout(data: object) -> Iterator[Issue]:
-    """Tensor × pipeline parallel must fit the nodes, as far as the file tells."""
+    """Data × tensor × pipeline parallel must fit the nodes, as far as the file tells."""
     nodes = len(items(dig(data, "nodes")))
     tensor, pipeline = size(data, "serve", "tensor_parallel"), size(data, "serve", "pipeline_parallel")
-    per_node = size(data, "accelerator", "per_node")
-    if nodes == 0 or tensor is None or pipeline is None or per_node is None:
+    per_node, engines = size(data, "accelerator", "per_node"), engines_of(data)
+    if nodes == 0 or tensor is None or pipeline is None or per_node is None or engines is None:
         return
-    too_wide = isinstance(tensor, int) and isinstance(per_node, int) and tensor > per_node
-    place = ("serve", "tensor_parallel" if too_wide or pipeline == "auto" else "pipeline_parallel")
+    if uneven := uneven_engines(nodes, engines):
+        yield Issue(("serve", "data_parallel"), uneven)
+        return
+    own_nodes = nodes if engines == 1 else 1
     try:
         if per_node != "auto":
-            resolve_layout(nodes, per_node, tensor, pipeline)
-        elif pipeline != "auto" and (uneven := uneven_stages(nodes, pipeline)):
-            yield Issue(place, uneven)
+            resolve_layout(nodes, per_node, tensor, pipeline, engines)
+        elif pipeline != "auto" and (uneven := uneven_stages(own_nodes, pipeline, tensor)):
+            yield Issue(size_at_fault(nodes, per_node, tensor, pipeline, engines), uneven)
     except ValueError as error:
-        yield Issue(place, str(error))
+        yield Issue(size_at_fault(nodes, per_node, tensor, pipeline, engines), str(error))
+
+
+def engines_of(data: object) -> int | None:
+    """serve.data_parallel; None where it is no size."""
+    given = dig(data, "serve", "data_parallel")
+    number = 1 if "data_parallel" not in entries(dig(data, "serve")) else whole(given)
+    return number if number is not None and number > 0 else None
+
+
+def size_at_fault(nodes: int, per_node: Size, tensor: Size, pipeline: Size, engines: int) -> KeyPath:
+    """The field of the size that does not fit."""
+    slots = per_node if per_node == "auto" else nodes * per_node // engines
+    too_wide = isinstance(tensor, int) and isinstance(slots, int) and tensor > slots
+    given = [name for name, value in (("tensor_parallel", tensor), ("pipeline_parallel", pipeline)) if value != "auto"]
+    if engines > 1 and not given:
+        return ("serve", "data_parallel")
+    return ("serve", "tensor_parallel" if too_wide or pipeline == "auto" else "pipeline_parallel")
 
 
 def option_names(data: object, owned: Mapping[str, str]) -> Iterator[Issue]:
