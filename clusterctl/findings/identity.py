@@ -18,6 +18,7 @@ from clusterctl.facts.fact import Unknown
 from clusterctl.facts.image_report import ImageReport
 from clusterctl.facts.records import Gpu, ImageFacts
 from clusterctl.inventory.model import Inventory
+from clusterctl.modes.all import mode_of
 
 
 class Rating(StrEnum):
@@ -104,8 +105,15 @@ def rows(inventory: Inventory, facts: ClusterFacts) -> Iterator[Row]:
     counted = inventory.accelerator.kind == "nvidia"
     fails, risky, harmless = Rating.FAILS, Rating.RISKY, Rating.HARMLESS
     yield Row("image", fails, "another image behind the same name", "image-differs", _image)
-    yield Row("Ray", fails, "Ray refuses a node with another version", "ray-differs", _reported("ray"))
-    yield Row("Python", fails, "Ray refuses another Python, its patch level too", "ray-differs", _reported("python"))
+    if mode_of(inventory).name == "ray":
+        yield Row("Ray", fails, "Ray refuses a node with another version", "ray-differs", _reported("ray"))
+        yield Row(
+            "Python", fails, "Ray refuses another Python, its patch level too", "ray-differs", _reported("python")
+        )
+    else:
+        yield Row("Ray", harmless, "serve.executor is mp", None, _reported("ray"))
+        reason = "the ranks exchange pickled objects"
+        yield Row("Python", risky, reason, "software-differs", _reported("python"))
     yield Row("vLLM", fails, "the ranks exchange pickled objects of vLLM's own", "vllm-differs", _reported("vllm"))
     reason = 'the first collective fails: "receiving 524288 bytes instead of 65536"'
     yield Row("NCCL", fails, reason, "nccl-differs", _reported("nccl"))

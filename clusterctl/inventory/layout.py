@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from clusterctl.inventory.issue import listed
 from clusterctl.inventory.model import Serve
 
 Size = int | Literal["auto"]
@@ -65,12 +66,19 @@ def engine_room(nodes: int, per_node: int, data_parallel: int) -> tuple[int, int
         raise ValueError(uneven)
     total = nodes * per_node
     if total % data_parallel:
-        fits = [str(size) for size in range(nodes, total + 1, nodes) if total % size == 0]
+        fits = listed(str(size) for size in engine_counts(nodes, per_node))
         raise ValueError(
-            f"data_parallel {data_parallel} does not divide {count(total, 'accelerator')}; "
-            f"data_parallel can be {', '.join(fits)}"
+            f"data_parallel {data_parallel} does not divide {count(total, 'accelerator')}; data_parallel can be {fits}"
         )
     return 1, total // data_parallel
+
+
+def engine_counts(nodes: int, per_node: int) -> tuple[int, ...]:
+    """The numbers of engines that use every accelerator."""
+    return (
+        1,
+        *(size for size in range(nodes, nodes * per_node + 1, nodes) if nodes * per_node % size == 0 and size > 1),
+    )
 
 
 def uneven_engines(nodes: int, data_parallel: int) -> str | None:

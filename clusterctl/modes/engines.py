@@ -7,12 +7,12 @@ on one node, and each node holds the same number of them; one engine spans all n
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from clusterctl.inventory.model import Inventory
-from clusterctl.modes.mode import EnginePlace, Stage
+from clusterctl.modes.mode import EnginePlace, Refusal, Seen, Stage
 from clusterctl.modes.place import Deployment, Place
 
 
@@ -65,6 +65,14 @@ def stage_places(deployment: Deployment) -> tuple[Stage, ...]:
         for rank in range(world):
             holders[rank // layout.tensor_parallel][engine.nodes[rank // here]] = None
     return tuple(Stage(stage, tuple(holders[stage])) for stage in sorted(holders))
+
+
+def refusals(inventory: Inventory, seen: Seen) -> Iterator[Refusal]:
+    """What no mode serves: whole experts on each rank, of a model that has none."""
+    if inventory.serve.expert_parallel and seen.experts == 0:
+        yield Refusal(
+            "expert_parallel asks for whole experts, and the model has none", "set serve.expert_parallel: false"
+        )
 
 
 def sizes(deployment: Deployment, backend: str) -> Mapping[str, Any]:

@@ -149,11 +149,11 @@ class Ray:
     def refuses(self, inventory: Inventory, seen: Seen) -> Iterator[Refusal]:
         """An image without Ray, and several engines."""
         if seen.lacks is not None and "ray" in seen.lacks:
-            instead = "serve.executor: mp, which needs none, or an image that has Ray"
+            instead = "set serve.executor: mp, which needs none, or an image that has Ray"
             yield Refusal(f"{inventory.container.image} holds no Ray", instead)
         if self.never(inventory):
             reason = f"data_parallel {inventory.serve.data_parallel} over Ray is not supported"
-            yield Refusal(reason, "serve.executor: mp, or data_parallel: 1")
+            yield Refusal(reason, "set serve.executor: mp, or data_parallel: 1")
 
     def never(self, inventory: Inventory) -> bool:
         """Several engines."""

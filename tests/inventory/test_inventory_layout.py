@@ -81,8 +81,8 @@ def test_layouts_of_several_engines(asked: tuple[int, int, int, Size, Size], lay
 @pytest.mark.parametrize(
     ("nodes", "per_node", "engines", "tensor", "message"),
     [
-        (1, 8, 3, "auto", "data_parallel 3 does not divide 8 accelerators; data_parallel can be 1, 2, 4, 8"),
-        (2, 4, 6, "auto", "data_parallel 6 does not divide 8 accelerators; data_parallel can be 2, 4, 8"),
+        (1, 8, 3, "auto", "data_parallel 3 does not divide 8 accelerators; data_parallel can be 1, 2, 4 or 8"),
+        (2, 4, 6, "auto", "data_parallel 6 does not divide 8 accelerators; data_parallel can be 1, 2, 4 or 8"),
         (
             2,
             4,

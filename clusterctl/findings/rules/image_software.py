@@ -11,6 +11,7 @@ from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
 from clusterctl.findings.topics.image import numbers, reports
 from clusterctl.inventory.model import Inventory
+from clusterctl.modes.all import mode_of
 
 OLDEST_PYTHON = (3, 11)
 """What agent/agent.py is written for."""
@@ -23,8 +24,9 @@ INCOMPLETE = Code(
     title="Ray or vLLM is not in the image",
     runbook="image-report.md",
     seen="{image}: {missing}",
-    why="the nodes are joined by Ray, and vLLM's own images have not contained it since 0.18",
-    fix="build an image on top of it: FROM IMAGE, then RUN pip install ray[default]; set container.image",
+    why="the server is vLLM, and over Ray the nodes are joined by it; vLLM's own images have had no Ray since 0.18",
+    fix="set serve.executor: mp, which needs no Ray, or build an image on top of it: FROM IMAGE, then RUN pip install "
+    "ray[default]; set container.image",
     note="What is missing is `no Ray`, `no vLLM`, and with `--deep` also `MODULE does not import (ERROR)`.",
 )
 OLD_PYTHON = Code(
@@ -50,13 +52,17 @@ NO_TOKENS = Code(
 @rule(Section.IMAGE_REPORT, INCOMPLETE, OLD_PYTHON, NO_TOKENS)
 def image_software(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """Ray, vLLM and a Python that the agent can run on are in the image; Ray knows tokens."""
-    image = inventory.container.image
+    image, over_ray = inventory.container.image, mode_of(inventory).name == "ray"
+    # Ray asked for by name is refused by name: mode-refused.
+    needed = ("Ray", "vLLM") if over_ray and inventory.serve.executor == "auto" else ("vLLM",)
     for name, _, report in reports(facts):
-        missing = [f"no {title}" for title, version in (("Ray", report.ray), ("vLLM", report.vllm)) if version is None]
-        broken = [f"{module} does not import ({error})" for module, error in report.broken_imports.items()]
+        versions = {"Ray": report.ray, "vLLM": report.vllm}
+        missing = [f"no {title}" for title in needed if versions[title] is None]
+        imports = {module: error for module, error in report.broken_imports.items() if over_ray or module != "ray"}
+        broken = [f"{module} does not import ({error})" for module, error in imports.items()]
         if missing or broken:
             yield INCOMPLETE.found(name, image=image, missing=", ".join([*missing, *broken]))
         if numbers(report.python)[:2] < OLDEST_PYTHON:
             yield OLD_PYTHON.found(name, image=image, version=report.python)
-        if report.ray is not None and () < numbers(report.ray)[:2] < OLDEST_RAY:
+        if over_ray and report.ray is not None and () < numbers(report.ray)[:2] < OLDEST_RAY:
             yield NO_TOKENS.found(name, image=image, version=report.ray)

@@ -9,8 +9,8 @@ from clusterctl.findings.code import ERROR, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
-from clusterctl.findings.topics.gpus import counts
-from clusterctl.inventory.layout import layout_for
+from clusterctl.findings.topics.gpus import known_per_node
+from clusterctl.inventory.layout import engine_room, layout_for
 from clusterctl.inventory.model import Inventory
 
 IMPOSSIBLE = Code(
@@ -20,7 +20,7 @@ IMPOSSIBLE = Code(
     runbook="gpus.md",
     seen="{reason}",
     why="vLLM would wait half an hour for accelerators that are not there",
-    fix="set serve.tensor_parallel and serve.pipeline_parallel to `auto`, or to sizes that fit (data_parallel too)",
+    fix="set serve.tensor_parallel and serve.pipeline_parallel to `auto`, or to sizes that fit",
     note="The reason is why the sizes do not fit, with the layouts that would.",
     waivable=False,
 )
@@ -29,11 +29,13 @@ IMPOSSIBLE = Code(
 @rule(Section.LAYOUT, IMPOSSIBLE)
 def layout_impossible(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The layout that is asked for fits the accelerators; nothing where their number has a finding of its own."""
-    wanted = inventory.accelerator.per_node
-    found = set(counts(inventory, facts).values())
-    if not found or min(found) == 0 or facts.unreachable or (wanted == "auto" and len(found) > 1):
+    per_node = known_per_node(inventory, facts)
+    if per_node is None:
         return
-    per_node = min(found) if wanted == "auto" else int(wanted)
+    try:
+        engine_room(len(inventory.nodes), per_node, inventory.serve.data_parallel)
+    except ValueError:
+        return  # mode-refused
     try:
         layout_for(len(inventory.nodes), per_node, inventory.serve)
     except ValueError as error:

@@ -12,6 +12,7 @@ from clusterctl.findings.section import Section
 from clusterctl.findings.topics.machine import GIB, size
 from clusterctl.findings.topics.nodes import runs_ours
 from clusterctl.inventory.model import Inventory
+from clusterctl.modes.all import mode_of
 
 RAY_MEMORY_THRESHOLD = 0.95
 """Used memory at which Ray begins to kill workers (RAY_memory_usage_threshold, Ray 2.60)."""
@@ -34,10 +35,17 @@ LOW = Code(
 )
 
 
-@rule(Section.MACHINE, LOW)
+WITHOUT_RAY = LOW.variant(
+    seen="{available} of {total} memory available, and the workers here take about {wanted}",
+    why="the kernel kills what takes the last of it",
+)
+
+
+@rule(Section.MACHINE, LOW, WITHOUT_RAY)
 def memory(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """Enough free memory for the workers, below the point at which Ray kills them."""
-    threshold = _ray_threshold(inventory)
+    over_ray = mode_of(inventory).name == "ray"
+    threshold = _ray_threshold(inventory) if over_ray else 1.0
     for name, node in facts.nodes.items():
         total, available = node.system.memory_total_bytes, node.memory_available_bytes
         if not isinstance(total, int) or not isinstance(available, int) or runs_ours(node, inventory):
@@ -46,7 +54,7 @@ def memory(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
         spare = available - limit
         wanted = WORKER_BYTES * _workers(inventory, node)
         if spare < wanted:
-            yield LOW.found(
+            yield (LOW if over_ray else WITHOUT_RAY).found(
                 name,
                 severity=ERROR if spare <= 0 else WARNING,
                 available=size(available),

@@ -44,3 +44,11 @@ def own_memory(node: NodeFacts) -> bool:
     """Whether the GPUs have memory of their own. Unified memory (DGX Spark) is the machine's: an HCA reaches it without
     help, and NCCL never reports GDRDMA (failure-modes.md, F31)."""
     return isinstance(node.gpus, tuple) and any(gpu.memory_total_mib is not None for gpu in node.gpus)
+
+
+def known_per_node(inventory: Inventory, facts: ClusterFacts) -> int | None:
+    """Accelerators used on each node; None where their number is not known, or has a finding of its own."""
+    wanted, found = inventory.accelerator.per_node, set(counts(inventory, facts).values())
+    if not found or min(found) == 0 or facts.unreachable or (wanted == "auto" and len(found) > 1):
+        return None
+    return min(found) if wanted == "auto" else int(wanted)
