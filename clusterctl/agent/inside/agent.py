@@ -159,6 +159,10 @@ class Agent:
         if child is not None and not await child.end(timeout_s) and timeout_s:
             self.journal.event("killed", child=child.name, after_s=timeout_s)
 
+    def _has_ended(self, name: str) -> bool:
+        child = self.children.get(name)
+        return child is None or child.process.returncode is not None
+
     def _count(self, error: GiveUpError) -> int:
         return self.node.count_failure(counts=error.reason not in WAITED_FOR)
 
@@ -204,7 +208,8 @@ class Agent:
                 await self._end(process["name"], 0)  # a rank without its gang has nothing to lose
                 self.journal.restart("server", error.reason, error.detail)
             except GiveUpError as error:
-                if not self.stop.is_set():
+                # While it is being stopped, a server that lives answers its last requests, and needs the other nodes.
+                if not self.stop.is_set() or self._has_ended(process["name"]):
                     self.gate.closed(error)
                 alone = process["alone"] and error.reason in SERVER_REASONS
                 # While it is being stopped, what fails is the stopping: refused canaries, the server's own end.
