@@ -40,7 +40,7 @@ from .child import GO, Child, reap
 from .gates import GATES, WAITED_FOR
 from .journal import CONFIG_DIR, STATE_DIR, read_json
 from .node import KEPT_LINES, Node
-from .tasks import GiveUpError, first_failure, unless
+from .tasks import GiveUpError, StoodDownError, first_failure, unless
 from .watches import COMPLETION, LAST_WORDS_S, PROCESS, SERVER_REASONS, WATCHES, Watched
 
 LOADING_STOP_S = 10
@@ -142,6 +142,7 @@ class Agent:
         # What reads the server's output goes on until the server has ended: a full pipe would keep it from ending.
         for process in self._in_order_of_stop(gated=True):
             await self._end(process["name"], server_s)
+        self.gate.closed(None)
         work.cancel()
         forwarding = [child.forwarding for child in self.children.values() if child.forwarding is not None]
         await asyncio.wait({work, *forwarding}, timeout=LAST_WORDS_S)
@@ -157,6 +158,10 @@ class Agent:
         child = self.children.get(name)
         if child is not None and not await child.end(timeout_s) and timeout_s:
             self.journal.event("killed", child=child.name, after_s=timeout_s)
+
+    def _has_ended(self, name: str) -> bool:
+        child = self.children.get(name)
+        return child is None or child.process.returncode is not None
 
     def _count(self, error: GiveUpError) -> int:
         return self.node.count_failure(counts=error.reason not in WAITED_FOR)
@@ -198,7 +203,14 @@ class Agent:
             self.node.server = read_json(CONFIG_DIR / "server.json") or self.node.server
             try:
                 await unless(self.request, self._gate_and_serve(process))
+            except StoodDownError as error:
+                self.gate.closed(error)
+                await self._end(process["name"], 0)  # a rank without its gang has nothing to lose
+                self.journal.restart("server", error.reason, error.detail)
             except GiveUpError as error:
+                # While it is being stopped, a server that lives answers its last requests, and needs the other nodes.
+                if not self.stop.is_set() or self._has_ended(process["name"]):
+                    self.gate.closed(error)
                 alone = process["alone"] and error.reason in SERVER_REASONS
                 # While it is being stopped, what fails is the stopping: refused canaries, the server's own end.
                 repairable = alone and not self.node.failed_before() and not self.stop.is_set()
@@ -217,6 +229,7 @@ class Agent:
         node = self.node
         node.tail.clear()
         node.kept = []
+        node.answered.clear()
         # The server's modules load while the gate is closed (10 s on an idle machine with vLLM 0.32); it does nothing
         # with them, and knows nothing of the other nodes, before it is told to go on.
         node.server["key"] = key = api_key(node.server)  # the file may be replaced while it runs
@@ -260,6 +273,7 @@ class Agent:
             await self._let_requests_end(drain_s)
         # Zero is a person's word for "at once": then there is no time to tidy up either, what is below it does that.
         await self._end(process["name"], stop_s(settings, served=served) if drain_s else 0)
+        self.gate.closed(None)
         while request["action"] == "drain":
             self.journal.phase("drained", ready=False, by=request["by"])
             await self.request.wait()

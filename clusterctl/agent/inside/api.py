@@ -14,7 +14,7 @@ from .journal import STATE_DIR
 
 METRICS_TIMEOUT_S = 5
 PROGRESS = re.compile(
-    r"^vllm:(?:iteration_tokens_total_count|generation_tokens_total|prompt_tokens_total)(?:\{.*\})? (\S+)$",
+    r"^vllm:(?:iteration_tokens_total_count|generation_tokens_total|prompt_tokens_total)(\{.*\})? (\S+)$",
     re.MULTILINE,
 )
 """Counters that only a working engine moves (/metrics, vLLM 0.32). Counters of requests also move when clients give
@@ -26,6 +26,11 @@ count (/metrics) is made after a step, and knows nothing of a request that came 
 REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? (\S+)$", re.MULTILINE)
 
 
+ENGINE_HEADER = "X-data-parallel-rank"
+"""The engine that a request is for (vLLM 0.32, `_get_data_parallel_rank` in entrypoints/generate/base/serving.py).
+Without it the server balances, and an engine that hangs goes unnoticed beside one that answers."""
+
+
 class Answer(NamedTuple):
     """An HTTP answer."""
 
@@ -33,8 +38,13 @@ class Answer(NamedTuple):
     text: str
 
 
-def ask(server: Mapping[str, Any], method: str, path: str, body: object, timeout_s: float) -> Answer:
-    """Ask the server on this node. Raises OSError (TimeoutError at the deadline) or HTTPException."""
+def ask(
+    server: Mapping[str, Any], method: str, path: str, body: object, timeout_s: float, *, engine: int | None = None
+) -> Answer:
+    """Ask the server on this node, or one of its engines.
+
+    Raises OSError (TimeoutError at the deadline) or HTTPException.
+    """
     host, port = server["endpoint_host"], server["endpoint_port"]
     if server.get("tls"):
         # The agent's own child, on this node's own address: nothing leaves the machine. The certificate is not looked
@@ -50,6 +60,8 @@ def ask(server: Mapping[str, Any], method: str, path: str, body: object, timeout
     headers = {"Content-Type": "application/json"}
     if key := server.get("key"):
         headers["Authorization"] = f"Bearer {key}"
+    if engine is not None:
+        headers[ENGINE_HEADER] = str(engine)
     try:
         connection.request(method, path, json.dumps(body) if body is not None else None, headers)
         response = connection.getresponse()
@@ -67,10 +79,13 @@ def api_key(server: Mapping[str, Any]) -> str | None:
         return None
 
 
-def complete_one_token(server: Mapping[str, Any], timeout_s: float) -> int:
-    """Ask for one token; return how many came. Raises OSError, HTTPException or ValueError (with the answer)."""
+def complete_one_token(server: Mapping[str, Any], timeout_s: float, engine: int | None = None) -> int:
+    """Ask for one token, of one engine where there are several; return how many came.
+
+    Raises OSError, HTTPException or ValueError (with the answer).
+    """
     body = {"model": server["model"], "prompt": "Hello", "max_tokens": 1, "temperature": 0, "ignore_eos": True}
-    status, answer = ask(server, "POST", "/v1/completions", body, timeout_s)
+    status, answer = ask(server, "POST", "/v1/completions", body, timeout_s, engine=engine)
     if status != 200:
         raise ValueError(f"HTTP {status}: {answer[:500]}")
     tokens = int((json.loads(answer).get("usage") or {}).get("completion_tokens") or 0)
@@ -79,12 +94,13 @@ def complete_one_token(server: Mapping[str, Any], timeout_s: float) -> int:
     return tokens
 
 
-def progress(server: Mapping[str, Any], timeout_s: float) -> float | None:
-    """How far the engine has come since its start, in no unit; None when the server does not say."""
+def progress(server: Mapping[str, Any], timeout_s: float, engine: int | None = None) -> float | None:
+    """How far that engine, or all, has come since its start, in no unit; None when the server does not say."""
     try:
         status, text = ask(server, "GET", "/metrics", None, timeout_s)
-        values = PROGRESS.findall(text)
-        return sum(float(value) for value in values) if status == 200 and values else None
+        of_engine = f'engine="{engine}"' if engine is not None else ""
+        values = [float(value) for labels, value in PROGRESS.findall(text) if of_engine in labels]
+        return sum(values) if status == 200 and values else None
     except (OSError, http.client.HTTPException, ValueError):
         return None
 

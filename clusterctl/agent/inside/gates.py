@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from .members import Member, Members
 from .node import Node
 from .ray_cluster import RayNodes
+from .tasks import GiveUpError
 
-WAITED_FOR = frozenset({"ray-nodes-missing", "head-lost"})
+WAITED_FOR = frozenset({"ray-nodes-missing", "members-missing", "head-lost"})
 """Not this node's failure: another one is away, for however long. They do not count towards the limit."""
 
 
@@ -25,7 +27,12 @@ class Gate(Protocol):
         """The server serves: what it serves with must stay from now on."""
 
     async def stays(self) -> None:
-        """Raise GiveUpError as soon as what let it open, or what the server serves with, is no more."""
+        """Raise GiveUpError as soon as what let it open, or what the server serves with, is no more; StoodDownError
+        where another node has decided it."""
+
+    def closed(self, error: GiveUpError | None) -> None:
+        """The server has ended, or cannot go on: for that reason; None where it was asked for. Also when there is none;
+        once is as good as twice."""
 
     async def end(self) -> None:
         """End what `watch` has started."""
@@ -49,9 +56,17 @@ class AlwaysOpen:
     async def stays(self) -> None:
         """It always does."""
 
+    def closed(self, error: GiveUpError | None) -> None:
+        """There is nobody to tell."""
+
     async def end(self) -> None:
         """There is nothing to end."""
 
 
-GATES: Mapping[str, Callable[[Node, Mapping[str, Any]], Gate]] = {"none": AlwaysOpen, "ray-nodes": RayNodes}
+GATES: Mapping[str, Callable[[Node, Mapping[str, Any]], Gate]] = {
+    "none": AlwaysOpen,
+    "ray-nodes": RayNodes,
+    "members": Members,
+    "member": Member,
+}
 """Kind → the gate, made of the node and of what agent.json says of it."""

@@ -41,6 +41,8 @@ class Node:
         """server.json as it was at the server's start, and the API's key."""
         self.tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
         self.kept: list[str] = []
+        self.answered: set[int] = set()
+        """Engines that have completed a token since the server's start."""
 
     def settings(self) -> dict[str, Any]:
         """Time-outs and supervision as they are now; as they were last while the file cannot be read."""
@@ -71,6 +73,13 @@ class Node:
     def failed_before(self) -> bool:
         """Whether a new server was tried already, and did not serve for long."""
         return self.journal.state["failures"] > 0 and self.well_s() < STABLE_S
+
+    def gate_timeout_s(self, reason: str) -> float | None:
+        """Seconds for other nodes to come; None, for as long as it takes: in a cluster that heals a machine may be off
+        for hours. But first the gang is formed anew once, `reason` in its record, in case that helps."""
+        last = self.journal.state["restarts"][-1:]
+        patient = self.heals() and bool(last) and last[0]["reason"] == reason
+        return None if patient else float(self.settings()["ray_timeout_s"])
 
     def waits_for(self, problem: str | None) -> None:
         """Write down what the gate waits for; None when it waits no longer."""

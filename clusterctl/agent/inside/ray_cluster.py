@@ -111,18 +111,15 @@ class RayNodes:
     async def opened(self) -> None:
         """Wait until exactly the declared nodes are there, and no worker of an earlier server is.
 
-        While the cluster heals, nodes are waited for without end (a machine may be off for hours); but first the gang
-        is formed anew once, in case it is Ray that does not see them.
+        How long nodes are waited for: Node.gate_timeout_s; it may be Ray that does not see them.
         """
         node = self.node
         self.serving_with = frozenset()
         node.journal.phase("gate")
         timeout_s = node.settings()["ray_timeout_s"]
-        last = node.journal.state["restarts"][-1:]
-        patient = node.heals() and bool(last) and last[0]["reason"] == "ray-nodes-missing"
         problem: str | None = None
         try:
-            async with asyncio.timeout(None if patient else timeout_s):
+            async with asyncio.timeout(node.gate_timeout_s("ray-nodes-missing")):
                 while problem := self._problem() or await self._unresponsive_raylets():
                     node.waits_for(problem)
                     # Until the probe sees something else; a raylet that begins to listen shows in no view.
@@ -143,6 +140,9 @@ class RayNodes:
     def serving(self) -> None:
         """The server serves, with the workers that there are now: from now on none of them may go."""
         self.serving_with = frozenset(self.views.latest["workers"])
+
+    def closed(self, error: GiveUpError | None) -> None:
+        """Ray ends the server's workers by itself."""
 
     async def stays(self) -> None:
         """Fail as soon as Ray has lost a node or a worker: the server would find out later, or hang."""

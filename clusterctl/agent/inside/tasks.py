@@ -17,6 +17,26 @@ class GiveUpError(Exception):
         self.fields = fields
 
 
+class StoodDownError(GiveUpError):
+    """The node's part has ended because another node's has: no failure of its own, to be recorded and not counted."""
+
+
+class Changes:
+    """Lets any number of tasks wait for the next change of something."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+
+    def note(self) -> None:
+        """Something has changed: everybody who waits goes on."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def next(self) -> None:
+        """Return at the next change."""
+        await self._changed.wait()
+
+
 async def reach(host: str, port: int) -> str:
     """What a connection meets: `open`, `refused`, or `silent` (no answer, no route)."""
     try:

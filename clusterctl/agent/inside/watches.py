@@ -21,7 +21,10 @@ from .ray_cluster import control_store_answers
 from .tasks import GiveUpError, reach
 
 SERVER_REASONS = frozenset(
-    {"server-exited", "no-completion", "load-timeout", "server-hangs", "node-lost", "worker-lost"}
+    {
+        *("server-exited", "no-completion", "load-timeout", "server-hangs", "node-lost", "worker-lost"),
+        *("member-lost", "rank-exited"),
+    }
 )
 """What a new server may repair, where one can be started alone; anything else takes the whole gang."""
 LAST_WORDS_S = 0.5
@@ -45,6 +48,29 @@ class Watched:
     """What agent.json says of it."""
 
 
+@dataclass(frozen=True)
+class Engine:
+    """One engine of the server; a server without data parallel has one, which needs no name."""
+
+    number: int
+    engines: int
+
+    @property
+    def asked(self) -> int | None:
+        """The engine that a question is for; None where there is but one."""
+        return self.number if self.engines > 1 else None
+
+    @property
+    def named(self) -> str:
+        """For sentences about a completion."""
+        return f" of engine {self.number}" if self.engines > 1 else ""
+
+    @property
+    def fields(self) -> Mapping[str, int]:
+        """For events."""
+        return {"engine": self.number} if self.engines > 1 else {}
+
+
 async def process_lives(of: Watched) -> None:
     """{"reason": the code to give when it ends}. Every end is a failure, exit code 0 too: vLLM's server ends with 0
     after its engine died (vllm-ray-facts, surprise 3)."""
@@ -59,22 +85,25 @@ async def process_lives(of: Watched) -> None:
 
 
 async def completes(of: Watched) -> None:
-    """Ready means: a completion came back. Then keep asking for one at an interval."""
-    node = of.node
+    """{"engine": its number, "engines": how many the server has}. Ready means: a completion came back, from every
+    engine. Then keep asking this one for one at an interval."""
+    node, engine = of.node, Engine(of.spec["engine"], of.spec.get("engines", 1))
     load_timeout_s = node.settings()["load_timeout_s"]
     try:
         async with asyncio.timeout(load_timeout_s):
             await _until_listening(node)
-            await _first_canary(node)
+            await _first_canary(node, engine)
     except TimeoutError as error:
-        detail = f"no completion within {load_timeout_s:g} s of the server's start"
+        detail = f"no completion{engine.named} within {load_timeout_s:g} s of the server's start"
         raise GiveUpError("load-timeout", detail, tail=list(node.tail)) from error
-    node.went_well_since = time.monotonic()
-    of.gate.serving()
-    node.journal.phase("serving", ready=True)
+    node.answered.add(engine.number)
+    if len(node.answered) == engine.engines:
+        node.went_well_since = time.monotonic()
+        of.gate.serving()
+        node.journal.phase("serving", ready=True)
     while True:
         await asyncio.sleep(node.settings()["canary_interval_s"])
-        await _canary_or_progress(node, node.settings()["hang_s"])
+        await _canary_or_progress(node, engine, node.settings()["hang_s"])
         node.going_well()
 
 
@@ -84,55 +113,55 @@ async def _until_listening(node: Node) -> None:
         await asyncio.sleep(POLL_S)
 
 
-async def _first_canary(node: Node) -> None:
+async def _first_canary(node: Node, engine: Engine) -> None:
     try:
-        await _canary(node, CANARY_TIMEOUT_S)
+        await _canary(node, engine, CANARY_TIMEOUT_S)
     except TimeoutError as error:
-        detail = f"the server listens, and gave no token within {CANARY_TIMEOUT_S} s"
+        detail = f"the server listens, and gave no token{engine.named} within {CANARY_TIMEOUT_S} s"
         raise GiveUpError("server-hangs", detail, tail=list(node.tail)) from error
 
 
-async def _canary_or_progress(node: Node, hang_s: float) -> None:
+async def _canary_or_progress(node: Node, engine: Engine, hang_s: float) -> None:
     """A canary that waits behind long work is no failure; no token and no progress of the engine is."""
-    before = await asyncio.to_thread(progress, node.server, METRICS_TIMEOUT_S)
+    before = await asyncio.to_thread(progress, node.server, METRICS_TIMEOUT_S, engine.asked)
     try:
-        await _canary(node, hang_s)
+        await _canary(node, engine, hang_s)
     except TimeoutError as error:
-        if await _works_since(node, before):
-            node.journal.event("canary-slow", waited_s=hang_s)
+        if await _works_since(node, engine, before):
+            node.journal.event("canary-slow", waited_s=hang_s, **engine.fields)
             return
-        detail = f"no token within {hang_s:g} s, and the engine made no progress"
+        detail = f"no token{engine.named} within {hang_s:g} s, and the engine made no progress"
         raise GiveUpError("server-hangs", detail, tail=list(node.tail)) from error
 
 
-async def _works_since(node: Node, before: float | None) -> bool:
+async def _works_since(node: Node, engine: Engine, before: float | None) -> bool:
     """Whether the engine has come further. A read without an answer tells nothing: then another one is made."""
-    after = await asyncio.to_thread(progress, node.server, LAST_READ_S)
+    after = await asyncio.to_thread(progress, node.server, LAST_READ_S, engine.asked)
     if before is None and after is not None:
         await asyncio.sleep(LAST_READS_APART_S)
-        before, after = after, await asyncio.to_thread(progress, node.server, LAST_READ_S)
+        before, after = after, await asyncio.to_thread(progress, node.server, LAST_READ_S, engine.asked)
     return before is not None and after is not None and after > before
 
 
-async def _canary(node: Node, timeout_s: float) -> None:
+async def _canary(node: Node, engine: Engine, timeout_s: float) -> None:
     """One real completion. A server that listens and cannot complete a token is a failure, not a delay.
 
     Raises TimeoutError when nothing came back in time.
     """
     started = time.monotonic()
     try:
-        tokens = await asyncio.to_thread(complete_one_token, node.server, timeout_s)
+        tokens = await asyncio.to_thread(complete_one_token, node.server, timeout_s, engine.asked)
     except TimeoutError:
         raise
     except (OSError, http.client.HTTPException, ValueError) as error:
         # The server's own death is the better reason when both happen: give its exit a moment to be seen.
         await asyncio.sleep(1)
-        detail = f"the server listens, but a one-token completion failed: {error}"
+        detail = f"the server listens, but a one-token completion{engine.named} failed: {error}"
         raise GiveUpError("no-completion", detail, tail=list(node.tail)) from error
     latency_s = round(time.monotonic() - started, 3)
     node.journal.state["kept"] = node.kept
-    node.journal.state["canary"] = {"t": time.time(), "latency_s": latency_s, "tokens": tokens}
-    node.journal.event("canary", latency_s=latency_s, tokens=tokens)
+    node.journal.state["canary"] = {"t": time.time(), "latency_s": latency_s, "tokens": tokens, **engine.fields}
+    node.journal.event("canary", latency_s=latency_s, tokens=tokens, **engine.fields)
 
 
 async def gate_stays(of: Watched) -> None:
@@ -152,6 +181,7 @@ WATCHES: Mapping[str, Callable[[Watched], Coroutine[Any, Any, None]]] = {
     PROCESS: process_lives,
     COMPLETION: completes,
     "ray-actors": gate_stays,
+    "link": gate_stays,
     "ray-control-store": ray_answers,
 }
 """Kind → the watch."""
