@@ -1,4 +1,4 @@
-"""Stopping a gang in the order in which it stops well: the server, Ray on the workers, Ray on the head."""
+"""Stopping a gang in the order in which it stops well: the server, the workers, the head."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def shut_down(run: Run, gang: Gang, *, drain_s: float) -> Mapping[str, Clusterct
         progress.phase("stopping the server")
         progress.detail(f"running requests have {drain_s:g} s to end")
         failures |= run.hosts.each(lambda host: _drain(host, heads[host.name], limits, run.by, drain_s), heads).errors
-    progress.phase("stopping Ray")
+    progress.phase("stopping the rest of it")
     failures |= _stop(run, workers)
     failures |= _stop(run, heads)
     return failures

@@ -39,12 +39,16 @@ def firewall(options: Options, *, form: str, clients: tuple[str, ...], nodes: tu
     known, and rules go by address alone.
     """
     from clusterctl.actions.logs import chosen_nodes
+    from clusterctl.deployment.executor import choose
     from clusterctl.deployment.firewall import addresses, cluster_rules
 
     inventory = options.inventory()
     chosen = chosen_nodes(inventory, nodes)
     networks = [_network(given) for given in clients]
-    places = addresses(inventory, None if offline else _facts(options))
+    facts = None if offline else _facts(options)
+    places = addresses(inventory, facts)
+    if facts is not None:
+        inventory = choose(inventory, facts).inventory
     rules = cluster_rules(inventory, places, networks)
     echo("\n\n".join(_page(form, node) for node in rules if node.node in chosen))
 

@@ -16,7 +16,8 @@ from clusterctl.deployment.address import private_address
 from clusterctl.errors import UsageError
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.inventory.model import Inventory
-from clusterctl.modes.all import listens_of, mode_of
+from clusterctl.modes.all import listens_of, possible_modes
+from clusterctl.modes.mode import Mode
 
 EPHEMERAL = (32768, 60999)
 """Ports that Linux gives to who asks for any: the default of net.ipv4.ip_local_port_range."""
@@ -100,17 +101,31 @@ def _rules(
     ssh = node.port or inventory.ssh.port or SSH_PORT
     api = (inventory.serve.port, inventory.serve.port)
     closed = _ours(inventory, head=head)
-    mode = mode_of(inventory)
+    possible = possible_modes(inventory)
     yield Rule("accept", "tcp", ((ssh, ssh),), (), None, "SSH, before anything is refused")
     if peers:
-        yield Rule("accept", "tcp", (), peers, own.interface, f"{mode.traffic} between the nodes")
+        yield Rule("accept", "tcp", (), peers, own.interface, f"{_traffic(possible)} between the nodes")
     if peers and inventory.rdma != "off":
         yield Rule("accept", "udp", ((ROCE_PORT, ROCE_PORT),), peers, own.interface, "RoCE v2 between the nodes")
     if head and clients:
         yield Rule("accept", "tcp", (api,), tuple(clients), None, "the API, for clients")
-    yield Rule("drop", "tcp", closed, (), None, f"{mode.own_ports}, the API's, and those that the kernel chooses (F67)")
+    owners = ", ".join(mode.own_ports for mode in possible)
+    why = f"{owners}, the API's, and those that the kernel chooses (F67){_everywhere(inventory, head=head)}"
+    yield Rule("drop", "tcp", closed, (), None, why)
     if inventory.rdma != "off":
         yield Rule("drop", "udp", ((ROCE_PORT, ROCE_PORT),), (), None, "RoCE v2 from elsewhere")
+
+
+def _traffic(possible: Sequence[Mode]) -> str:
+    """What passes between the nodes, in whichever of these modes."""
+    return ", ".join(dict.fromkeys(name for mode in possible for name in mode.traffic))
+
+
+def _everywhere(inventory: Inventory, *, head: bool) -> str:
+    """What is listened on on all addresses, whatever the inventory says: these rules are all that closes it."""
+    fields = [field for field in listens_of(inventory) if field.everywhere and head]
+    told = [f"{'.'.join(field.path)} {field.span(inventory)[0]} listens on ALL addresses" for field in fields]
+    return "".join(f"; {text}" for text in told)
 
 
 def _ours(inventory: Inventory, *, head: bool) -> tuple[Span, ...]:

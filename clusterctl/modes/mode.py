@@ -152,7 +152,7 @@ class Mode(Protocol):
     """Where its secrets lie in a container."""
     own_ports: str
     """Whose the ports of `listens` are, beside the API's: `Ray's ports`."""
-    traffic: str
+    traffic: tuple[str, ...]
     """What passes between the nodes, by the names that people know."""
     counts_members: bool
     """Whether somebody counts nodes and their accelerators while it runs (`members`)."""

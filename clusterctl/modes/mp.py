@@ -105,7 +105,7 @@ class Mp:
     listens = LISTENS
     secret_paths: tuple[str, ...] = (TOKEN_PATH,)
     own_ports = "the ports of the ranks and their agents"
-    traffic = "NCCL, Gloo, TCPStore, the agents' link"
+    traffic: tuple[str, ...] = ("NCCL", "Gloo", "TCPStore", "the agents' link")
     counts_members = False
     steps: Mapping[str, str] = {"gate": "linking the nodes"}
     counted: Mapping[str, str] = {"nodes": "nodes on the link"}

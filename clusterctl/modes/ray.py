@@ -141,7 +141,7 @@ class Ray:
     listens = LISTENS
     secret_paths: tuple[str, ...] = (TOKEN_PATH,)
     own_ports = "Ray's ports"
-    traffic = "Ray, NCCL, Gloo, TCPStore"
+    traffic: tuple[str, ...] = ("Ray", "NCCL", "Gloo", "TCPStore")
     counts_members = True
     steps: Mapping[str, str] = {"ray": "forming the Ray cluster"}
     counted: Mapping[str, str] = {"nodes": "nodes in Ray"}

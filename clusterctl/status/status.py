@@ -45,7 +45,7 @@ RATE_WINDOW_S = 1.0
 """Seconds between the two looks at the token counter that `tokens_per_s` is taken from."""
 
 
-RECOVERING = (*STEPS, "gate", "loading", "restarting", "draining")
+RECOVERING = tuple(dict.fromkeys((*STEPS, "gate", "loading", "restarting", "draining")))
 """Phases of a head's agent from which it comes to serve by itself."""
 
 

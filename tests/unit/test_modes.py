@@ -27,10 +27,12 @@ NAMING_RAY: Mapping[str, str] = {
     "modes/all.py": "the table of modes",
     "agent/inside/ray_cluster.py": "what the agent does of Ray",
     "agent/inside/children.py": "a row of the table of programs",
+    "agent/inside/members.py": "a key of settings.json, from timeouts.ray_s",
     "agent/inside/node.py": "a key of settings.json, from timeouts.ray_s, which `plan` shows",
     "agent/inside/gates.py": "a row of the table of gates, and the reasons that are waited for",
     "agent/inside/watches.py": "rows of the table of watches",
     "agent/labels.py": "what containers run that have no label yet",
+    "findings/rules/modes.py": "what an image may lack",
     "deployment/executor.py": "which executor is meant where the inventory leaves it open, and why",
     "actions/decide.py": "the same",
     # Words of the agent's that the operator's side reads: they are in recorded states, and in --json.
@@ -80,10 +82,6 @@ def test_only_these_files_name_ray() -> None:
     assert set(House().naming_ray) == set(NAMING_RAY)
 
 
-LINKED = ("members", "member", "link")
-"""Kinds of the link between agents."""
-
-
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_the_agent_knows_every_kind_that_a_mode_asks_for(mode: Mode) -> None:
     made = deployment()
@@ -91,8 +89,8 @@ def test_the_agent_knows_every_kind_that_a_mode_asks_for(mode: Mode) -> None:
         processes, watches = mode.processes(made, place), mode.watches(made, place)
         names = [process.name for process in processes]
         assert {process.program for process in processes} <= set(PROGRAMS)
-        assert mode.gate(made, place).kind in {*GATES, *LINKED}
-        assert {watch.kind for watch in watches} <= {*WATCHES, *LINKED}
+        assert mode.gate(made, place).kind in GATES
+        assert {watch.kind for watch in watches} <= set(WATCHES)
         assert {watch.process for watch in watches} <= set(names)
         assert {watch.reason for watch in watches if isinstance(watch, ProcessLives)} <= set(FAILURES)
         assert sorted(mode.stop_order(made, place)) == sorted(names)
