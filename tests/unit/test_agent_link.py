@@ -358,9 +358,9 @@ def test_a_stranger_learns_nothing_and_is_named_once(gang: NewGang) -> None:
         for _ in range(2):
             assert one.greet(*lines) == b"", why
     odd = [b"[" * 50_000 + b"\n", b"x" * 200_000, b"3\n", b'{"hello": {}, "token": []}\n', b'{"token": "\\ud800"}\n']
-    for lines in odd:
+    for line in odd:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            assert one.greet(lines) == b""
+            assert one.greet(line) == b""
     with socket.create_connection(("127.0.0.1", one.port)):
         pass  # a look at whether the port is open
     head.until(lambda: len(refusals(head)) >= len(strangers), "refusals")
