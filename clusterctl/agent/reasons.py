@@ -27,7 +27,7 @@ FAILURES: Mapping[str, str] = {
 
 
 RETURNS: Mapping[str, str] = {
-    "requested": "an operator asked for it",
+    "requested": "an operator asked for it; on a follower, its head did",
     "started-again": "the container was stopped and started again: by a person, the engine or the machine",
     "container-ended": "the container ended without a word: killed, out of memory, or the machine lost its power",
 }

@@ -218,10 +218,10 @@ class Members:
         """Wait until every follower stands by; then start the next generation."""
         node = self.node
         node.journal.phase("gate")
-        timeout_s = node.settings()["ray_timeout_s"]
+        timeout_s = node.gate_timeout_s("members-missing")
         problem: str | None = None
         try:
-            async with asyncio.timeout(node.gate_timeout_s("members-missing")):
+            async with asyncio.timeout(timeout_s):
                 while problem := self._problem():
                     node.waits_for(problem)
                     await self.changes.next()
@@ -305,7 +305,7 @@ class Member:
         """Be on the link, again and again, for as long as it takes."""
         while True:
             problem = await self._linked()
-            self._lost(problem)
+            self._unlinked(problem)
             await asyncio.sleep(RETRY_S)
 
     async def end(self) -> None:
@@ -352,7 +352,7 @@ class Member:
             return f"the head's agent: {error}"
         return ""
 
-    def _lost(self, why: str) -> None:
+    def _unlinked(self, why: str) -> None:
         self.ordered = None
         if self.standby:
             self.node.waits_for(why)

@@ -116,10 +116,10 @@ class RayNodes:
         node = self.node
         self.serving_with = frozenset()
         node.journal.phase("gate")
-        timeout_s = node.settings()["ray_timeout_s"]
+        timeout_s = node.gate_timeout_s("ray-nodes-missing")
         problem: str | None = None
         try:
-            async with asyncio.timeout(node.gate_timeout_s("ray-nodes-missing")):
+            async with asyncio.timeout(timeout_s):
                 while problem := self._problem() or await self._unresponsive_raylets():
                     node.waits_for(problem)
                     # Until the probe sees something else; a raylet that begins to listen shows in no view.
