@@ -215,7 +215,9 @@ def _agent_event(name: str, event: Event, start: Start, progress: Progress, *, i
     phase = event.fields.get("phase")
     failed_for_good = event.name == "phase" and phase == "failed"
     # A new server that has failed: the agent will try again, but what was asked for has not come true.
-    failed_once = event.name == "restart" and event.fields.get("reason") != "requested"
+    # A follower that has lost its head: what became of that the head's own log says, or its end.
+    harmless = ("requested",) if is_head else ("requested", "head-lost")
+    failed_once = event.name == "restart" and event.fields.get("reason") not in harmless
     if failed_for_good or (failed_once and not patient):
         reason = str(event.fields.get("reason"))
         # The head also reports what happened elsewhere: then the lines of that node say why.

@@ -49,7 +49,7 @@ RECOVERING = tuple(dict.fromkeys((*STEPS, "gate", "loading", "restarting", "drai
 """Phases of a head's agent from which it comes to serve by itself."""
 
 
-HOLDING = ("loading", "serving", "draining")
+HOLDING = ("loading", "running", "serving", "draining")
 """Phases of an agent in which its part of the server holds accelerators."""
 
 

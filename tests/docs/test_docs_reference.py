@@ -16,6 +16,7 @@ from clusterctl.findings.finding import Finding
 from clusterctl.findings.reference import reference_markdown
 from clusterctl.findings.rules import codes
 from clusterctl.inventory.model import Timeouts
+from clusterctl.modes.engines import EngineStatus
 from clusterctl.planning.files import MAX_RESTARTS
 from clusterctl.signatures import kernel as kernel_log
 from clusterctl.signatures import vllm as vllm_log
@@ -33,6 +34,7 @@ FAILURE_MODES = ROOT / "docs/reference/failure-modes.md"
 MULTILINE = re.MULTILINE | re.DOTALL
 STATUS_TYPES = (
     ClusterStatus,
+    EngineStatus,
     NodeStatus,
     ContainerStatus,
     GpuStatus,

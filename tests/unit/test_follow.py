@@ -114,6 +114,26 @@ def test_a_new_server_that_fails_once_has_failed_and_is_explained(play: Follower
     assert f"what was seen: {MEANINGS[reason]} (phase: loading)" in caught.value.message
 
 
+@pytest.mark.parametrize("reason", ["requested", "head-lost"])
+def test_a_follower_that_stands_down_is_no_failure_of_its_own(play: Followers, reason: str) -> None:
+    stood_down = event("restart", scope="server", reason=reason, detail="by the head", server=1)
+    with pytest.raises(StartFailedError) as caught:
+        play(
+            [[*UP, lambda: time.sleep(0.3), phase("failed", reason="server-exited", detail="x")]],
+            [[stood_down, lambda: time.sleep(1)]],
+        )
+    assert caught.value.node == "gpu1"
+
+
+def test_the_lines_of_the_node_whose_rank_ended_are_shown(play: Followers) -> None:
+    ended = phase("failed", reason="rank-exited", detail="gpu2: its rank ended with exit code 0", node="gpu2")
+    head: Script = [*UP, lambda: time.sleep(0.3), ended]
+    with pytest.raises(StartFailedError) as caught:
+        play([head], [[said("ValueError: no such device\n"), lambda: time.sleep(1)]])
+    assert "gpu2: its rank ended" in caught.value.message
+    assert "no such device" in caught.value.message
+
+
 def test_a_cluster_that_heals_is_given_the_time_to(play: Followers) -> None:
     progress = Said()
     again = event("restart", scope="server", reason="server-exited", detail="it died")
