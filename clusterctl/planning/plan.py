@@ -70,8 +70,8 @@ class Plan:
                 yield f"{kind.action} on {', '.join(step.node for step in steps)}: {'; '.join([*why, *changes])}"
 
     def lines(self) -> Iterator[str]:
-        """The plan for a person."""
-        if self.why is not None:
+        """The plan for a person; what it starts is said where it starts something."""
+        if self.why is not None and not self.empty:
             yield f"executor {self.executor}: {self.why}"
         yield from self.step_lines()
 

@@ -13,8 +13,9 @@ import yaml
 
 from clusterctl.actions.decide import decide
 from clusterctl.agent.labels import LABEL_EXECUTOR
-from clusterctl.agent.paths import AGENT_CONFIG_PATH, SERVER_CONFIG_PATH, SERVER_PATH
+from clusterctl.agent.paths import AGENT_CONFIG_PATH, API_KEY_PATH, SERVER_CONFIG_PATH, SERVER_PATH
 from clusterctl.agent.state import AgentState
+from clusterctl.apply import gang
 from clusterctl.apply.gone import modes_seen
 from clusterctl.deployment.address import private_address
 from clusterctl.deployment.executor import choose
@@ -23,6 +24,8 @@ from clusterctl.deployment.resolve import resolve
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.records import ContainerFacts
 from clusterctl.findings.rules import check
+from clusterctl.hosts.engine.engine import FileInContainer
+from clusterctl.hosts.host import Host
 from clusterctl.modes.all import MODES, listens_of, mode_of, ports_of, possible_modes, with_executor
 from clusterctl.modes.engines import EngineStatus
 from clusterctl.modes.mode import EnginePlace, Stage
@@ -34,7 +37,7 @@ from clusterctl.status.server import EngineLoad, parse_engine_loads, parse_metri
 from clusterctl.status.status import ClusterStatus, ServerAnswers, cluster_status
 from clusterctl.ui import render
 from tests.unit.reports import deep_facts
-from tests.unit.stand_ins import Engine, hosts_of
+from tests.unit.stand_ins import Engine, StandIn, hosts_of
 from tests.unit.support import cluster_facts, container, deployment, inventory, merged, specs, with_containers
 from tests.unit.test_status import ANSWERS
 
@@ -299,8 +302,10 @@ def test_another_mode_replaces_the_containers() -> None:
 
 
 def test_plan_says_the_executor_why_and_where_the_engines_are() -> None:
-    plan = replace(plan_of(ENGINES, ENGINES), why="the image has no Ray")
-    assert list(plan.lines()) == ["executor mp: the image has no Ray", "demo: nothing to do"]
+    plan = replace(plan_of({}, ENGINES), why="the image has no Ray")
+    assert next(plan.lines()) == "executor mp: the image has no Ray"
+    assert not any("executor mp" in line for line in plan.step_lines())
+    assert list(replace(plan_of(ENGINES, ENGINES), why="x").lines()) == ["demo: nothing to do"]
     told = plan.to_json()
     assert (told["executor"], told["data_parallel"], told["expert_parallel"]) == ("mp", 4, False)
     unknown = {"running": None, "waiting": None, "kv_use": None}
@@ -415,3 +420,43 @@ def test_a_single_node_may_declare_its_address() -> None:
 def test_an_executor_is_decided_once() -> None:
     assert with_executor(inventory(), "mp").serve.executor == "mp"
     assert inventory().serve.executor == "auto", "what was asked for stays as it was"
+
+
+class Writes:
+    """An engine that remembers which files a new container was given."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.labels: dict[str, str] = {}
+
+    def create(self, _: str, config: Mapping[str, Any], __: Mapping[str, Any]) -> str:
+        self.labels = config["labels"]
+        return "c0ffee"
+
+    def put_files(self, _: str, files: list[FileInContainer]) -> None:
+        self.files = {file.path: file.content for file in files}
+
+
+def test_every_node_is_given_the_link_s_token_and_only_the_head_the_api_key() -> None:
+    made = deployment(OVER_NODES)
+    plan = make_plan(made, cluster_facts())
+    secret = [FileInContainer(TOKEN_PATH, b"token", 0o600), FileInContainer(API_KEY_PATH, b"key", 0o600)]
+    for step in plan.steps:
+        engine = Writes()
+        gang._create(cast(Host, StandIn(step.node, cast(Engine, engine))), made, step, secret)
+        assert engine.files[TOKEN_PATH] == b"token"
+        assert (API_KEY_PATH in engine.files) == (step.node == "gpu1")
+        assert engine.labels[LABEL_EXECUTOR] == "mp"
+
+
+def test_the_head_restarts_the_server_also_for_a_change_on_another_node() -> None:
+    made = specs(OVER_NODES)
+    old = replace(made["gpu2"], files={**made["gpu2"].files, SERVER_CONFIG_PATH: "model: other"})
+    running = {
+        "gpu1": (container(made["gpu1"], state={"phase": "serving"}),),
+        "gpu2": (container(old, state={"phase": "running"}),),
+    }
+    facts = with_containers(cluster_facts(), running)
+    plan = make_plan(resolve(inventory(OVER_NODES), facts), facts)
+    assert [step.action for step in plan.steps] == ["restart-server", "update"]
+    assert plan.restarts_server
