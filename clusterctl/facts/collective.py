@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from clusterctl.facts.fact import Unknown
 from clusterctl.signatures import nccl as nccl_log
-from clusterctl.signatures.explanation import Explanation
+from clusterctl.signatures.signature import Explanation
 
 LINES_KEPT = 6
 """Lines of a node that failed that are shown."""

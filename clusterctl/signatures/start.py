@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from clusterctl.signatures.explanation import ANSI
+from clusterctl.signatures.signature import ANSI
 
 
 @dataclass(frozen=True)

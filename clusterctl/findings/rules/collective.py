@@ -11,8 +11,8 @@ from clusterctl.facts.collective import Collective, NodeRun
 from clusterctl.facts.fact import Unknown
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.inventory.model import Inventory
-from clusterctl.signatures.explanation import Explanation
 from clusterctl.signatures.nccl import Transport
+from clusterctl.signatures.signature import Explanation
 
 NVLINK_BETWEEN_NODES = "P2P/MNNVL"
 """The path of machines whose NVLink spans nodes (GB200 NVL72); their channels use no network."""
@@ -48,7 +48,7 @@ def _failed(ran: Collective) -> Iterator[Finding]:
         Severity.ERROR,
         tuple(stuck),
         f"an all-reduce of {ran.world} ranks ({ran.backend}) failed: {'; '.join(reasons)}",
-        f"{cause.meaning} ({cause.failure_mode}): {cause.line[:200]}" if cause else
+        f"{cause.meaning} ({cause.name}): {cause.line[:200]}" if cause else
         "vLLM's first collective would fail or hang in the same way (F54, F55)",
         cause.fix if cause else "clusterctl check (ports and MTU of every pair), then look at the node named first",
     )  # fmt: skip
