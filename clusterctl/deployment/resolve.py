@@ -6,17 +6,14 @@ from clusterctl.deployment.address import accelerators_per_node, private_address
 from clusterctl.deployment.rdma import chosen_ports, devices_passed
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.records import ImageFacts
-from clusterctl.inventory.layout import resolve_layout
+from clusterctl.inventory.layout import layout_of
 from clusterctl.inventory.model import Inventory
 from clusterctl.modes.place import Deployment, Place
 
 
 def resolve(inventory: Inventory, facts: ClusterFacts) -> Deployment:
     """Decide what facts decide. Only for facts without error findings: anything missing is a bug (ValueError)."""
-    serve = inventory.serve
-    layout = resolve_layout(
-        len(inventory.nodes), accelerators_per_node(inventory, facts), serve.tensor_parallel, serve.pipeline_parallel
-    )
+    layout = layout_of(inventory, accelerators_per_node(inventory, facts))
     return Deployment(
         inventory, layout, {node.name: _place(inventory, node.name, facts.nodes[node.name]) for node in inventory.nodes}
     )

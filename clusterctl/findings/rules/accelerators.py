@@ -9,7 +9,7 @@ from clusterctl.facts.fact import Unknown
 from clusterctl.facts.nvidia import NvidiaFacts
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.findings.rules.common import unknown
-from clusterctl.inventory.layout import resolve_layout
+from clusterctl.inventory.layout import layout_of
 from clusterctl.inventory.model import Inventory
 
 
@@ -88,9 +88,8 @@ def accelerators(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]
 
 
 def _layout(inventory: Inventory, per_node: int) -> Iterator[Finding]:
-    serve = inventory.serve
     try:
-        resolve_layout(len(inventory.nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel)
+        layout_of(inventory, per_node)
     except ValueError as error:
         yield Finding(
             "layout-impossible",

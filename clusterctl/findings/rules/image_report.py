@@ -13,7 +13,7 @@ from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.image_report import MEMLOCK_UNLIMITED, ImageReport, ModelSupport, RunFailed
 from clusterctl.findings.finding import Finding, Severity
-from clusterctl.inventory.layout import resolve_layout
+from clusterctl.inventory.layout import layout_of
 from clusterctl.inventory.model import Inventory
 
 OLDEST_PYTHON = (3, 11)
@@ -280,9 +280,8 @@ def _supported(inventory: Inventory, facts: ClusterFacts, name: str, support: Mo
 
 
 def _stages(inventory: Inventory, facts: ClusterFacts) -> int:
-    serve, per_node = inventory.serve, accelerators_per_node(inventory, facts)
     try:
-        layout = resolve_layout(len(inventory.nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel)
+        layout = layout_of(inventory, accelerators_per_node(inventory, facts))
     except ValueError:
         return 1  # a finding of its own
     return layout.pipeline_parallel

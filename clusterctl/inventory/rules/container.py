@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Iterator
 
 from clusterctl.inventory.issue import Issue, KeyPath, quoted
 from clusterctl.inventory.owned import DERIVED_ENV
 from clusterctl.inventory.raw import dig, entries, items, text, whole
+from clusterctl.secrets.names import is_refused
 
 RESERVED_IN_CONTAINER = ("/etc/clusterctl", "/opt/clusterctl")
-
-
-SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|API_KEY|ACCESS_KEY|PRIVATE_KEY|SECRET_KEY)$|PASSWORD$|PASSWD$", re.I)
 
 
 # Environment.
@@ -38,7 +35,7 @@ def derived_env(data: object) -> Iterator[Issue]:
 def secret_env(data: object) -> Iterator[Issue]:
     """Secrets do not belong in a container's environment, nor in an inventory that is in version control."""
     for place, name in environments(data):
-        if name.upper() not in DERIVED_ENV and SECRET_NAME.search(name):
+        if name.upper() not in DERIVED_ENV and is_refused(name):
             hint = "leave it out (a model at model.path needs no token), or mount a 0600 file with container.volumes"
             yield Issue(place, "this looks like a secret, and `docker inspect` shows environment to everyone", hint)
 
