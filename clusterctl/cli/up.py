@@ -12,19 +12,19 @@ from clusterctl.cli.common import Options, emit, json_option, wait_option
 
 @click.command()
 @json_option
-@click.option("--keep", is_flag=True, help="When the start fails, leave what was started (default: remove it).")
+@click.option("--keep", is_flag=True, help="If the start fails, keep what was started (default: remove it).")
 @click.option(
     "--check",
     "checks",
     type=click.Choice(["quick", "full"]),
     default="full",
     show_default=True,
-    help="full: everything that `check` looks at, when there is something to start. quick: only what one look shows.",
+    help="full: everything that `check` does, if there is something to start. quick: only a quick look at each node.",
 )
 @wait_option
 @click.pass_obj
 def up(options: Options, *, as_json: bool, keep: bool, checks: str, wait_s: float | None) -> None:
-    """Check the nodes, start the cluster, wait until a real completion comes back."""
+    """Check the nodes, start the cluster, and wait for a real completion."""
     from clusterctl.actions.up import UpOptions
     from clusterctl.actions.up import up as bring_up
     from clusterctl.lock.run import locked_run

@@ -18,7 +18,7 @@ def waivers(data: object) -> Iterator[Issue]:
             continue
         place = ("waive", index)
         if code in first:
-            yield Issue(place, f"{quoted(code)} is already waive[{first[code]}]", "leave one of them out")
+            yield Issue(place, f"{quoted(code)} is already waive[{first[code]}]", "remove one of them")
         elif code in NEVER_WAIVED:
             yield Issue(place, f"{quoted(code)} cannot be waived", "nothing can be started without what it misses")
         elif code not in CODES:

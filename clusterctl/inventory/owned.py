@@ -15,7 +15,7 @@ DERIVED_ENV = frozenset(
         "VLLM_CONFIG_ROOT",
     }
 )
-"""Environment that clusterctl sets itself on every node, per node (failure-modes.md, «Per-node environment»): a value
+"""Environment that clusterctl sets itself on every node, per node (failure-modes.md, "Per-node environment"): a value
 in the inventory would silently become every node's (vllm-ray-facts.md, surprise 4)."""
 
 

@@ -1,4 +1,4 @@
-"""`history`: who did what when, as the nodes have written it down (scripts/lock.sh), and what the agents restarted."""
+"""`history`: who did what when, as recorded on the nodes (scripts/lock.sh), and what the agents restarted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONGEST = 500
 
 @dataclass(frozen=True)
 class Note:
-    """What a run says that it changed."""
+    """What a run reported as changed."""
 
     t: float
     text: str
@@ -38,12 +38,12 @@ class Run:
 
     run: str
     t: float | None
-    """When it began: Unix time in seconds, of the first node that knows; None when that is not kept any more."""
+    """When it began: Unix time in seconds, of the first node that knows; None when that is no longer kept."""
     who: str
     command: str
     version: str
     outcome: str | None
-    """ok; failed: why; interrupted; cut off: eof or silence. None: it goes on, or its nodes went down with it."""
+    """ok; failed: why; interrupted; cut off: eof or silence. None: still running, or its nodes went down with it."""
     seconds: float | None
     notes: tuple[Note, ...]
     nodes: tuple[str, ...]

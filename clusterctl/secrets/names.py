@@ -3,7 +3,7 @@
 One table of words, and a question for each purpose, from the strictest to the most cautious:
 
 - `is_refused`: an inventory may not set it. Only what is a secret beyond doubt.
-- `looks_secret`: masked in a plan, reported by `check`. Not a setting that people need to read (`max-num-batched-tokens`).
+- `looks_secret`: masked in a plan, reported by `check`. Not a setting that people must read (`max-num-batched-tokens`).
 - `may_be_secret`: left out of a bundle, which rather loses a setting than shows a secret.
 - `SETTING`: the same in free text (logs, command lines), where a name has no end that could be looked at.
 
@@ -39,7 +39,7 @@ SETTING = (
     rf"|(?i:(?:{_any_of(*_KEYS, *_MORE_KEYS)})[_-]?key|(?:{_any_of(*_TOKENS)})[_-]?token"
     rf"|client[_-]?secret|passphrase|{_any_of(*_PASSWORDS)}))"
 )
-"""A regular expression: the end of a secret's name as logs, command lines and environments write it. Not every name with
+"""A regular expression: the end of a secret's name as logs, command lines and environments write it. Not each name with
 "key" or "token" in it: `num_key_value_heads`, `eos_token` and `KeyError` belong to what logs are read for."""
 
 

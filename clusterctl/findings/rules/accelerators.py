@@ -47,7 +47,7 @@ def accelerators(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]
                     (name,),
                     f"could not be checked: {node.amd_gpus.reason}",
                     "what could not be read is not known to be right",
-                    "run it by hand on the node, then try again",
+                    "log in to the node, repeat what failed (named above) to see why, then run clusterctl check again",
                 )
         elif isinstance(node.gpus, Unknown):
             if not isinstance(node.nvidia, NvidiaFacts) or node.nvidia.version_mismatch is None:

@@ -21,7 +21,7 @@ def unknown(code: str, node: str, unknown: Unknown) -> Finding:
         (node,),
         unknown.reason,
         "what could not be read cannot be trusted to be right",
-        "run it by hand on the node, then try again",
+        "log in to the node, repeat what failed (named above) to see why, then run clusterctl check again",
     )
 
 

@@ -235,7 +235,7 @@ def unread(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
                 (name,),
                 f"could not be checked: {'; '.join(lost)}",
                 "what could not be read is not known to be right",
-                "run it by hand on the node, then try again",
+                "log in to the node, repeat what failed (named above) to see why, then run clusterctl check again",
             )
 
 

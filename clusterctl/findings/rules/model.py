@@ -70,7 +70,7 @@ def _unread(name: str, reason: str) -> Finding:
         (name,),
         reason,
         "what could not be read was not checked; the container may still read it",
-        "run it by hand on the node, then try again",
+        "log in to the node, repeat what failed (named above) to see why, then run clusterctl check again",
     )
 
 

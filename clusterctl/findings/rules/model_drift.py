@@ -197,7 +197,7 @@ def bytes_differ(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]
                 (name,),
                 f"the bytes of {path} were not read to the end: {said.reason}",
                 "what was not read was not compared",
-                "run it by hand on the node, then try again",
+                "log in to the node, repeat what failed (named above) to see why, then run clusterctl check again",
             )
     known = {name: said for name, said in read.items() if isinstance(said, Mapping)}
     odd = {file: groups for file in sorted(_weights(known)) if len(groups := _by_digest(known, file)) > 1}

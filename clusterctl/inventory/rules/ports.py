@@ -42,7 +42,7 @@ def ports(data: object) -> Iterator[Issue]:
         by_default = "" if against.given else " by default"
         taken.setdefault(at, []).append(f"{path_text(against.path)} has {against.ports}{by_default}")
     for at, others in taken.items():
-        yield Issue(at.path, f"{at.ports} is taken: {listed(others, 'and')}", "give each its own ports")
+        yield Issue(at.path, f"{at.ports} is already taken: {listed(others, 'and')}", "give each its own ports")
 
 
 def listeners(data: object) -> Iterator[Listener]:
@@ -81,12 +81,14 @@ def worker_ports(data: object) -> Iterator[Issue]:
     needed = (accelerators_needed(data) or 1) + 1
     size = workers.last - workers.first + 1
     if size <= 0:
-        yield Issue(workers.path, f"first {workers.first} is above last {workers.last}", "exchange them")
+        yield Issue(workers.path, f"first {workers.first} is above last {workers.last}", "swap them")
     elif workers.first < SMALLEST_WORKER_PORT:
-        yield Issue(workers.path, f"begins at {workers.first}, and Ray refuses ports below {SMALLEST_WORKER_PORT}")
+        yield Issue(workers.path, f"starts at {workers.first}, but Ray refuses ports below {SMALLEST_WORKER_PORT}")
     elif size < needed:
-        message = f"has {size} ports, and a node needs at least {needed}: one for each accelerator and the server"
-        yield Issue(workers.path, message, "give some hundreds: Ray also keeps an idle worker for each CPU core")
+        message = (
+            f"has {size} ports, but a node needs at least {needed}: one for each accelerator and one for the server"
+        )
+        yield Issue(workers.path, message, "use a few hundred: Ray also keeps an idle worker for each CPU core")
 
 
 def accelerators_needed(data: object) -> int | None:
