@@ -22,8 +22,10 @@ class Holder:
     def sentence(self, now: float) -> str:
         """Who, from where, what, since when. `now` is the node's clock as well."""
         process = f" (pid {self.pid} there)" if self.pid is not None else ""
-        since = f" since {utc(self.since)} ({duration(now - self.since)} ago)" if self.since is not None else ""
-        return f"{self.who}{process} is running `{self.command}`{since}"
+        if self.since is None:
+            return f"{self.who}{process} is running `{self.command}`"
+        ago = duration(now - self.since)
+        return f"{self.who}{process} has been running `{self.command}` since {utc(self.since)} ({ago} ago)"
 
 
 def read_holder(text: str) -> Holder | None:

@@ -80,7 +80,7 @@ def down_result(result: DownResult) -> str:
 def findings(found: Sequence[Finding], nodes: int) -> str:
     """What `check` found."""
     if not found:
-        return f"{nodes} nodes checked: no findings"
+        return f"{nodes} nodes checked: no problems found"
     lines = [line for finding in found for line in finding.lines()]
     waived = sum(finding.waived for finding in found)
     counted = f"{len(found)} finding{'s' if len(found) != 1 else ''}" + (f", {waived} of them waived" if waived else "")
@@ -131,7 +131,7 @@ def status(found: ClusterStatus) -> str:
     ]
     parts = [*_columns(rows), "", _nodes_table(found.nodes)]
     if restarts := list(_restarts(found.nodes)):
-        parts += ["", "restarts, latest last (times are the nodes' own):", *(f"  {line}" for line in restarts)]
+        parts += ["", "restarts, latest last (by the nodes' own clocks):", *(f"  {line}" for line in restarts)]
     if found.drift:
         parts += ["", "differs from the inventory (clusterctl up would apply it):", *(f"  {d}" for d in found.drift)]
     if found.findings:
