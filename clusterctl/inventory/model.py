@@ -305,7 +305,7 @@ class Inventory(Strict):
     ssh: SshDefaults = SshDefaults()
     """How nodes are reached, unless a node overrides it."""
     nodes: Annotated[tuple[Node, ...], Field(min_length=1)]
-    """The machines of the cluster, in the order of all output. The first one is the head unless `head` names another."""
+    """The machines, in the order of all output. The first one is the head unless `head` names another node."""
     head: Name | None = None
     """Name of the node that runs Ray's head and the server. Default: the first node."""
     container: Container
