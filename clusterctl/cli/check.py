@@ -42,7 +42,7 @@ def check(
     nccl: bool,
     junit: Path | None,
 ) -> None:
-    """Find what would fail, on every node, and say how to fix it. Changes nothing.
+    """Find what would fail, on every node, and how to fix it. Changes nothing.
 
     With CODEs only findings with these codes are reported (docs/reference/findings.md lists them).
 

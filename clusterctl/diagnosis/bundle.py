@@ -191,7 +191,7 @@ def of_the_cluster(
 
 
 def _plan(store: Store, inventory: Inventory, facts: ClusterFacts) -> None:
-    """What `up` would do now, where that can be said."""
+    """What `up` would do now, where that is known."""
     if facts.unreachable:
         store.miss("", "plan", "there is none while a node cannot be reached")
         return

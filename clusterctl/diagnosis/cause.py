@@ -52,7 +52,7 @@ class Cause:
 
     @property
     def consequence(self) -> bool:
-        """Whether this is what the other processes say once one has died or is cut off."""
+        """Whether this is what the other processes log once one has died or is cut off."""
         return self.signature is not None and self.signature.consequence
 
     def to_json(self) -> dict[str, Any]:

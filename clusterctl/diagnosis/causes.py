@@ -63,7 +63,7 @@ def _merged(causes: Iterable[Cause]) -> list[Cause]:
 
 
 def _settled(evidence: Evidence, causes: list[Cause]) -> list[Cause]:
-    """What others say once one has failed becomes a consequence as soon as there is a reason for it."""
+    """What others log once one has failed becomes a consequence as soon as there is a reason for it."""
     reasons = [c for c in causes if not c.consequence and c.certainty in (Certainty.CERTAIN, Certainty.LIKELY)]
     settled = []
     for cause in causes:

@@ -60,7 +60,7 @@ def _state(node: str, container: ContainerEvidence) -> Iterator[Cause]:
             f"container {container.name}: paused",
             "it was paused: nothing in it runs",
             f"on the node: docker unpause {container.name}",
-            "the engine says so",
+            "the engine reports it",
         )
 
 

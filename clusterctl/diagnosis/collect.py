@@ -99,7 +99,7 @@ def collect(hosts: Hosts, wanted: Wanted, progress: Progress = SILENT) -> Bundle
 
 
 def collect_after_failure(hosts: Hosts, error: ClusterctlError | str, facts: ClusterFacts | None) -> str:
-    """The same for a command that failed, before it cleans up: a sentence that says where the bundle is, or why there
+    """The same for a command that failed, before it cleans up: a sentence with the bundle's path, or why there
     is none. Raises nothing, and takes 30 s at most, also when a node hangs."""
     text = error.message if isinstance(error, ClusterctlError) else error
     try:
@@ -167,7 +167,7 @@ def _collected(
 
 
 def _wait(futures: Iterable[Future[Any]], deadline: float) -> None:
-    """Until all are done or the deadline (monotonic seconds), in short turns so that Ctrl-C is heard between them."""
+    """Until all are done or the deadline (monotonic seconds), in short turns so that Ctrl-C is noticed between them."""
     left = set(futures)
     while left and (remaining := deadline - time.monotonic()) > 0:
         left = wait(left, timeout=min(TURN_S, remaining)).not_done

@@ -32,7 +32,7 @@ RAY_LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108 (Ray's own place, in the
 
 
 RAY_ERRORS = (".err", "raylet.out", "gcs_server.out")
-"""Ray's files in which causes are looked for: what its processes say when they die."""
+"""Ray's files in which causes are looked for: what its processes log when they die."""
 
 
 SECRET_FILES = (paths.RAY_TOKEN_PATH, paths.API_KEY_PATH)

@@ -134,8 +134,8 @@ def _read(host: Host, cluster: str) -> NodeHistory:
 def _script(host: Host, cluster: str, what: str) -> bytes:
     done = host.ssh.run(["sh", "-s", "--", cluster, what], stdin=SCRIPT)
     if done.exit_code != 0:
-        said = plain(done.stderr.decode(errors="replace")) or f"exit code {done.exit_code}"
-        raise HostError(host.name, f"cannot {what} its history: {said}")
+        reason = plain(done.stderr.decode(errors="replace")) or f"exit code {done.exit_code}"
+        raise HostError(host.name, f"cannot {what} its history: {reason}")
     return done.stdout
 
 
@@ -153,11 +153,11 @@ def parse(text: str) -> tuple[tuple[Mapping[str, Any], ...], int]:
 
 def _record(line: str) -> Mapping[str, Any] | None:
     try:
-        said = json.loads(line)
+        record = json.loads(line)
     except ValueError:
         return None
-    kept = isinstance(said, dict) and isinstance(said.get("t"), int | float) and isinstance(said.get("run"), str)
-    return said if kept and isinstance(said.get("event"), str) else None
+    kept = isinstance(record, dict) and isinstance(record.get("t"), int | float) and isinstance(record.get("run"), str)
+    return record if kept and isinstance(record.get("event"), str) else None
 
 
 def restarts_in(node: str, state: Fact[Mapping[str, Any]]) -> tuple[Restart, ...] | Unknown:

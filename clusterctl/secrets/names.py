@@ -7,7 +7,7 @@ One table of words, and a question for each purpose, from the strictest to the m
 - `may_be_secret`: left out of a bundle, which rather loses a setting than shows a secret.
 - `SETTING`: the same in free text (logs, command lines), where a name has no end that could be looked at.
 
-Whatever one of the first two says yes to, the next one does too.
+Whatever one of the first two is true of, the next one is too.
 """
 
 from __future__ import annotations

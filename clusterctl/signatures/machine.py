@@ -1,4 +1,4 @@
-"""Lines that tell of the machine, the engine or the image: names and addresses, disks, memory, drivers, GPUs."""
+"""Lines about the machine, the engine or the image: names and addresses, disks, memory, drivers, GPUs."""
 
 from __future__ import annotations
 

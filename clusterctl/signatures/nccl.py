@@ -222,7 +222,7 @@ def causes(lines: Iterable[str]) -> tuple[Explanation, ...]:
     return explained(SIGNATURES, lines)
 
 
-def said(lines: Iterable[str], limit: int) -> tuple[str, ...]:
+def warnings(lines: Iterable[str], limit: int) -> tuple[str, ...]:
     """The lines that warn, the first ones first; without any, the last lines."""
     clean = [stripped for line in lines if (stripped := ANSI.sub("", line).strip())]
     warned = [line for line in clean if "NCCL WARN" in line or "Error" in line]

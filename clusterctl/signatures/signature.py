@@ -26,7 +26,7 @@ class Signature:
     harmless: bool = field(default=False, kw_only=True)
     """Whether a healthy start may print such a line too."""
     consequence: bool = field(default=False, kw_only=True)
-    """Whether this is what the other processes say once one has died or is cut off: no reason while there is one."""
+    """Whether this is what the other processes log once one has died or is cut off: not the reason itself."""
 
     @cached_property
     def expression(self) -> re.Pattern[str]:

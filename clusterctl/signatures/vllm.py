@@ -207,7 +207,7 @@ _SERVER: tuple[Signature, ...] = (
 
 
 SIGNATURES = (*_MODEL, *MACHINE, *RAY, *_SERVER)
-"""The most specific first; last, what says only that something failed earlier."""
+"""The most specific first; last, lines that only report that something failed earlier."""
 
 
 _LINE = re.compile(
@@ -223,11 +223,11 @@ _EXCEPTION = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|Exit)\b(?:: |$)|\b
 _CONSEQUENCE = re.compile(
     r"Engine core initialization failed|EngineDeadError|ActorHandle|during handling of the above|CancelledError"
 )
-"""What the other processes say once one has died: true, and no reason."""
+"""What the other processes log once one has died: true, but not the reason."""
 
 
 def cause_lines(lines: Iterable[str], limit: int) -> list[str]:
-    """The lines that say why: exceptions, the first ones first, each once. Without any, the last lines."""
+    """The lines that give the reason: exceptions, the first ones first, each once. Without any, the last lines."""
     clean = [stripped for line in lines if (stripped := ANSI.sub("", line).rstrip())]
     found: dict[str, str] = {}
     for line in clean:
@@ -240,5 +240,5 @@ def cause_lines(lines: Iterable[str], limit: int) -> list[str]:
 
 
 def causes(lines: Iterable[str]) -> tuple[Explanation, ...]:
-    """The failure modes that the lines tell of, the most specific first (the order of the table above)."""
+    """What the lines mean, the most specific first (the order of the table above)."""
     return explained(SIGNATURES, lines)

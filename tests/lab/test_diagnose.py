@@ -227,7 +227,7 @@ def test_a_node_that_lost_its_power_after_the_connection_was_opened(
     (path,) = tmp_path.iterdir()
     readme = (unpacked(path, tmp_path / "unpacked") / "README.txt").read_text()
     assert "1. certain [node-unreachable] node2" in readme
-    assert "2. likely [F37] node1" in readme
+    assert "2. likely [model-file-damaged] node1" in readme
 
 
 def test_where_it_cannot_be_written(clean: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +241,7 @@ def test_where_it_cannot_be_written(clean: Rehearsal, tmp_path: Path, monkeypatc
     gone.rmdir()
     with hosts_of(clean) as hosts:
         said = collect_after_failure(hosts, "it failed", None)
-    assert said.startswith("no evidence could be kept")
+    assert said.startswith("no evidence could be collected")
 
 
 def test_an_engine_that_hangs_holds_up_nobody(
@@ -260,7 +260,7 @@ def test_an_engine_that_hangs_holds_up_nobody(
         (path,) = tmp_path.glob("*.tar.gz")
         assert str(path) in said
         readme = (unpacked(path, tmp_path / "unpacked") / "README.txt").read_text()
-        assert "[F37] node1" in readme
+        assert "[model-file-damaged] node1" in readme
         assert "node2: containers: no answer" in readme
     finally:
         clean.lab.exec("node2", ["kill", "-CONT", *pids])

@@ -19,12 +19,12 @@ def version(data: object) -> Iterator[Issue]:
 
 
 def node_names(data: object) -> Iterator[Issue]:
-    """Names are how nodes are told apart, in every message and in `--node`."""
+    """Names distinguish the nodes, in every message and in `--node`."""
     return repeated(data, "name", lambda node: text(dig(node, "name")))
 
 
 def node_hosts(data: object) -> Iterator[Issue]:
-    """Two nodes behind one SSH address are one machine, unless port or jump host tell them apart (the lab)."""
+    """Two nodes behind one SSH address are one machine, unless port or jump host differ (the lab)."""
 
     def door(node: object) -> object:
         host = text(dig(node, "host"))

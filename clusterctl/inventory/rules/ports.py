@@ -92,6 +92,6 @@ def worker_ports(data: object) -> Iterator[Issue]:
 
 
 def accelerators_needed(data: object) -> int | None:
-    """Accelerators of one node, when the file tells."""
+    """Accelerators of one node, if the file gives them."""
     per_node = size(data, "accelerator", "per_node")
     return None if per_node == "auto" else per_node

@@ -51,7 +51,7 @@ def accelerators(data: object) -> Iterator[Issue]:
 
 
 def layout(data: object) -> Iterator[Issue]:
-    """Tensor × pipeline parallel must fit the nodes, as far as the file tells."""
+    """Tensor × pipeline parallel must fit the nodes, as far as the file gives them."""
     nodes = len(items(dig(data, "nodes")))
     tensor, pipeline = size(data, "serve", "tensor_parallel"), size(data, "serve", "pipeline_parallel")
     per_node = size(data, "accelerator", "per_node")
