@@ -31,7 +31,7 @@ FORMATS = ("text", "nft", "iptables", "ufw", "firewalld")
 @click.option("--offline", is_flag=True, help="Contact no node: use the addresses in the inventory.")
 @click.pass_obj
 def firewall(options: Options, *, form: str, clients: tuple[str, ...], nodes: tuple[str, ...], offline: bool) -> None:
-    """Print firewall rules: everything between the nodes, the API for clients, none of the cluster's ports for others.
+    """Print firewall rules that open everything between the nodes, the API to clients, and nothing else to others.
 
     Changes nothing. Each node has its own rules: `clusterctl firewall --format nft --node gpu1 > gpu1.nft`.
 
