@@ -24,6 +24,10 @@ LONGEST = 500
 """Characters of a text from a node that are shown."""
 
 
+CUT_OFF = "cut off: "
+"""How the outcome begins of a run whose lock ended without the run's own end; a part of `history --json`."""
+
+
 @dataclass(frozen=True)
 class Note:
     """What a run reported as changed."""
@@ -49,6 +53,11 @@ class Run:
     nodes: tuple[str, ...]
     cut_off: Mapping[str, str]
     """Node → reason, where the lock ended without the run's own end: eof (the channel ended), silence."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run itself recorded how it ended."""
+        return self.outcome is not None and not self.outcome.startswith(CUT_OFF)
 
     @property
     def at(self) -> float:
@@ -206,7 +215,7 @@ def _run(run: str, records: Sequence[tuple[str, Mapping[str, Any]]]) -> Run:
     if end is not None:
         outcome, seconds = plain(end.get("outcome")), _number(end.get("seconds"))
     elif cut_off:
-        outcome = f"cut off: {', '.join(sorted(set(cut_off.values())))}"
+        outcome = f"{CUT_OFF}{', '.join(sorted(set(cut_off.values())))}"
         # Both times are of one node's clock.
         took = [record["t"] - begun[node]["t"] for node, record in by_event["cut-off"] if node in begun]
         seconds = float(max(took)) if took else None

@@ -24,8 +24,7 @@ def _run(entry: Run) -> Iterator[str]:
     yield f"{at}  {entry.who}  {entry.command}  {entry.outcome or 'not ended'}{took}"
     for note in entry.notes:
         yield f"    {note.text}"
-    ended = entry.outcome is not None and not entry.outcome.startswith("cut off")
-    if ended or len(set(entry.cut_off.values())) > 1:
+    if entry.ended or len(set(entry.cut_off.values())) > 1:
         yield from (f"    cut off on {node}: {why}" for node, why in entry.cut_off.items())
 
 

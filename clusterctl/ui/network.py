@@ -38,8 +38,9 @@ def bandwidth_table(pairs: Pairs) -> Table:
     """TCP throughput as a matrix: a row for each sender, a column for each receiver."""
     names = list(pairs.ends)
     table = Table(box=None, pad_edge=False, header_style="")
-    for column in ("Gbit/s from \\ to", *names):
-        table.add_column(column, justify="left" if column.startswith("Gbit") else "right")
+    table.add_column("Gbit/s from \\ to", justify="left")
+    for name in names:
+        table.add_column(name, justify="right")
     for source in names:
         rates = (pairs.gbit_per_s.get((source, target)) for target in names)
         table.add_row(source, *("-" if rate is None else f"{rate:.1f}" for rate in rates))

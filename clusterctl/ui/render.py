@@ -149,7 +149,8 @@ def _restarts(nodes: Iterable[NodeStatus]) -> Iterable[str]:
 
 
 def _brief(finding: Finding) -> list[str]:
-    return [line for line in finding.lines() if not line.startswith("  why")]
+    headline, _why, fix = finding.lines()
+    return [headline, fix]
 
 
 def _server_rows(server: ServerAnswers) -> Iterable[tuple[str, str]]:
