@@ -48,7 +48,7 @@ class StartFailedError(ClusterctlError):
         causes = vllm_log.causes(lines)
         text = [f"{node}: {what} (phase: {phase})"]
         text += [f"  | {shortened(line)}" for line in vllm_log.cause_lines(lines, SHOWN_LINES)]
-        text += [f"  meaning: {cause.meaning} [{cause.failure_mode}]" for cause in causes[:3]]
+        text += [f"  meaning: {cause.meaning} [{cause.name}]" for cause in causes[:3]]
         super().__init__("\n".join(text), hint="; ".join(dict.fromkeys(cause.fix for cause in causes[:3])) or None)
         self.node = node
         self.phase = phase

@@ -108,7 +108,7 @@ def _rules(
         yield Rule("accept", "udp", ((ROCE_PORT, ROCE_PORT),), peers, own.interface, "RoCE v2 between the nodes")
     if head and clients:
         yield Rule("accept", "tcp", (api,), tuple(clients), None, "the API, for clients")
-    yield Rule("drop", "tcp", closed, (), None, f"{mode.own_ports}, the API's, and those that the kernel chooses (F67)")
+    yield Rule("drop", "tcp", closed, (), None, f"{mode.own_ports}, the API's, and those that the kernel chooses")
     if inventory.rdma != "off":
         yield Rule("drop", "udp", ((ROCE_PORT, ROCE_PORT),), (), None, "RoCE v2 from elsewhere")
 

@@ -32,8 +32,8 @@ DIAGNOSED_BYTES = 4 * MIB
 RAY_LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108 (Ray's own place, in the container)
 
 
-RAY_TOLD = (".err", "raylet.out", "gcs_server.out")
-"""Ray's files in which causes are looked for: what its processes say when they die."""
+RAY_ERRORS = (".err", "raylet.out", "gcs_server.out")
+"""Ray's files in which causes are looked for: what its processes log when they die."""
 
 
 SECRET_FILES = (*SECRET_PATHS, paths.API_KEY_PATH)
@@ -73,7 +73,7 @@ _WITH_PATH = ("sh", "-c", 'PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin exec "$@"'
 
 
 def node_jobs(node: NodeCollection, inventory: Inventory, store: Store, limits: Limits) -> Iterator[Job]:
-    """Everything that one node is asked for, the most telling first."""
+    """Everything that one node is asked for, the most useful first."""
     host, place = node.host, f"nodes/{node.host.name}"
     for inspected in node.inspected or ():
         inside = f"{place}/containers/{str(inspected['Name']).strip('/')}"
@@ -100,7 +100,7 @@ def _job(work: Callable[..., object], *args: object, **named: object) -> Callabl
 
 
 def _withheld() -> None:
-    raise ClusterctlError("withheld: the container's secrets could not be read, so they could not be taken out of it")
+    raise ClusterctlError("withheld: the container's secrets could not be read, so they could not be removed from it")
 
 
 def _command(host: Host, argv: Sequence[str], path: str, store: Store, limits: Limits) -> str:
@@ -117,7 +117,7 @@ def _kernel(node: NodeCollection, store: Store, limits: Limits, *, sudo: bool) -
     script = _SUDO_KERNEL if sudo else _KERNEL
     node.kernel = _command(node.host, ["sh", "-c", script], f"nodes/{node.host.name}/dmesg.txt", store, limits)
     if not any(t is not None for t, _ in kernel_log.timed(node.kernel)):
-        raise ClusterctlError("the kernel's log is empty or may not be read by this login (kernel.dmesg_restrict)")
+        raise ClusterctlError("the kernel's log is empty, or this login may not read it (kernel.dmesg_restrict)")
 
 
 def _engine(ask: Callable[[], dict[str, Any]], path: str, store: Store) -> None:
@@ -180,7 +180,9 @@ def _ray(node: NodeCollection, container: str, inside: str, store: Store, limits
                 left = min(limits.ray_file_bytes, limits.ray_bytes - size)
                 read += member.size
                 if left <= 0 or read > 8 * limits.ray_bytes or time.monotonic() > deadline:
-                    raise ClusterctlError(f"cut at {member.name}: only the first {size / MIB:.1f} MiB of Ray's logs")
+                    raise ClusterctlError(
+                        f"cut off at {member.name}: only the first {size / MIB:.1f} MiB of Ray's logs"
+                    )
                 tail = Tail(left)
                 file = tar.extractfile(member)
                 while file is not None and (part := file.read(64 * 1024)):
@@ -189,7 +191,7 @@ def _ray(node: NodeCollection, container: str, inside: str, store: Store, limits
                 size += len(data)
                 name = member.name.partition("/")[2] or member.name
                 text = store.put(f"{inside}/ray/{name}", data, tail.cut)
-                if name.endswith(RAY_TOLD):
+                if name.endswith(RAY_ERRORS):
                     node.ray[f"ray/{name}"] = text[-DIAGNOSED_BYTES // 8 :]
     except tarfile.TarError as error:
         raise ClusterctlError(f"the stream of Ray's logs broke: {error}") from error
@@ -223,7 +225,7 @@ def _container_evidence(node: NodeCollection, inspected: Mapping[str, Any]) -> C
 
 
 def _unix(text: str) -> float | None:
-    """Unix time of what the engine writes; None for its «never» (year 1)."""
+    """Unix time of what the engine writes; None for its "never" (year 1)."""
     try:
         t = datetime.fromisoformat(text[:19]).replace(tzinfo=UTC).timestamp()
     except ValueError:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from clusterctl.inventory.model import Inventory
+
 Size = int | Literal["auto"]
 
 
@@ -38,6 +40,12 @@ def resolve_layout(nodes: int, per_node: int, tensor_parallel: Size, pipeline_pa
         need = f"tensor_parallel {tensor} × pipeline_parallel {pipeline} needs {count(gpus_per_node, 'accelerator')}"
         raise ValueError(f"{need} on each node, and there are {per_node}; {choices}")
     return Layout(tensor, pipeline, gpus_per_node)
+
+
+def layout_of(inventory: Inventory, per_node: int) -> Layout:
+    """The layout that an inventory asks for, on nodes with `per_node` accelerators each. Raises as `resolve_layout`."""
+    serve = inventory.serve
+    return resolve_layout(len(inventory.nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel)
 
 
 def uneven_stages(nodes: int, pipeline_parallel: int) -> str | None:

@@ -14,8 +14,8 @@ OWNED_OPTIONS: Mapping[str, str] = {
     "served-model-name": "use model.name",
     "host": "use serve.host",
     "port": "use serve.port",
-    "config": "write its content under serve.options",
-    "api-key": "leave it out: as an option the key would show in `ps`",
+    "config": "put its content under serve.options",
+    "api-key": "remove it: as an option the key would be visible in `ps`",
     "shutdown-timeout": "use timeouts.drain_s",
 }
 """`vllm serve` options (0.32) that clusterctl sets itself from other inventory fields -> what to do instead; `api-key`

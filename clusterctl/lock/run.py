@@ -35,7 +35,7 @@ class Laps:
 
 @dataclass(frozen=True)
 class Run:
-    """Connections, what is asked for, where it is said, the lock that is held, and by whom."""
+    """Connections, the inventory, where progress is reported, the lock that is held, and by whom."""
 
     hosts: Hosts
     inventory: Inventory

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from clusterctl.agent import paths
 from clusterctl.agent.state import AgentState
 from clusterctl.inventory.issue import Issue
-from clusterctl.inventory.layout import Layout, resolve_layout
+from clusterctl.inventory.layout import Layout, layout_of
 from clusterctl.inventory.model import Inventory, PortRange, RayPorts, Serve
 from clusterctl.inventory.raw import size
 from clusterctl.inventory.rules.all import Rule
@@ -103,12 +103,14 @@ def worker_ports(data: object) -> Iterator[Issue]:
     needed = (per_node if isinstance(per_node, int) else 1) + 1
     ports = workers.last - workers.first + 1
     if ports <= 0:
-        yield Issue(workers.path, f"first {workers.first} is above last {workers.last}", "exchange them")
+        yield Issue(workers.path, f"first {workers.first} is above last {workers.last}", "swap them")
     elif workers.first < SMALLEST_WORKER_PORT:
-        yield Issue(workers.path, f"begins at {workers.first}, and Ray refuses ports below {SMALLEST_WORKER_PORT}")
+        yield Issue(workers.path, f"starts at {workers.first}, but Ray refuses ports below {SMALLEST_WORKER_PORT}")
     elif ports < needed:
-        message = f"has {ports} ports, and a node needs at least {needed}: one for each accelerator and the server"
-        yield Issue(workers.path, message, "give some hundreds: Ray also keeps an idle worker for each CPU core")
+        message = (
+            f"has {ports} ports, but a node needs at least {needed}: one for each accelerator and one for the server"
+        )
+        yield Issue(workers.path, message, "use a few hundred: Ray also keeps an idle worker for each CPU core")
 
 
 _PP = re.compile(r"_PP(\d+)")
@@ -124,12 +126,12 @@ class Ray:
     owned: Mapping[str, str] = {
         "tensor-parallel-size": "use serve.tensor_parallel",
         "pipeline-parallel-size": "use serve.pipeline_parallel",
-        "distributed-executor-backend": "leave it out: the nodes are joined by Ray",
-        "nnodes": "leave it out: it follows from nodes",
-        "node-rank": "leave it out: it follows from nodes",
-        "master-addr": "leave it out: it follows from head",
-        "master-port": "leave it out: the nodes are joined by Ray",
-        "headless": "leave it out: it follows from head",
+        "distributed-executor-backend": "remove it: the nodes are joined by Ray",
+        "nnodes": "remove it: it follows from nodes",
+        "node-rank": "remove it: it follows from nodes",
+        "master-addr": "remove it: it follows from head",
+        "master-port": "remove it: the nodes are joined by Ray",
+        "headless": "remove it: it follows from head",
     }
     owned_environment = frozenset(
         {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "VLLM_CONFIG_ROOT"}
@@ -149,8 +151,7 @@ class Ray:
 
     def world(self, inventory: Inventory, accelerators: int) -> Layout:
         """Tensor parallel inside a node, whole pipeline stages on each."""
-        serve = inventory.serve
-        return resolve_layout(len(inventory.nodes), accelerators, serve.tensor_parallel, serve.pipeline_parallel)
+        return layout_of(inventory, accelerators)
 
     def ports(self, inventory: Inventory, node: str) -> Mapping[int, str]:
         """Ray's pinned ports, and the API's on the head."""

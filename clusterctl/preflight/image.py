@@ -16,7 +16,7 @@ from clusterctl.facts.image_report import ImageReport, RunFailed, read_output
 from clusterctl.facts.records import ImageFacts
 from clusterctl.hosts.engine.engine import EngineError, FileInContainer
 from clusterctl.hosts.host import Host, Hosts
-from clusterctl.inventory.layout import resolve_layout
+from clusterctl.inventory.layout import layout_of
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning.flags import host_config
 from clusterctl.preflight.container import probe_labels, probe_name
@@ -113,9 +113,8 @@ def gpus_wanted(inventory: Inventory, facts: ClusterFacts) -> int:
     if inventory.accelerator.kind != "nvidia":
         return 0
     per_node = accelerators_per_node(inventory, facts)
-    serve = inventory.serve
     try:
-        layout = resolve_layout(len(inventory.nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel)
+        layout = layout_of(inventory, per_node)
     except ValueError:
         return per_node  # a finding of its own
     return layout.gpus_per_node

@@ -23,7 +23,7 @@ SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/s
 
 
 def keygen(path: Path) -> str:
-    """A new key pair; returns «type base64» of the public half."""
+    """A new key pair; returns `type base64` of the public half."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True, timeout=20)
     return " ".join(path.with_suffix(".pub").read_text(encoding="ascii").split()[:2])
 

@@ -10,7 +10,7 @@ from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
 from clusterctl.findings.topics.gpus import counts
-from clusterctl.inventory.layout import resolve_layout
+from clusterctl.inventory.layout import layout_of
 from clusterctl.inventory.model import Inventory
 
 IMPOSSIBLE = Code(
@@ -29,12 +29,11 @@ IMPOSSIBLE = Code(
 @rule(Section.LAYOUT, IMPOSSIBLE)
 def layout_impossible(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The layout that is asked for fits the accelerators; nothing where their number has a finding of its own."""
-    serve, wanted = inventory.serve, inventory.accelerator.per_node
+    wanted = inventory.accelerator.per_node
     found = set(counts(inventory, facts).values())
     if not found or min(found) == 0 or facts.unreachable or (wanted == "auto" and len(found) > 1):
         return
-    per_node = min(found) if wanted == "auto" else int(wanted)
     try:
-        resolve_layout(len(inventory.nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel)
+        layout_of(inventory, min(found) if wanted == "auto" else int(wanted))
     except ValueError as error:
         yield IMPOSSIBLE.found(reason=error)

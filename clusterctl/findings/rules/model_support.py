@@ -13,7 +13,7 @@ from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
 from clusterctl.findings.topics.image import reports
-from clusterctl.inventory.layout import resolve_layout
+from clusterctl.inventory.layout import layout_of
 from clusterctl.inventory.model import Inventory
 
 ONLY_DEEP = "Only with `check --deep`."
@@ -67,9 +67,8 @@ def model_support(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding
 
 
 def _stages(inventory: Inventory, facts: ClusterFacts) -> int:
-    serve, per_node = inventory.serve, accelerators_per_node(inventory, facts)
     try:
-        layout = resolve_layout(len(inventory.nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel)
+        layout = layout_of(inventory, accelerators_per_node(inventory, facts))
     except ValueError:
         return 1  # a finding of its own
     return layout.pipeline_parallel

@@ -15,7 +15,7 @@ UNREAD_WHY = "what could not be read cannot be assumed to be right"
 """Why an unknown value matters that nothing can be decided without."""
 UNCHECKED_WHY = "what could not be read may be wrong"
 """Why any other unknown value matters."""
-UNREAD_FIX = "run the command by hand on the node, then try again"
+UNREAD_FIX = "log in to the node, repeat what failed (named above) to see why, then run clusterctl check again"
 """What to do about a value that could not be read."""
 
 
