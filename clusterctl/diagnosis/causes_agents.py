@@ -46,7 +46,7 @@ def agent_causes(evidence: Evidence, found: list[Cause]) -> Iterator[Cause]:
                     why,
                     t,
                 )
-            elif (better is None or name not in better.nodes) and (idle := idle_cause(name, container)):
+            elif (better is None or name not in better.nodes) and (idle := idle_cause(name, container, node.commands)):
                 yield idle
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from clusterctl.diagnosis.cause import Cause, Certainty
 from clusterctl.diagnosis.evidence import ContainerEvidence, Evidence
+from clusterctl.hosts.engine.commands import EngineCommands
 from clusterctl.signatures import vllm as vllm_log
 from clusterctl.signatures.text import shortened
 
@@ -14,7 +15,7 @@ def container_causes(evidence: Evidence) -> Iterator[Cause]:
     """What the engine reports about each container."""
     for name, node in evidence.nodes.items():
         for container in node.containers or ():
-            yield from _state(name, container)
+            yield from _state(name, container, node.commands)
         if node.containers == () and evidence.containers:
             yield Cause(
                 Certainty.LIKELY,
@@ -27,7 +28,7 @@ def container_causes(evidence: Evidence) -> Iterator[Cause]:
             )
 
 
-def _state(node: str, container: ContainerEvidence) -> Iterator[Cause]:
+def _state(node: str, container: ContainerEvidence, commands: EngineCommands) -> Iterator[Cause]:
     def cause(certainty: Certainty, code: str, *texts: str) -> Cause:
         seen, meaning, fix, why = texts
         return Cause(certainty, (node,), code, (shortened(seen),), meaning, fix, why)
@@ -43,7 +44,7 @@ def _state(node: str, container: ContainerEvidence) -> Iterator[Cause]:
         )
     elif container.error and not container.running:
         yield _not_started(node, container.error)
-    elif container.status == "exited" and (died := _DEATHS.get(container.exit_code)):
+    elif container.status == "exited" and (died := _deaths(commands).get(container.exit_code)):
         meaning, fix = died
         yield cause(
             Certainty.LIKELY,
@@ -59,7 +60,7 @@ def _state(node: str, container: ContainerEvidence) -> Iterator[Cause]:
             "container-paused",
             f"container {container.name}: paused",
             "it was paused: nothing in it runs",
-            f"on the node: docker unpause {container.name}",
+            f"on the node: {commands.unpause(container.name)}",
             "the engine reports it",
         )
 
@@ -74,7 +75,7 @@ def _not_started(node: str, error: str) -> Cause:
     return Cause(Certainty.CERTAIN, (node,), code, (shortened(error),), meaning, fix, why, signature=signature)
 
 
-def idle_cause(node: str, container: ContainerEvidence) -> Cause | None:
+def idle_cause(node: str, container: ContainerEvidence, commands: EngineCommands) -> Cause | None:
     """Why a container is idle, where no other cause is known on its node."""
     certainty, phase = Certainty.LIKELY, container.agent.phase
     if container.status == "created":
@@ -82,7 +83,8 @@ def idle_cause(node: str, container: ContainerEvidence) -> Cause | None:
         fix = "clusterctl up"
     elif container.status == "exited" and container.exit_code == 0:
         code, seen = "container-stopped", "exited with code 0"
-        meaning, fix = "it was stopped (`docker stop`, or an interrupted `down`) and not started again", "clusterctl up"
+        meaning = f"it was stopped ({commands.stop}, or an interrupted `down`) and not started again"
+        fix = "clusterctl up"
     elif container.status == "exited":
         code, seen = f"exit-{container.exit_code}", f"exited with code {container.exit_code}"
         meaning = "its first process ended for an unknown reason"
@@ -98,17 +100,18 @@ def idle_cause(node: str, container: ContainerEvidence) -> Cause | None:
     return Cause(certainty, (node,), code, (seen,), meaning, fix, why, container.agent.since)
 
 
-_DEATHS: Mapping[int, tuple[str, str]] = {
-    137: (
-        "its first process was killed (SIGKILL): by an operator, by a stop that took too long, or for lack of memory",
-        "on the node: dmesg (Killed process) and docker events --since 1h; then clusterctl up",
-    ),
-    139: (
-        "its first process crashed (SIGSEGV)",
-        "dmesg on the node names the library (segfault); use the same image on every node",
-    ),
-    125: ("the engine could not run it", "on the node: journalctl -u docker -n 50"),
-    126: ("the image's python3 cannot be run", "clusterctl check: image-incomplete"),
-    127: ("the image has no python3", "clusterctl check: image-incomplete"),
-}
-"""Exit code of a container → meaning and fix (128 + the signal's number; 125 to 127 are the engine's own)."""
+def _deaths(commands: EngineCommands) -> Mapping[int, tuple[str, str]]:
+    """Exit code of a container → meaning and fix (128 + the signal's number; 125 to 127 are the engine's own)."""
+    return {
+        137: (
+            "its first process was killed (SIGKILL): by an operator, a stop that took too long, or for lack of memory",
+            f"on the node: dmesg (Killed process), {commands.events}; then clusterctl up",
+        ),
+        139: (
+            "its first process crashed (SIGSEGV)",
+            "on the node: dmesg (segfault) names the library; the same image on every node",
+        ),
+        125: ("the engine could not run it", f"on the node: {commands.journal}"),
+        126: ("the image's python3 cannot be run", "clusterctl check: image-incomplete"),
+        127: ("the image has no python3", "clusterctl check: image-incomplete"),
+    }

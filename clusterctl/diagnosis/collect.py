@@ -22,7 +22,7 @@ from clusterctl.diagnosis.bundle import (
 )
 from clusterctl.diagnosis.causes import diagnose
 from clusterctl.diagnosis.evidence import Evidence, situation
-from clusterctl.diagnosis.node import AFTER_FAILURE, THOROUGH, Job, Limits, NodeCollection, label_of
+from clusterctl.diagnosis.node import AFTER_FAILURE, THOROUGH, Job, Limits, NodeCollection
 from clusterctl.diagnosis.pieces import SECRET_FILES, evidence_of, node_jobs
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.cluster import ClusterFacts
@@ -207,17 +207,19 @@ def _look(node: NodeCollection, cluster: str) -> None:
     node.host.ssh.run(["true"], timeout_s=ALIVE_S, read_only=True)
     node.answers = True
     containers = tuple(
-        container for container in node.host.engine.containers(cluster) if label_of(container, LABEL_ROLE) != ROLE_PROBE
+        container
+        for container in node.host.engine.containers(cluster)
+        if container.labels.get(LABEL_ROLE) != ROLE_PROBE
     )
     for container in containers:
-        node.secrets += secret_values(container)
+        node.secrets += secret_values(container.raw)
         try:
             for path in SECRET_FILES:
-                content = node.host.engine.read_file(container["Id"], path)
+                content = node.host.engine.read_file(container.id, path)
                 node.secrets += (content or b"").decode(errors="replace").split()
         except ClusterctlError:
-            node.sealed.add(container["Id"])
-    node.inspected = containers
+            node.sealed.add(container.id)
+    node.containers = containers
 
 
 def _run(asked: Mapping[str, Sequence[Job]], store: Store, limits: Limits, deadline: float) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from clusterctl.agent.state import AgentState, agent_state
 from clusterctl.findings.finding import Finding
+from clusterctl.hosts.engine.commands import DOCKER, EngineCommands
 
 SETTLE_S = 60
 """Seconds: a fault of the machine this long before a container started may still be why it fails."""
@@ -64,6 +65,8 @@ class NodeEvidence:
     ray: Mapping[str, str] = field(default_factory=dict)
     """Ray's session logs that hold errors: file → text."""
     now: float | None = None
+    commands: EngineCommands = DOCKER
+    """How its engine is spoken to, for fixes."""
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import docker.types
-
 from clusterctl.deployment.address import accelerators_per_node
 from clusterctl.deployment.rdma import devices_passed
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.image_report import ImageReport, RunFailed, read_output
 from clusterctl.facts.records import ImageFacts
+from clusterctl.hosts.engine import bodies
 from clusterctl.hosts.engine.engine import EngineError, FileInContainer
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.layout import layout_of
@@ -145,6 +144,6 @@ def image_probe(inventory: Inventory, facts: ClusterFacts, node: str, *, ask_reg
     return ImageProbe(config, body, gpus)
 
 
-def _mount(bind: str) -> docker.types.Mount:
+def _mount(bind: str) -> bodies.Mount:
     source, target, *mode = bind.split(":")
-    return docker.types.Mount(target=target, source=source, type="bind", read_only=mode == ["ro"])
+    return bodies.bind_mount(source, target, read_only=mode == ["ro"])

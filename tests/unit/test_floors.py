@@ -31,6 +31,17 @@ def test_only_the_command_line_imports_the_lab() -> None:
     assert {name.split(".")[1] for name in importers} == {"cli"}
 
 
+def test_only_the_door_to_the_engine_reads_the_engines_keys() -> None:
+    assert HOUSE.raw_engine_reads == ()
+
+
+def test_a_read_of_the_engines_keys_is_seen(tmp_path: Path) -> None:
+    for room in ("hosts/engine", "facts"):
+        (tmp_path / room).mkdir(parents=True)
+        (tmp_path / room / "one.py").write_text('def f(said):\n    return said["State"].get("Running"), said["mine"]\n')
+    assert House(tmp_path).raw_engine_reads == (("facts/one.py", 2), ("facts/one.py", 2))
+
+
 def test_these_tests_see_what_they_are_for(tmp_path: Path) -> None:
     (tmp_path / "hosts").mkdir()
     (tmp_path / "cli").mkdir()

@@ -35,7 +35,7 @@ class Executes(Protocol):
         """Of a command whose streams have ended."""
 
 
-class ContainerCommand:
+class DockerCommand:
     """A command that runs in a container. Its methods raise EngineError, or ConnectionLostError when SSH breaks.
 
     Input and output may be used from two threads; nobody else may read.
