@@ -19,7 +19,7 @@ import yaml
 from clusterctl.lab import lab as labs
 from clusterctl.lab.lab import Lab, LabOptions
 
-LONGEST_FIRST = ("test_healing", "test_lifecycle", "test_during_up", "test_lock")
+LONGEST_FIRST = ("test_healing", "test_lock", "test_lifecycle", "test_during_up")
 """Files whose tests take minutes: starts of vLLM, and waits for a silence to be noticed."""
 
 UP_DEADLINE_S = 600
