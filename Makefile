@@ -54,7 +54,7 @@ image: setup ## Build the lab's image, unless it is there
 	$(BIN)/clusterctl lab down --name image
 
 lab-test: image ## Tests on real nodes, in LABS labs (2) side by side (root)
-	$(BIN)/pytest -m lab --durations=40 --numprocesses=$(LABS) --dist=loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m lab --durations=40 --numprocesses=$(LABS) --dist=loadgroup --no-loadscope-reorder
 
 house: $(VENV)/.dev ## The shape of the code in figures: rooms, floors, sizes, who names Ray
 	$(BIN)/python -m tests.house

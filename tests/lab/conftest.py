@@ -19,8 +19,9 @@ import yaml
 from clusterctl.lab import lab as labs
 from clusterctl.lab.lab import Lab, LabOptions
 
-LONGEST_FIRST = ("test_healing", "test_lock", "test_lifecycle", "test_during_up")
-"""Files whose tests take minutes: starts of vLLM, and waits for a silence to be noticed."""
+FIRST = ("test_healing", "test_lifecycle", "test_during_up", "test_lock")
+"""Files whose tests take minutes. The first three start vLLM, which wants both cores of a small machine for a minute:
+they are one group for pytest-xdist, so that no two servers load at once. Locks mostly wait for silences."""
 
 UP_DEADLINE_S = 600
 """A start takes one to two minutes on two cores; a test that waits longer than this hangs."""
@@ -135,8 +136,8 @@ def lab_name() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest first, so that of several labs none begins one when the others are done."""
-    ranks = {f"{file}.py": rank for rank, file in enumerate(LONGEST_FIRST)}
+    """Long files first, so that of several labs none begins one when the others are done."""
+    ranks = {f"{file}.py": rank for rank, file in enumerate(FIRST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
