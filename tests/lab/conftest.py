@@ -19,10 +19,6 @@ import yaml
 from clusterctl.lab import lab as labs
 from clusterctl.lab.lab import Lab, LabOptions
 
-FIRST = ("test_healing", "test_lifecycle", "test_during_up", "test_lock")
-"""Files whose tests take minutes. The first three start vLLM, which wants both cores of a small machine for a minute:
-they are one group for pytest-xdist, so that no two servers load at once. Locks mostly wait for silences."""
-
 UP_DEADLINE_S = 600
 """A start takes one to two minutes on two cores; a test that waits longer than this hangs."""
 
@@ -128,25 +124,12 @@ class Rehearsal:
                 labs.power_on(self.lab, node.name)
 
 
-def lab_name() -> str:
-    """The lab of this process. Each of pytest-xdist's workers (`-n 2`) has its own, beside the others'."""
-    name = os.environ.get("CLUSTERCTL_TEST_LAB", "pytest")
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    return f"{name}-{worker}" if worker else name
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that of several labs none begins one when the others are done."""
-    ranks = {f"{file}.py": rank for rank, file in enumerate(FIRST)}
-    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
-
-
 @pytest.fixture(scope="session")
 def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
     """Two nodes with two slots each. Whatever an earlier, killed run left is removed first."""
     if os.geteuid() != 0:
         pytest.fail("the lab's tests need root (run the others with: pytest -m 'not lab')")
-    name = lab_name()
+    name = os.environ.get("CLUSTERCTL_TEST_LAB", "pytest")
     labs.down(name, say=print)
     directory = tmp_path_factory.mktemp("lab")
     lab = labs.up(name, LabOptions(nodes=2, gpus=2, directory=directory), say=print)
