@@ -124,6 +124,11 @@ class Rehearsal:
                 labs.power_on(self.lab, node.name)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """test_during_up.py last: it limits the time of a start, and a lab's first one, which compiles, takes longest."""
+    items.sort(key=lambda item: item.path.name == "test_during_up.py")
+
+
 @pytest.fixture(scope="session")
 def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
     """Two nodes with two slots each. Whatever an earlier, killed run left is removed first."""
