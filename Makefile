@@ -62,7 +62,7 @@ show-lab-starts:
 	$(BIN)/pytest -m "lab and starts" --durations=20
 
 lab-looks: image
-	CLUSTERCTL_TEST_LAB=pytest-looks $(BIN)/pytest -m "lab and not starts" --durations=20
+	CLUSTERCTL_TEST_LAB=$${CLUSTERCTL_TEST_LAB:-pytest}-looks $(BIN)/pytest -m "lab and not starts" --durations=20
 
 house: $(VENV)/.dev ## The shape of the code in figures: rooms, floors, sizes, who names Ray
 	$(BIN)/python -m tests.house
