@@ -42,7 +42,7 @@ setup: $(VENV)/.dev ## Install the Debian packages that the lab, and the tests o
 	$(BIN)/clusterctl lab setup
 
 unit: $(VENV)/.dev ## Tests that need neither root nor a lab
-	nice -n 19 $(BIN)/pytest -m "not lab"
+	$(BIN)/pytest -m "not lab"
 
 # By itself, because the tests have time-outs: whatever lab is made first brings the image. (Its first `down` is for what
 # a run that was cut off has left.)
