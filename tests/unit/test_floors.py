@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
+
+import pytest
 
 from tests.house import FLOORS, House
 
@@ -58,3 +61,42 @@ def test_these_tests_see_what_they_are_for(tmp_path: Path) -> None:
     ]
     assert house.pairs == (("cli", "hosts"),)
     assert house.circles == (("clusterctl.cli.two", "clusterctl.hosts.one"),)
+
+
+CHANGING = {
+    *("create", "put_files", "start", "stop", "remove", "signal", "set_restart_policy", "run_once", "exec", "resize"),
+    *("converse", "shell"),
+}
+"""Methods of a node's engine and SSH connection that start, write or remove something there."""
+
+MAY_CHANGE = ("hosts", "lock", "apply", "preflight", "actions", "lab")
+
+
+def calls_on_a_node(file: str) -> set[str]:
+    """Names of methods that a file calls on something's `engine` or `ssh`."""
+    return {
+        node.func.attr
+        for node in ast.walk(HOUSE.files[file])
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Attribute)
+        and node.func.value.attr in ("engine", "ssh")
+    }
+
+
+@pytest.mark.parametrize("file", [file for file in HOUSE.files if not file.startswith(MAY_CHANGE)])
+def test_everything_else_can_only_read(file: str) -> None:
+    assert calls_on_a_node(file) & CHANGING == set()
+
+
+def test_that_test_sees_what_changes_nodes() -> None:
+    assert {"create", "start", "put_files"} <= calls_on_a_node("apply/gang.py")
+    assert "read_file" in calls_on_a_node("facts/containers.py")
+
+
+@pytest.mark.parametrize("file", [file for file in HOUSE.files if file.startswith("facts/")])
+def test_what_facts_run_over_ssh_only_reads(file: str) -> None:
+    """`read_only=True` says so to the connection, which may run it twice."""
+    for node in ast.walk(HOUSE.files[file]):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "run":
+            assert "read_only" in {keyword.arg for keyword in node.keywords}, f"{file}:{node.lineno}"

@@ -45,6 +45,8 @@ NAMING_RAY: Mapping[str, str] = {
     # Lines of logs, and what an image holds: true in every mode.
     "signatures/kernel.py": "lines of logs",
     "signatures/start.py": "lines of logs",
+    "signatures/machine.py": "lines of logs",
+    "signatures/ray.py": "lines of logs",
     "signatures/vllm.py": "lines of logs",
     "diagnosis/causes_logs.py": "Ray's own logs, when there are any",
     "diagnosis/evidence.py": "Ray's own logs, when there are any",
