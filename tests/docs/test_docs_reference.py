@@ -15,6 +15,7 @@ from clusterctl.errors import ExitCode
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.reference import reference_markdown
 from clusterctl.findings.rules import codes
+from clusterctl.hosts.engine.commands import DOCKER
 from clusterctl.inventory.model import Timeouts
 from clusterctl.planning.files import MAX_RESTARTS
 from clusterctl.signatures import kernel as kernel_log
@@ -76,7 +77,7 @@ def test_the_page_of_findings_is_fresh() -> None:
 def test_a_finding_is_documented_with_its_own_words(code: str) -> None:
     entry = normal(sections(FINDINGS, 3)[code])
     for wording in codes()[code]:
-        for text in (wording.seen, wording.why, wording.fix):
+        for text in wording.texts(DOCKER):
             parts = (normal(part) for part in re.split(r"\{\w+\}", text))
             assert [part for part in parts if part not in entry.replace("\\", "")] == []
     assert all(f"**{part}:**" in entry for part in ("Seen", "Why", "Fix", "Severity", "Runbook"))

@@ -25,7 +25,7 @@ NOT_KNOWN = Code(
     runbook="image-report.md",
     seen="vLLM's ModelRegistry could not be asked: {error}",
     why="whether this vLLM can serve the model is not known",
-    fix="run it by hand: docker run with --entrypoint python3, from vllm import ModelRegistry",
+    fix=lambda engine: f"run it by hand: {engine.start} with --entrypoint python3, from vllm import ModelRegistry",
     note=ONLY_DEEP,
 )
 NOT_IN_REGISTRY = Code(
@@ -56,7 +56,7 @@ def model_support(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding
     for name, _, report in reports(facts):
         support = report.model_support
         if isinstance(support, Unknown):
-            yield NOT_KNOWN.found(name, error=support.reason)
+            yield NOT_KNOWN.found(name, engine=facts.nodes[name].commands, error=support.reason)
         elif isinstance(support, ModelSupport):
             architecture = ", ".join(support.architectures) or "no architecture"
             stages = _stages(inventory, facts)

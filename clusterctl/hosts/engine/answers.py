@@ -56,7 +56,7 @@ def version_of(version: Mapping[str, Any]) -> EngineVersion:
 
 
 def unix_time(text: str) -> float | None:
-    """Unix time in seconds of a time as the engine writes it; None for its «never» (year 1), and for none."""
+    """Unix time in seconds of a time as the engine writes it; None for its "never" (year 1), and for none."""
     try:
         # Nanoseconds, of which Python knows six digits: 2026-01-02T03:04:05.678901234Z.
         moment = datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", text))

@@ -37,9 +37,19 @@ class EngineCommands:
         return f"{self.program} unpause {container}"
 
     @property
+    def start(self) -> str:
+        """The command that creates a container and starts it."""
+        return f"{self.program} run"
+
+    @property
     def stop(self) -> str:
         """The command that stops containers."""
         return f"{self.program} stop"
+
+    @property
+    def running(self) -> str:
+        """The containers that run."""
+        return f"{self.program} ps"
 
     @property
     def list(self) -> str:
@@ -85,6 +95,25 @@ class EngineCommands:
     def restart(self) -> str:
         """Start the engine's service again."""
         return f"systemctl restart {self.service}"
+
+    @property
+    def restart_all(self) -> str:
+        """Start the engine's service again, and the one below it that keeps the containers."""
+        return f"systemctl restart containerd {self.service}"
+
+    @property
+    def edit(self) -> str:
+        """Change the settings of the engine's service."""
+        return f"systemctl edit {self.service}"
+
+    @property
+    def give_gpus(self) -> str:
+        """Make the NVIDIA runtime known to the engine, which must be started again then."""
+        return f"nvidia-ctk runtime configure --runtime={self.program}"
+
+    def admit(self, user: str) -> str:
+        """Let a user of the node use the engine, from the next login on: its group is called like its service."""
+        return f"usermod -aG {self.service} {user}"
 
     @property
     def journal(self) -> str:

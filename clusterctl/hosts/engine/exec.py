@@ -100,7 +100,7 @@ class DockerCommand:
 class Frames:
     """Takes a stream without terminal apart into what was written where: 8 bytes of head (stream, length), then data.
 
-    Docker Engine API, «Attach to a container». Data is passed on before its frame is complete.
+    Docker Engine API, "Attach to a container". Data is passed on before its frame is complete.
     """
 
     def __init__(self) -> None:

@@ -51,7 +51,7 @@ KEEPALIVE_S = 15
 """Seconds between keepalives: who only reads would never learn that nobody is there any more."""
 
 
-# paramiko logs to stderr what is raised to us anyway («Secsh channel 3 open FAILED» for each refused port).
+# paramiko logs to stderr what is raised to us anyway ("Secsh channel 3 open FAILED" for each refused port).
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
