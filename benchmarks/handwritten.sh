@@ -2,7 +2,7 @@
 # A good hand-written script for what `clusterctl up` does, with ssh and docker commands: both nodes in parallel, one SSH
 # connection a node (ControlMaster), one resident Ray probe, polling every 0.2 s where there is nothing to wait on, no
 # sleeps. It does the same steps (check, containers, Ray, exactly N nodes, server, a real token) and none of the rest:
-# no diagnosis, no roll-back, no comparison. Prints «phase seconds-since-the-epoch» lines; `down` removes everything.
+# no diagnosis, no roll-back, no comparison. Prints `phase seconds-since-the-epoch` lines; `down` removes everything.
 #
 # Variables: NAME, HEAD, WORKERS (addresses), SSH_OPTIONS, IMAGE, MODEL, SERVED, PORT, GCS_PORT, EXPECTED (nodes),
 # HEAD_RUN, WORKER_RUN (docker run options), HEAD_RAY, WORKER_RAY (ray arguments), SERVE_OPTIONS.

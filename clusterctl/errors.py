@@ -13,22 +13,22 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of every command. They are part of the command-line contract: runbooks branch on them."""
+    """Exit codes of every command. They are part of the command-line contract: scripts branch on them."""
 
     OK = 0
     """The command did what was asked (`status`: healthy and as declared; `plan`: computed)."""
     FAILED = 1
-    """The work itself failed; stderr says which node, which phase, what was seen and what to do."""
+    """The work itself failed; stderr says on which node, in which phase, what was seen and what to do."""
     USAGE = 2
     """A wrong command line or inventory, found before any node was contacted."""
     CHANGES = 2
     """`plan --detailed-exitcode` only, as in terraform: there is something to do."""
     DEGRADED = 3
-    """`status` only: something runs, but it is not healthy or differs from the inventory."""
+    """`status` only: something is running, but it is not healthy or differs from the inventory."""
     DOWN = 4
-    """`status` only: every node was reached and nothing of this cluster runs."""
+    """`status` only: every node was reached, and nothing of this cluster is running."""
     UNKNOWN = 5
-    """`status` only: a node could not be asked, so no statement about the whole cluster is possible."""
+    """`status` only: a node could not be reached, so the state of the whole cluster is unknown."""
     LOCKED = 6
     """Another run of clusterctl holds the cluster's lock; nothing was changed."""
     INTERRUPTED = 130
@@ -47,7 +47,7 @@ class ClusterctlError(Exception):
         self.message = message
         self.hint = hint
 
-    def told(self) -> str:
+    def full_message(self) -> str:
         """The message with the node that it is about, where it has one and its first line does not name it."""
         first_line = self.message.partition("\n")[0]
         named = self.node is None or re.search(rf"(?<![\w-]){re.escape(self.node)}(?![\w-])", first_line)

@@ -1,4 +1,4 @@
-"""How a run says what it is doing; clusterctl/ui/progress.py shows it on a terminal."""
+"""How a run reports what it is doing; clusterctl/ui/progress.py shows it on a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Where a run says what it is doing."""
+    """Where a run reports what it is doing."""
 
     def phase(self, text: str) -> None:
         """A new phase has begun."""

@@ -31,24 +31,19 @@ OUTSIDE = ("", "__main__")
 IN_THE_IMAGE = "lab/image/"
 """What runs in the lab's image, beside torch and vLLM: not part of the tool."""
 
+NO_ENGINE = ("lab/", "agent/", "preflight/inside/")
+"""Where no engine's answer can come: the lab builds its own machines, and the others' programs run in containers (a
+`Name` that they read is Ray's, or a Python distribution's)."""
+
 MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS = 450, 50, 6
 
 _RAY = re.compile(r"(?<![A-Za-z])ray(?![A-Za-z])", re.IGNORECASE)
 
 _RAW_KEYS = {
-    *("State", "Config", "HostConfig", "Labels", "RepoTags", "RepoDigests", "RootFS", "Running", "ExitCode", "Image"),
-    *("StartedAt", "RestartPolicy", "RestartCount", "Names", "ServerVersion", "Runtimes", "DockerRootDir"),
-    *(
-        "ApiVersion",
-        "CgroupDriver",
-        "SecurityOptions",
-        "NetworkSettings",
-        "Mounts",
-        "FinishedAt",
-        "OOMKilled",
-        "Processes",
-        "Id",
-    ),
+    *("State", "Config", "HostConfig", "Labels", "RepoTags", "RepoDigests", "RootFS", "Layers", "Running", "ExitCode"),
+    *("Restarting", "Paused", "OOMKilled", "Error", "Status", "StartedAt", "FinishedAt", "Created", "Image", "Mounts"),
+    *("RestartPolicy", "RestartCount", "Id", "Name", "Names", "NetworkSettings", "Processes", "ServerVersion"),
+    *("Runtimes", "DockerRootDir", "ApiVersion", "CgroupDriver", "SecurityOptions", "SystemTime"),
 }
 """Keys of the engine's own answers (Docker Engine API 1.41)."""
 
@@ -167,7 +162,7 @@ class House:
         return tuple(
             (file, node.lineno)
             for file, tree in self.files.items()
-            if not file.startswith(("hosts/engine", "lab/"))
+            if not file.startswith(("hosts/engine/", *NO_ENGINE))
             for node in ast.walk(tree)
             if isinstance(node, ast.expr) and _raw_key(node)
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from clusterctl.agent.labels import LABEL_ROLE
 from clusterctl.apply.gone import verify_gone
 from clusterctl.apply.shutdown import Member, shut_down
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
 from clusterctl.facts.gather import gather
+from clusterctl.hosts.engine.engine import Container
 from clusterctl.hosts.host import Host
 from clusterctl.inventory.model import Inventory
 from clusterctl.lock.run import Run
@@ -57,7 +57,7 @@ def down(run: Run, *, drain_s: float | None = None) -> DownResult:
     problems += [NodeFailure(name, f"{UNSURE}: {error.message}", error.hint) for name, error in owned.errors.items()]
     if problems:
         raise NodesError("down", problems)
-    removed = {name: tuple(c["Name"].lstrip("/") for c in containers) for name, containers in found.values.items()}
+    removed = {name: tuple(c.name for c in containers) for name, containers in found.values.items()}
     return DownResult(inventory.cluster, removed, round(run.laps.total_s, 2))
 
 
@@ -65,18 +65,15 @@ def _in_order(inventory: Inventory, failures: Mapping[str, ClusterctlError]) -> 
     return [(node.name, failures[node.name]) for node in inventory.nodes if node.name in failures]
 
 
-def _member(inspected: Mapping[str, Any]) -> Member:
-    role = str((inspected["Config"].get("Labels") or {}).get(LABEL_ROLE, ""))
-    return Member(str(inspected["Id"]), role, bool(inspected["State"]["Running"]))
+def _member(container: Container) -> Member:
+    return Member(container.id, container.labels.get(LABEL_ROLE, ""), container.running)
 
 
-def _remove(host: Host, containers: tuple[dict[str, Any], ...]) -> None:
+def _remove(host: Host, containers: tuple[Container, ...]) -> None:
     for container in containers:
-        host.engine.remove(container["Id"])
+        host.engine.remove(container.id)
 
 
-def host_pids(host: Host, containers: tuple[dict[str, Any], ...]) -> frozenset[int]:
+def host_pids(host: Host, containers: tuple[Container, ...]) -> frozenset[int]:
     """Process ids, on the node, of everything that runs in these containers."""
-    return frozenset(
-        pid for container in containers if container["State"]["Running"] for pid in host.engine.pids(container["Id"])
-    )
+    return frozenset(pid for container in containers if container.running for pid in host.engine.pids(container.id))

@@ -45,7 +45,7 @@ Write = Callable[[Piece], None]
 
 
 class Running(Protocol):
-    """A command that runs somewhere: hosts.ssh.SshCommand, hosts.engine.ContainerCommand."""
+    """A command that runs somewhere: hosts.ssh.SshCommand, hosts.engine.engine.ContainerCommand."""
 
     def send(self, data: bytes) -> None:
         """To its stdin."""
@@ -171,14 +171,13 @@ def running_container(host: Host, cluster: str) -> str:
         raise HostError(
             host.name, f"there is no container {name}", hint="clusterctl up starts it; --host needs no container"
         )
-    state = found["State"]
-    if not state["Running"]:
+    if not found.running:
         raise HostError(
             host.name,
-            f"container {name} does not run: {state['Status']}, exit code {state['ExitCode']}",
+            f"container {name} does not run: {found.status}, exit code {found.exit_code}",
             hint=f"clusterctl logs --node {host.name} says why; --host needs no container",
         )
-    return str(found["Id"])
+    return found.id
 
 
 class PrefixedLines:

@@ -48,7 +48,7 @@ class StartFailedError(ClusterctlError):
         causes = vllm_log.causes(lines)
         text = [f"{node}: {what} (phase: {phase})"]
         text += [f"  | {shortened(line)}" for line in vllm_log.cause_lines(lines, SHOWN_LINES)]
-        text += [f"  meaning: {cause.meaning} [{cause.failure_mode}]" for cause in causes[:3]]
+        text += [f"  meaning: {cause.meaning} [{cause.name}]" for cause in causes[:3]]
         super().__init__("\n".join(text), hint="; ".join(dict.fromkeys(cause.fix for cause in causes[:3])) or None)
         self.node = node
         self.phase = phase
@@ -188,10 +188,10 @@ def _read(host: Host, container: Followed, into: queue.Queue[Item], patient: boo
 
 def comes_back(host: Host, container: str) -> bool:
     """Wait while the engine is about to start the container again; whether it has."""
-    while (inspected := host.engine.container(container)) is not None:
-        if inspected["State"]["Running"] and not inspected["State"]["Restarting"]:
+    while (found := host.engine.container(container)) is not None:
+        if found.running and not found.restarting:
             return True
-        if not inspected["State"]["Restarting"]:
+        if not found.restarting:
             return False
         time.sleep(COMES_BACK_POLL_S)
     return False
@@ -257,15 +257,14 @@ def _cut_off(node: str, why: str, start: Start) -> StartFailedError:
 def _died(host: Host, container: str, start: Start) -> ClusterctlError:
     """A log stream ended: say what became of the container."""
     try:
-        inspected = host.engine.container(container)
+        found = host.engine.container(container)
     except ClusterctlError as error:
         return error
-    if inspected is None:
+    if found is None:
         what = "its container was removed"
-    elif inspected["State"]["Running"]:
+    elif found.running:
         what = "the log of its container ended while it runs (the engine restarted, or the connection broke)"
     else:
-        state = inspected["State"]
-        oom = " (killed: out of memory)" if state.get("OOMKilled") else ""
-        what = f"its container ended with exit code {state['ExitCode']}{oom}"
+        oom = " (killed: out of memory)" if found.oom_killed else ""
+        what = f"its container ended with exit code {found.exit_code}{oom}"
     return StartFailedError(host.name, what, phase=start.phase, lines=list(start.tails[host.name]))

@@ -52,7 +52,7 @@ def _lines_of_all_lives(host: Host, name: str, tail: int | None) -> Iterator[str
     Raises ClusterctlError, also when the log ends while the container runs.
     """
     found = host.engine.container(name)
-    container = name if found is None else str(found["Id"])  # one that takes its place is another one
+    container = name if found is None else found.id  # one that takes its place is another one
     started = host.engine.started_at(container)
     yield from _lines(host, container, follow=True, tail=tail)
     while comes_back(host, container):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any
 
 from clusterctl.deployment.executor import executor_of
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.gather import gather
+from clusterctl.hosts.engine.engine import Container
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.model import Inventory
 from clusterctl.modes.all import BY_NAME, possible_modes
@@ -23,7 +23,7 @@ SETTLE_S = 15
 RECHECK_S = 0.2
 
 
-Containers = Mapping[str, tuple[dict[str, Any], ...]]
+Containers = Mapping[str, tuple[Container, ...]]
 
 
 def verify_gone(
@@ -62,8 +62,8 @@ def modes_seen(inventory: Inventory, before: ClusterFacts) -> tuple[Mode, ...]:
     return (BY_NAME[running],) if running is not None else possible_modes(inventory)
 
 
-def _any_running(containers: tuple[dict[str, Any], ...]) -> bool:
-    return any(container["State"]["Running"] for container in containers)
+def _any_running(containers: tuple[Container, ...]) -> bool:
+    return any(container.running for container in containers)
 
 
 def remains(
@@ -76,7 +76,7 @@ def remains(
         left.append((f"cannot verify that its containers are gone: {after.containers.reason}", "run down again"))
     else:
         left += [
-            (f"container {c.name} is still there ({c.status})", f"docker rm -f {c.name}")
+            (f"container {c.name} is still there ({c.status})", after.commands.remove(c.name))
             for c in (*after.containers, *after.beside)
         ]
     left += _ports_left(before, after, ports)

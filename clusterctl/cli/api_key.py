@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def api_key(options: Options) -> None:
     """Print the API key of the running cluster, and nothing else.
 
-    It is read from the head's container, so whoever may log in to the head as the inventory says can read it.
+    It is read from the head's container, so anybody who can log in to the head with this inventory can read it.
     """
     from clusterctl.agent.paths import container_name
     from clusterctl.facts.api_key import held_api_key
@@ -42,12 +42,12 @@ def api_key(options: Options) -> None:
 def _no_key(inventory: Inventory, *, exists: bool) -> ClusterctlError:
     head = inventory.head_name
     if not exists:
-        return ClusterctlError(f"{head}: there is no container of {inventory.cluster}", hint="clusterctl up")
+        return ClusterctlError(f"{head}: there is no container of cluster {inventory.cluster}", hint="clusterctl up")
     if inventory.serve.api_key == "off":
-        return ClusterctlError(f"{inventory.cluster} has no API key (serve.api_key: off)", hint="none is needed")
+        return ClusterctlError(f"{inventory.cluster} has no API key (serve.api_key: off)", hint="clients need none")
     return ClusterctlError(
-        f"{head}: the container of {inventory.cluster} holds no API key",
-        hint="it was started without one; `clusterctl plan` shows what `clusterctl up` would change",
+        f"{head}: the container of cluster {inventory.cluster} has no API key",
+        hint="it was started without one: `clusterctl plan` shows what `clusterctl up` would change",
     )
 
 

@@ -14,14 +14,18 @@ from clusterctl.errors import ExitCode, UsageError
 
 @click.command()
 @json_option
-@click.option("--full", is_flag=True, help="Read all bytes of the model too (minutes), and compare them between nodes.")
-@click.option("--deep", is_flag=True, help="Also import Ray and vLLM, and ask vLLM about the model (up to minutes).")
+@click.option(
+    "--full", is_flag=True, help="Also read every byte of the model and compare it between nodes (takes minutes)."
+)
+@click.option(
+    "--deep", is_flag=True, help="Also import Ray and vLLM, and ask vLLM whether it supports the model (up to minutes)."
+)
 @click.option("--bandwidth", is_flag=True, help="Also measure the TCP throughput of every pair of nodes.")
 @click.option(
-    "--nccl", is_flag=True, help="Also run an all-reduce across the nodes, and see whether it goes over RDMA or TCP."
+    "--nccl", is_flag=True, help="Also run an all-reduce across the nodes, and report whether it uses RDMA or TCP."
 )
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Also write JUnit XML to this file.")
-@click.option("--explain", "explained", is_flag=True, help="Print what the CODEs mean; no node is asked.")
+@click.option("--explain", "explained", is_flag=True, help="Print what the CODEs mean, without contacting any node.")
 @click.argument("codes", metavar="[CODE]...", nargs=-1, shell_complete=finding_codes)
 @click.pass_obj
 def check(
@@ -36,13 +40,13 @@ def check(
     nccl: bool,
     junit: Path | None,
 ) -> None:
-    """Find what would fail, on every node, and say how to fix it. Changes nothing.
+    """Find what would fail, on every node, and how to fix it. Changes nothing.
 
     With CODEs only findings with these codes are reported (docs/reference/findings.md lists them).
 
-    It also runs the image once on each node, with the flags of the serving container, and removes it again.
+    It also runs the image once on each node, with the flags of the serving container, and removes that container again.
 
-    With --full each node keeps what it read in its login's ~/.cache/clusterctl, so that a second run takes seconds.
+    With --full each node caches the checksums in its login's ~/.cache/clusterctl, so that a second run takes seconds.
     """
     from clusterctl.actions.check import check_cluster
     from clusterctl.findings import rules
@@ -57,7 +61,7 @@ def check(
     texts = [explain(code) for code in codes]  # also refuses a code that does not exist
     if explained:
         if not codes:
-            raise UsageError("--explain needs a CODE", hint="clusterctl check image-absent --explain")
+            raise UsageError("--explain needs a CODE", hint="for example: clusterctl check image-absent --explain")
         emit("\n\n".join(texts))
         return
     with options.hosts() as hosts, progress_on_stderr() as progress:

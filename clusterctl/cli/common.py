@@ -60,14 +60,14 @@ wait_option = click.option(
     is_flag=False,
     flag_value=3600.0,
     metavar="[SECONDS]",
-    help="Wait for the cluster's lock when another run holds it; an hour unless SECONDS says otherwise.",
+    help="Wait for the cluster's lock while another run holds it: an hour, or SECONDS.",
 )
 drain_option = click.option(
     "--drain-timeout",
     "drain_s",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="For running requests to end; 0 ends them at once. Default: timeouts.drain_s.",
+    help="How long running requests may take to finish; 0 aborts them at once. Default: timeouts.drain_s.",
 )
 
 

@@ -11,7 +11,7 @@ from clusterctl.cli.common import COMPLETE_VARIABLE, PROGRAM, emit
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script that makes a shell complete commands, options, nodes and finding codes.
+    """Print the script that lets a shell complete commands, options, nodes and finding codes.
 
     bash: `source <(clusterctl completion bash)` in ~/.bashrc. zsh: the same with zsh in ~/.zshrc, after compinit.
     fish: `clusterctl completion fish > ~/.config/fish/completions/clusterctl.fish`.

@@ -1,4 +1,4 @@
-"""`diagnose`: evidence of all nodes in one file, and what it says of the cause."""
+"""`diagnose`: evidence from all nodes in one file, and the causes that it points to."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from clusterctl.errors import ExitCode
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The bundle's file (default: clusterctl-CLUSTER-TIME.tar.gz here). An existing one is not overwritten.",
+    help="The bundle's file (default: clusterctl-CLUSTER-TIME.tar.gz in this directory). Nothing is overwritten.",
 )
 @click.option("--no-bundle", is_flag=True, help="Print the causes only.")
 @click.pass_obj
 def diagnose(options: Options, *, as_json: bool, output: Path | None, no_bundle: bool) -> None:
-    """Collect evidence from every node into one file, and say what went wrong, the likeliest first. Changes nothing.
+    """Collect evidence from every node into one file, and list what went wrong, most likely first. Changes nothing.
 
-    Secrets are taken out of everything in the file. A node or a piece that does not answer is named, and holds up no
-    other.
+    Secrets are removed from everything in the file. A node that does not respond is listed, and does not hold up the
+    others.
 
     Exit codes: 0 nothing wrong was found and every node answered, 1 otherwise.
     """

@@ -15,7 +15,7 @@ from clusterctl.cli.common import Options, drain_option, emit, json_option, wait
 @wait_option
 @click.pass_obj
 def down(options: Options, *, as_json: bool, drain_s: float | None, wait_s: float | None) -> None:
-    """Stop the server, then Ray, remove the containers, and prove that everything is gone."""
+    """Stop the server, then Ray, remove the containers, and verify that everything is gone."""
     from clusterctl.actions.down import down as take_down
     from clusterctl.lock.run import locked_run
     from clusterctl.ui import render

@@ -37,8 +37,10 @@ def _split(args: Sequence[str]) -> tuple[list[str], bool, list[str]]:
 
 
 @click.command("exec", cls=WithCommand)
-@click.option("--all", "everywhere", is_flag=True, help="On all nodes of the inventory, at once.")
-@click.option("--host", "on_host", is_flag=True, help="On the node itself, over SSH, not in the cluster's container.")
+@click.option("--all", "everywhere", is_flag=True, help="Run it on all nodes of the inventory at once.")
+@click.option(
+    "--host", "on_host", is_flag=True, help="Run it on the node itself, over SSH, not in the cluster's container."
+)
 @click.option(
     "-T",
     "--timeout",
@@ -53,13 +55,13 @@ def exec_(
 ) -> None:
     """Run a command in the cluster's container on a node: `clusterctl exec NODE -- nvidia-smi`.
 
-    On one node its stdin (unless that is a terminal), stdout, stderr and exit code are passed on as they are; when it
-    could not be run, that is 1, with `Error:` on stderr.
+    On one node its stdin (unless that is a terminal), stdout, stderr and exit code are passed through unchanged. If it
+    could not be run, the exit code is 1, with `Error:` on stderr.
 
-    With several NODEs, or --all, it runs on them at once, without stdin; each line has its node's name, and the
-    exit code is 1 when it was not 0 everywhere.
+    With several NODEs, or --all, it runs on all of them at once, without stdin. Each line is prefixed with the node's
+    name, and the exit code is 1 unless it was 0 everywhere.
 
-    Ctrl-C and --timeout end the command and what it started: SIGTERM, after 3 s SIGKILL.
+    Ctrl-C and --timeout end the command and its children with SIGTERM, and after 3 s with SIGKILL.
     """
     from clusterctl.actions.exec import Order, run_on_each, run_on_one
     from clusterctl.actions.logs import chosen_nodes
@@ -67,9 +69,9 @@ def exec_(
     options: Options = context.obj
     argv = context.meta[DASHES]
     if not argv:
-        raise UsageError("no command", hint="it stands behind --: clusterctl exec NODE -- nvidia-smi")
+        raise UsageError("no command given", hint="put it after --: clusterctl exec NODE -- nvidia-smi")
     if everywhere == bool(nodes):
-        raise UsageError("either NODEs or --all", hint="clusterctl exec NODE -- …, or: clusterctl exec --all -- …")
+        raise UsageError("give either NODEs or --all", hint="clusterctl exec NODE -- …, or: clusterctl exec --all -- …")
     inventory = options.inventory()
     chosen = chosen_nodes(inventory, nodes)
     order = Order(inventory.cluster, argv, on_host, timeout_s)
@@ -83,7 +85,7 @@ def exec_(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ExitCode.OK
     except KeyboardInterrupt:
-        click.echo("\ninterrupted: the command was ended on the nodes that could be asked", err=True)
+        click.echo("\ninterrupted: the command was ended on every node that could be reached", err=True)
         code = ExitCode.INTERRUPTED
     sys.exit(code)
 

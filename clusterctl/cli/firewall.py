@@ -24,19 +24,19 @@ FORMATS = ("text", "nft", "iptables", "ufw", "firewalld")
     type=click.Choice(FORMATS),
     default="text",
     show_default=True,
-    help="For which firewall. text: for a person.",
+    help="The firewall to write rules for; text is for reading.",
 )
-@click.option("--clients", metavar="CIDR", multiple=True, help="Who may reach the API (may be given several times).")
-@click.option("--node", "nodes", metavar="NAME", multiple=True, help="Only this node's (may be given several times).")
-@click.option("--offline", is_flag=True, help="Ask no node: addresses are those of the inventory.")
+@click.option("--clients", metavar="CIDR", multiple=True, help="Who may reach the API (repeatable).")
+@click.option("--node", "nodes", metavar="NAME", multiple=True, help="Only this node's rules (repeatable).")
+@click.option("--offline", is_flag=True, help="Contact no node: use the addresses in the inventory.")
 @click.pass_obj
 def firewall(options: Options, *, form: str, clients: tuple[str, ...], nodes: tuple[str, ...], offline: bool) -> None:
-    """Print firewall rules: everything between the nodes, the API for clients, nothing of ours for others.
+    """Print firewall rules that open everything between the nodes, the API to clients, and nothing else to others.
 
     Changes nothing. Each node has its own rules: `clusterctl firewall --format nft --node gpu1 > gpu1.nft`.
 
-    Without --clients only the nodes reach the API. With --offline, and of nodes that cannot be reached, no interface is
-    known, and rules go by address alone.
+    Without --clients only the nodes can reach the API. With --offline, and for nodes that cannot be reached, the
+    interface is unknown, and rules match by address alone.
     """
     from clusterctl.actions.logs import chosen_nodes
     from clusterctl.deployment.executor import choose
@@ -71,4 +71,4 @@ def _network(given: str) -> IPv4Network:
     try:
         return IPv4Network(given)
     except ValueError as error:
-        raise UsageError(f"--clients: {error}", hint="such as 192.0.2.0/24; 0.0.0.0/0 is everybody") from error
+        raise UsageError(f"--clients: {error}", hint="for example 192.0.2.0/24; 0.0.0.0/0 is everybody") from error

@@ -12,14 +12,14 @@ from clusterctl.errors import ExitCode, UsageError
 
 @click.command()
 @json_option
-@click.option("--node", "nodes", multiple=True, help="Only this node (may be given several times).")
+@click.option("--node", "nodes", multiple=True, help="Only this node (repeatable).")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most this many, the last ones."
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most this many, the latest."
 )
-@click.option("--forget", is_flag=True, help="Remove the history from the nodes, which `down` leaves.")
+@click.option("--forget", is_flag=True, help="Delete the history from the nodes (`down` keeps it).")
 @click.pass_obj
 def history(options: Options, *, as_json: bool, nodes: tuple[str, ...], limit: int, forget: bool) -> None:
-    """Show who changed the cluster when, how it ended, and what the nodes restarted by themselves.
+    """Show who changed the cluster and when, how it ended, and what the nodes restarted by themselves.
 
     Each node keeps the last 1000 records in its login's ~/.local/state/clusterctl. Exit code 1: no node could be read.
     """
@@ -28,7 +28,7 @@ def history(options: Options, *, as_json: bool, nodes: tuple[str, ...], limit: i
     from clusterctl.ui import history as history_text
 
     if forget and as_json:
-        raise UsageError("--forget has no result to print as JSON")
+        raise UsageError("--forget prints nothing, so --json does not go with it")
     chosen = chosen_nodes(options.inventory(), nodes)
     with options.hosts() as hosts:
         if forget:

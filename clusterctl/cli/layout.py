@@ -14,7 +14,7 @@ from clusterctl.errors import ClusterctlError, ExitCode
 @json_option
 @click.pass_obj
 def layout(options: Options, as_json: bool) -> None:
-    """Show how the model lies on the nodes, what fits, and which other layouts would do. Changes nothing."""
+    """Show how the model is spread over the nodes, whether it fits, and which other layouts do. Changes nothing."""
     from clusterctl.facts.fact import Unknown
     from clusterctl.facts.gather import gather
     from clusterctl.layout.report import report as layout_report
@@ -23,7 +23,7 @@ def layout(options: Options, as_json: bool) -> None:
     with options.hosts() as hosts:
         found = layout_report(hosts.inventory, gather(hosts))
     if isinstance(found, Unknown):
-        raise ClusterctlError(f"no layout can be computed: {found.reason}", hint="clusterctl check says what is wrong")
+        raise ClusterctlError(f"no layout can be computed: {found.reason}", hint="clusterctl check shows what is wrong")
     emit(layout_text.to_json(found) if as_json else layout_text.text(found))
     if not found.chosen.possible:
         sys.exit(ExitCode.FAILED)

@@ -9,14 +9,12 @@ from clusterctl.cli.common import Options, echo
 
 
 @click.command()
-@click.option(
-    "--node", "nodes", multiple=True, shell_complete=node_names, help="Only this node (may be given several times)."
-)
-@click.option("-f", "--follow", is_flag=True, help="Go on as new lines come, until the containers end for good.")
-@click.option("--tail", type=click.IntRange(min=0), help="Only the last lines of each node.")
+@click.option("--node", "nodes", multiple=True, shell_complete=node_names, help="Only this node (repeatable).")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing new lines until the containers end for good.")
+@click.option("--tail", type=click.IntRange(min=0), help="Only this many last lines of each node.")
 @click.pass_obj
 def logs(options: Options, nodes: tuple[str, ...], follow: bool, tail: int | None) -> None:
-    """Print the containers' logs, each line with its node's name."""
+    """Print the containers' logs, each line prefixed with its node's name."""
     from clusterctl.actions.logs import chosen_nodes, show_logs
 
     chosen = chosen_nodes(options.inventory(), nodes)

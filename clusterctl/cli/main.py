@@ -92,7 +92,7 @@ def main() -> NoReturn:
     except ClusterctlError as error:
         # Findings bring their own severity.
         prefix = "" if isinstance(error, ChecksFailedError) else "Error: "
-        click.echo(f"{prefix}{error.told()}", err=True)
+        click.echo(f"{prefix}{error.full_message()}", err=True)
         if error.hint:
             click.echo(f"fix: {error.hint}", err=True)
         sys.exit(error.exit_code)
@@ -100,8 +100,8 @@ def main() -> NoReturn:
         if os.environ.get("CLUSTERCTL_DEBUG"):
             raise
         click.echo(
-            f"Error: a defect of clusterctl ({type(error).__name__}: {error}); nothing more is known.\n"
-            "fix: run it again with CLUSTERCTL_DEBUG=1 and report what it prints",
+            f"Error: this is a bug in clusterctl {__version__}: {type(error).__name__}: {error}\n"
+            "fix: run it again with CLUSTERCTL_DEBUG=1 for the traceback, and report that to clusterctl's maintainers",
             err=True,
         )
         sys.exit(ExitCode.FAILED)
@@ -114,8 +114,8 @@ def _interrupt(*_: Any) -> NoReturn:
 
 def _interrupted() -> NoReturn:
     click.echo(
-        "\ninterrupted: what was started goes on by itself; `clusterctl status` says what is there, "
-        "`up` goes on from it, `down` removes it",
+        "\ninterrupted: what was started keeps running; `clusterctl status` shows what is there, "
+        "`up` continues from it, `down` removes it",
         err=True,
     )
     # Without waiting for threads that are in a remote call: their connections end with the process.

@@ -12,7 +12,11 @@ from clusterctl.errors import ExitCode
 
 @click.command()
 @json_option
-@click.option("--detailed-exitcode", is_flag=True, help="Exit with 0: nothing to do, 2: changes, 1: error.")
+@click.option(
+    "--detailed-exitcode",
+    is_flag=True,
+    help="Exit with 0 if there is nothing to do, 2 if there are changes, 1 on error.",
+)
 @click.pass_obj
 def plan(options: Options, as_json: bool, detailed_exitcode: bool) -> None:
     """Show what `up` would change. Changes nothing."""

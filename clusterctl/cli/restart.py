@@ -12,12 +12,12 @@ from clusterctl.cli.common import Options, drain_option, emit, json_option, wait
 
 @click.command()
 @json_option
-@click.option("--server-only", is_flag=True, help="Only a new server: Ray and the containers stay.")
+@click.option("--server-only", is_flag=True, help="Restart only the server; keep Ray and the containers.")
 @drain_option
 @wait_option
 @click.pass_obj
 def restart(options: Options, *, as_json: bool, server_only: bool, drain_s: float | None, wait_s: float | None) -> None:
-    """Let running requests end, start everything (or only the server) again, wait for a real completion."""
+    """Let running requests finish, restart everything (or only the server), and wait for a real completion."""
     from clusterctl.actions.restart import restart as restart_all
     from clusterctl.actions.restart import restart_server
     from clusterctl.actions.up import UpOptions

@@ -12,11 +12,13 @@ from clusterctl.errors import UsageError
 
 
 @click.command()
-@click.option("--host", "on_host", is_flag=True, help="On the node itself, over SSH, not in the cluster's container.")
+@click.option(
+    "--host", "on_host", is_flag=True, help="Open it on the node itself, over SSH, not in the cluster's container."
+)
 @click.argument("node", shell_complete=node_names)
 @click.pass_obj
 def shell(options: Options, node: str, *, on_host: bool) -> None:
-    """Open a shell in the cluster's container on a node. Ends with the shell's exit code."""
+    """Open a shell in the cluster's container on a node. The exit code is the shell's."""
     from clusterctl.actions.exec import open_shell
     from clusterctl.actions.logs import chosen_nodes
     from clusterctl.ui.terminal import RawTerminal

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 )
 @click.pass_obj
 def status(options: Options, as_json: bool, watch: bool, interval_s: float) -> None:
-    """Show what runs, whether it is healthy, and whether it is what the inventory declares.
+    """Show what is running, whether it is healthy, and whether it matches the inventory.
 
-    Exit codes: 0 healthy and as declared, 3 degraded or different, 4 down, 5 a node cannot be asked.
+    Exit codes: 0 healthy and as declared, 3 degraded or different, 4 down, 5 a node cannot be reached.
     """
     from clusterctl.actions.watch import watch_status
     from clusterctl.status.status import exit_code_of, read_status

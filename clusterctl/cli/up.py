@@ -12,7 +12,7 @@ from clusterctl.cli.common import Options, emit, json_option, wait_option
 
 @click.command()
 @json_option
-@click.option("--keep", is_flag=True, help="When the start fails, leave what was started (default: remove it).")
+@click.option("--keep", is_flag=True, help="If the start fails, keep what was started (default: remove it).")
 @click.option(
     "--check",
     "checks",
@@ -25,7 +25,7 @@ from clusterctl.cli.common import Options, emit, json_option, wait_option
 @wait_option
 @click.pass_obj
 def up(options: Options, *, as_json: bool, keep: bool, checks: str, wait_s: float | None) -> None:
-    """Check the nodes, start the cluster, wait until a real completion comes back."""
+    """Check the nodes, start the cluster, and wait for a real completion."""
     from clusterctl.actions.up import UpOptions
     from clusterctl.actions.up import up as bring_up
     from clusterctl.lock.run import locked_run

@@ -1,4 +1,4 @@
-"""What each node is told about its own place in the network (failure-modes.md, «Per-node environment»). Pure."""
+"""What each node is told about its own place in the network (failure-modes.md, "Per-node environment"). Pure."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def _rules(
     if head and clients:
         yield Rule("accept", "tcp", (api,), tuple(clients), None, "the API, for clients")
     owners = ", ".join(mode.own_ports for mode in possible)
-    why = f"{owners}, the API's, and those that the kernel chooses (F67){_everywhere(inventory, head=head)}"
+    why = f"{owners}, the API's, and those that the kernel chooses{_everywhere(inventory, head=head)}"
     yield Rule("drop", "tcp", closed, (), None, why)
     if inventory.rdma != "off":
         yield Rule("drop", "udp", ((ROCE_PORT, ROCE_PORT),), (), None, "RoCE v2 from elsewhere")

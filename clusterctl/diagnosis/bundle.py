@@ -1,4 +1,4 @@
-"""The evidence of a cluster, from all nodes at once, in one file: what anyone needs who was not there.
+"""The evidence of a cluster, from all nodes at once, in one file: for somebody who was not there.
 
 Each piece is asked for by itself, with its own deadline; one that fails is recorded with its reason and holds up no
 other. Reads only: nothing is written or started on a node, and only the bundle on this machine. Nothing leaves a node's
@@ -59,15 +59,15 @@ class Bundle:
     unreachable: Mapping[str, str]
     """Node → why it was not reached."""
     complete: bool
-    """Whether every node could be read and said which containers it has."""
+    """Whether every node was reached and listed its containers."""
     unexplained: bool
-    """Whether there are containers that neither serve nor are in their first start, and no cause was found."""
+    """Whether there are containers that are neither serving nor in their first start, and no cause was found."""
     missed: tuple[Missed, ...]
     seconds: float
 
     @property
     def fine(self) -> bool:
-        """Whether nothing wrong was found, and every node answered."""
+        """Whether nothing wrong was found and every node answered."""
         return (
             self.complete and not self.unexplained and all(cause.certainty is Certainty.PAST for cause in self.causes)
         )
@@ -120,7 +120,7 @@ class Store:
                 self.missed.append(Missed(node, what, self.redactor.text(reason)))
 
     def close(self) -> None:
-        """Take nothing more: what still comes is too late for this bundle."""
+        """Accept nothing more: whatever still arrives is too late for this bundle."""
         with self.lock:
             self.closed = True
 
@@ -136,18 +136,18 @@ def created_file(path: Path) -> io.BufferedWriter:
     try:
         file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     except FileExistsError as error:
-        hint = "another --output; or remove it, if the run that wrote it is gone"
-        raise ClusterctlError(f"{part} exists", hint=hint) from error
+        hint = "use another --output, or remove the file if the run that wrote it is gone"
+        raise ClusterctlError(f"{part} already exists", hint=hint) from error
     except OSError as error:
         raise ClusterctlError(
             f"cannot write {path}: {error.strerror}",
-            hint="run it in a directory that you may write to, or --output FILE",
+            hint="run the command in a directory that you can write to, or use --output FILE",
         ) from error
     # Now that no other run writes this one: whole already?
     if path.exists():
         file.close()
         part.unlink()
-        raise ClusterctlError(f"{path} exists", hint="another --output; nothing is overwritten")
+        raise ClusterctlError(f"{path} already exists", hint="use another --output: nothing is overwritten")
     return file
 
 
@@ -191,9 +191,9 @@ def of_the_cluster(
 
 
 def _plan(store: Store, inventory: Inventory, facts: ClusterFacts) -> None:
-    """What `up` would do now, where that can be said."""
+    """What `up` would do now, where that is known."""
     if facts.unreachable:
-        store.miss("", "plan", "there is none while a node cannot be read")
+        store.miss("", "plan", "there is none while a node cannot be reached")
         return
     try:
         plan = make_plan(resolve(inventory, facts), facts)
@@ -202,7 +202,7 @@ def _plan(store: Store, inventory: Inventory, facts: ClusterFacts) -> None:
     except ClusterctlError as error:
         store.miss("", "plan", error.message)
     except Exception as error:  # noqa: BLE001 (odd facts of a broken cluster must not cost the rest)
-        store.miss("", "plan", f"it cannot be made: {type(error).__name__}: {error}")
+        store.miss("", "plan", f"it could not be made: {type(error).__name__}: {error}")
 
 
 def write_bundle(
@@ -243,33 +243,33 @@ def readme_text(
     collected_at: datetime,
     command: str,
 ) -> str:
-    """What stands at the top of the bundle."""
+    """The text at the top of the bundle."""
     sizes = {
         path: f"{size} bytes" + (f", {cut[path]}" if path in cut else "") for path, (_, size) in sorted(items.items())
     }
     lines = [
         f"Evidence of the cluster {bundle.cluster}, {collected_at:%Y-%m-%d %H:%M:%S} UTC",
         f"clusterctl {__version__}: {command}",
-        "Secrets were replaced by ***.",
+        "Secrets have been replaced by ***.",
         "",
         *summary(bundle),
         "",
-        "What is in it",
-        *(f"  {path} ({said})" for path, said in sizes.items()),
+        "Contents",
+        *(f"  {path} ({size})" for path, size in sizes.items()),
     ]
     return "\n".join(lines) + "\n"
 
 
 def summary(bundle: Bundle) -> Iterator[str]:
-    """The result for a person: what there is, ranked causes, what could not be got."""
+    """The result for a person: the situation, ranked causes, what could not be collected."""
     yield bundle.situation
     for name, reason in bundle.unreachable.items():
         yield f"not reached: {name}: {reason}"
     yield ""
     if bundle.causes:
-        yield "Causes, the best first"
+        yield "Causes, the most likely first"
     elif bundle.unexplained:
-        yield "No cause was found. `clusterctl status` says what it does now, `clusterctl logs` what it said."
+        yield "No cause was found. `clusterctl status` shows the cluster's state, `clusterctl logs` its logs."
     else:
         yield "Nothing wrong was found."
     for number, cause in enumerate(bundle.causes, start=1):
@@ -278,5 +278,5 @@ def summary(bundle: Bundle) -> Iterator[str]:
         yield from (f" {line}" for line in rest)
     if bundle.missed:
         yield ""
-        yield "Not got"
+        yield "Not collected"
         yield from (f"  {missed}" for missed in bundle.missed)

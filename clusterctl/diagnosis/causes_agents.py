@@ -1,4 +1,4 @@
-"""Causes that the agents recorded, and what they wait for."""
+"""Causes that the agents recorded, and what they are waiting for."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 from clusterctl.agent.reasons import FAILURES, MEANINGS
 from clusterctl.agent.state import AgentState
-from clusterctl.diagnosis.cause import SHOWN_LINES, Cause, Certainty, nearest_cause, short
+from clusterctl.diagnosis.cause import SHOWN_LINES, Cause, Certainty, nearest_cause
 from clusterctl.diagnosis.causes_containers import idle_cause
 from clusterctl.diagnosis.causes_logs import unstamped
 from clusterctl.diagnosis.evidence import ContainerEvidence, Evidence
 from clusterctl.signatures import vllm as vllm_log
+from clusterctl.signatures.text import shortened
 
-# Reasons of agents that are a fact and no symptom.
+# Reasons of agents that are facts, not symptoms.
 EXACT = frozenset({"ray-nodes-wrong"})
 
 
@@ -34,18 +35,18 @@ def agent_causes(evidence: Evidence, found: list[Cause]) -> Iterator[Cause]:
                 exact = reason in EXACT
                 why = "the node's agent recorded it" + (f", after {restarts} restarts" if restarts else "")
                 if better is not None and not exact:
-                    why += f"; what made it happen is better told by [{better.code}]"
+                    why += f"; [{better.name}] explains it better"
                 yield Cause(
                     Certainty.CERTAIN if exact else Certainty.CONSEQUENCE if better else Certainty.LIKELY,
                     (name,),
                     reason,
                     _agent_lines(container, detail),
                     MEANINGS.get(reason, reason),
-                    f"read its lines (clusterctl logs --node {name}) and docs/runbooks/start-failed.md",
+                    f"read its log (clusterctl logs --node {name}) and docs/runbooks/start-failed.md",
                     why,
                     t,
                 )
-            elif (better is None or name not in better.nodes) and (idle := idle_cause(name, container)):
+            elif (better is None or name not in better.nodes) and (idle := idle_cause(name, container, node.commands)):
                 yield idle
 
 
@@ -60,23 +61,23 @@ def _recorded(agent: AgentState, survived_t: float | None) -> tuple[str, str, fl
 
 
 def _waiting(node: str, container: ContainerEvidence, better: Cause | None) -> Cause | None:
-    """What the head's gate waits for; a start passes through it, so it tells something only after one."""
+    """What the head's gate waits for. Every start passes through it, so it is a sign of trouble only afterwards."""
     agent = container.agent
     if not container.running or agent.phase != "gate" or not agent.waiting_for:
         return None
     first = not agent.restarts and agent.canary_t is None
-    certainty, why = Certainty.LIKELY, "the head's agent says so, and cannot go on without"
+    certainty, why = Certainty.LIKELY, "the head's agent reports it, and cannot continue without"
     if first:
         certainty, why = Certainty.POSSIBLE, "every start waits here until all nodes are in Ray"
     elif better is not None:
-        certainty, why = Certainty.CONSEQUENCE, f"the head's agent says so; why is better told by [{better.code}]"
+        certainty, why = Certainty.CONSEQUENCE, f"the head's agent reports it; [{better.name}] explains it better"
     return Cause(
         certainty,
         (node,),
         "waiting",
-        (short(agent.waiting_for),),
-        "the server starts when exactly the declared nodes are in Ray, and not before",
-        "clusterctl status: what runs on the nodes that it names? clusterctl check: are they fit?",
+        (shortened(agent.waiting_for),),
+        "the server starts only once exactly the declared nodes are in Ray",
+        "clusterctl status shows what runs on the nodes that it names, clusterctl check what is wrong with them",
         why,
         agent.since,
     )
@@ -94,14 +95,14 @@ def _restarted(node: str, container: ContainerEvidence, restarts: int) -> Cause:
         Certainty.PAST,
         (node,),
         str(reason or "restarted"),
-        (f"restarted {restarts} times" + (f", last: {short(str(detail or reason))}" if reason else ""),),
-        FAILURES.get(str(reason), "something was restarted, and the cluster has healed"),
-        "nothing to do now; when it comes again: clusterctl diagnose at once, while the log still tells of it",
+        (f"restarted {restarts} times" + (f", last: {shortened(str(detail or reason))}" if reason else ""),),
+        FAILURES.get(str(reason), "something was restarted, and the cluster has recovered"),
+        "nothing to do now; if it happens again, run clusterctl diagnose at once, while the log still shows it",
         "the cluster serves again",
         t,
     )
 
 
 def _agent_lines(container: ContainerEvidence, detail: str) -> tuple[str, ...]:
-    said = vllm_log.cause_lines(unstamped(container.log), SHOWN_LINES - 1)
-    return tuple(short(line) for line in [detail, *said] if line)
+    logged = vllm_log.cause_lines(unstamped(container.log), SHOWN_LINES - 1)
+    return tuple(shortened(line) for line in [detail, *logged] if line)

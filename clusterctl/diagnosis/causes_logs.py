@@ -7,30 +7,27 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from clusterctl.diagnosis.cause import Cause, Certainty, short
+from clusterctl.diagnosis.cause import Cause, Certainty
 from clusterctl.diagnosis.evidence import Evidence
 from clusterctl.signatures import nccl as nccl_log
 from clusterctl.signatures import vllm as vllm_log
-from clusterctl.signatures.explanation import ANSI, Explanation
+from clusterctl.signatures.signature import ANSI, Explanation
+from clusterctl.signatures.text import shortened
 
 LONGEST_LINE = 4000
 """Characters of a line that are looked at: some patterns take quadratic time on lines that are made for it."""
 
 
-# Lines that a healthy start may print too (vllm_log and nccl_log say so beside the pattern).
-HARMLESS = frozenset({"F3", "F6", "F23", "F24", "F25", "F45"})
-
-
 _OF_THE_NETWORK = re.compile(r"NCCL|NET/|nccl|Gloo|gloo|TCPStore|c10d|DistBackend|ibv_")
-"""NCCL's table is read on lines that speak of the network only: «Connection refused» alone says too little."""
+"""NCCL's table is applied to lines about the network only: "Connection refused" alone says too little."""
 
 
 LOG_STAMP = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?Z ")
-"""What the engine puts before every line when it is asked for times (RFC 3339, UTC)."""
+"""What the engine puts before every line when timestamps are asked for (RFC 3339, UTC)."""
 
 
 def log_causes(evidence: Evidence) -> Iterator[Cause]:
-    """Lines that are known. On a cluster that serves they are past, and only where something was restarted."""
+    """Known lines. On a cluster that serves they belong to the past, and say nothing."""
     for name, node in evidence.nodes.items():
         for container in node.containers or ():
             for certainty, hit, t in _hits(container.log, evidence.survived_t):
@@ -41,23 +38,23 @@ def log_causes(evidence: Evidence) -> Iterator[Cause]:
                 for _, hit, t in _hits(text, None):
                     yield replace(
                         log_cause(name, Certainty.POSSIBLE, hit, t),
-                        seen=(short(f"{file}: {hit.line}"),),
-                        why="only Ray's own log says it",
+                        seen=(shortened(f"{file}: {hit.line}"),),
+                        why="only Ray's own log contains it",
                     )
 
 
 def log_cause(node: str, certainty: Certainty, hit: Explanation, t: float | None) -> Cause:
     """A known line of a container's log as a cause."""
     why = {
-        Certainty.LIKELY: "the line is known, and nothing before it explains it",
-        Certainty.POSSIBLE: "the line is known, and a healthy start may print it too",
+        Certainty.LIKELY: "it is a known line, and nothing before it explains it",
+        Certainty.POSSIBLE: "it is a known line, but a healthy start may print it too",
     }[certainty]
-    code = hit.failure_mode if hit.failure_mode != "-" else "log"
-    return Cause(certainty, (node,), code, (short(hit.line),), hit.meaning, hit.fix, why, t)
+    code = hit.failure_mode or "log"
+    return Cause(certainty, (node,), code, (shortened(hit.line),), hit.meaning, hit.fix, why, t, hit.signature)
 
 
 def _hits(text: str, since: float | None) -> Iterator[tuple[Certainty, Explanation, float | None]]:
-    """Lines of a log that are explained, with their time; of NCCL's table only what speaks of the network. Those that
+    """Lines of a log that are explained, with their time; of NCCL's table only lines about the network. Those that
     are known to be older than `since` are left out."""
     stamped = ANSI.sub("", text).splitlines()
     times: dict[str, float | None] = {}
@@ -71,19 +68,18 @@ def _hits(text: str, since: float | None) -> Iterator[tuple[Certainty, Explanati
     lines = list(times)
     found = [*vllm_log.causes(lines), *nccl_log.causes([line for line in lines if _OF_THE_NETWORK.search(line)])]
     for hit in each_once(found):
-        harmless = hit.failure_mode in HARMLESS or "healthy start" in hit.meaning
         t = next((times[line] for line in lines if line.strip() == hit.line), None)
-        yield (Certainty.POSSIBLE if harmless else Certainty.LIKELY), hit, t
+        yield (Certainty.POSSIBLE if hit.signature.harmless else Certainty.LIKELY), hit, t
 
 
 def each_once(hits: Iterable[Explanation]) -> Iterator[Explanation]:
-    """Each line once, by what is most specific of it, and each failure mode once: two tables have the same."""
+    """Each line once, with its most specific meaning, and each failure mode once: two tables may know the same."""
     lines, numbers = set[str](), set[str]()
     for hit in hits:
         if hit.line not in lines and hit.failure_mode not in numbers:
             yield hit
         lines.add(hit.line)
-        if hit.failure_mode != "-":
+        if hit.failure_mode is not None:
             numbers.add(hit.failure_mode)
 
 

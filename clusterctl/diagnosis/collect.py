@@ -22,7 +22,7 @@ from clusterctl.diagnosis.bundle import (
 )
 from clusterctl.diagnosis.causes import diagnose
 from clusterctl.diagnosis.evidence import Evidence, situation
-from clusterctl.diagnosis.node import AFTER_FAILURE, THOROUGH, Job, Limits, NodeCollection, label_of
+from clusterctl.diagnosis.node import AFTER_FAILURE, THOROUGH, Job, Limits, NodeCollection
 from clusterctl.diagnosis.pieces import SECRET_FILES, evidence_of, node_jobs
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.cluster import ClusterFacts
@@ -99,15 +99,15 @@ def collect(hosts: Hosts, wanted: Wanted, progress: Progress = SILENT) -> Bundle
 
 
 def collect_after_failure(hosts: Hosts, error: ClusterctlError | str, facts: ClusterFacts | None) -> str:
-    """The same for a command that failed, before it cleans up: a sentence that says where the bundle is, or why there
+    """The same for a command that failed, before it cleans up: a sentence with the bundle's path, or why there
     is none. Raises nothing, and takes 30 s at most, also when a node hangs."""
-    said = error.message if isinstance(error, ClusterctlError) else error
+    text = error.message if isinstance(error, ClusterctlError) else error
     try:
-        bundle = collect(hosts, Wanted(Path.cwd(), facts=facts, error=said, limits=AFTER_FAILURE))
+        bundle = collect(hosts, Wanted(Path.cwd(), facts=facts, error=text, limits=AFTER_FAILURE))
     except ClusterctlError as problem:
-        return f"no evidence could be kept: {problem.message}"
-    except Exception as problem:  # noqa: BLE001 (the failure itself is to be told, whatever happens to its evidence)
-        return f"no evidence could be kept: {type(problem).__name__}: {problem}"
+        return f"no evidence could be collected: {problem.message}"
+    except Exception as problem:  # noqa: BLE001 (the failure itself is reported, whatever happens to its evidence)
+        return f"no evidence could be collected: {type(problem).__name__}: {problem}"
     lost = f" (without {', '.join(bundle.unreachable)}: not reached)" if bundle.unreachable else ""
     return f"evidence from the nodes, with ranked causes: {bundle.path}{lost}"
 
@@ -124,7 +124,7 @@ def _collected(
     pool = ThreadPoolExecutor(max_workers=len(nodes) + 1, thread_name_prefix="evidence")
     store = Store(Redactor(()))
     try:
-        progress.phase("looking at what runs")
+        progress.phase("listing containers")
         reading = pool.submit(gather, hosts) if facts is None else None
         opened = {name: pool.submit(_look, node, hosts.inventory.cluster) for name, node in nodes.items()}
         _wait(opened.values(), min(deadline, time.monotonic() + limits.item_s))
@@ -134,7 +134,7 @@ def _collected(
         for name, future in opened.items():
             problem = _problem(future, limits.item_s)
             if not nodes[name].answers:
-                unreachable[name] = (problem or "its SSH does not answer any more", None)
+                unreachable[name] = (problem or "its SSH stopped responding", None)
                 continue
             if problem:
                 store.miss(name, "containers", problem)
@@ -167,7 +167,7 @@ def _collected(
 
 
 def _wait(futures: Iterable[Future[Any]], deadline: float) -> None:
-    """Until all are done or the deadline (monotonic seconds), in short turns so that Ctrl-C is heard between them."""
+    """Until all are done or the deadline (monotonic seconds), in short turns so that Ctrl-C is noticed between them."""
     left = set(futures)
     while left and (remaining := deadline - time.monotonic()) > 0:
         left = wait(left, timeout=min(TURN_S, remaining)).not_done
@@ -179,7 +179,7 @@ def _problem(future: Future[Any], waited_s: float) -> str | None:
         future.cancel()
         return f"no answer within {waited_s:g} s"
     if future.cancelled():
-        return "there was no time left for it"
+        return "no time was left for it"
     error = future.exception()
     if error is None:
         return None
@@ -188,12 +188,12 @@ def _problem(future: Future[Any], waited_s: float) -> str | None:
 
 def own_secrets(inventory: Inventory) -> Iterator[str]:
     """Secrets that this machine knows: values in the inventory, and what its secrets' files hold."""
-    said = inventory.model_dump(mode="json")
-    # Names that say «key» of what is none: ssh.key and nodes[].key are paths, serve.api_key is how it is made.
-    said["nodes"] = [{name: value for name, value in node.items() if name != "key"} for node in said["nodes"]]
-    said["serve"].pop("api_key")
-    yield from secret_values({key: value for key, value in said.items() if key != "ssh"})
-    for section in said.values():
+    settings = inventory.model_dump(mode="json")
+    # Names with "key" that hold no secret: ssh.key and nodes[].key are paths, serve.api_key is a policy.
+    settings["nodes"] = [{name: value for name, value in node.items() if name != "key"} for node in settings["nodes"]]
+    settings["serve"].pop("api_key")
+    yield from secret_values({key: value for key, value in settings.items() if key != "ssh"})
+    for section in settings.values():
         for key, value in section.items() if isinstance(section, Mapping) else ():
             if isinstance(value, str) and key.endswith(("token_file", "api_key_file")):
                 try:
@@ -207,17 +207,19 @@ def _look(node: NodeCollection, cluster: str) -> None:
     node.host.ssh.run(["true"], timeout_s=ALIVE_S, read_only=True)
     node.answers = True
     containers = tuple(
-        container for container in node.host.engine.containers(cluster) if label_of(container, LABEL_ROLE) != ROLE_PROBE
+        container
+        for container in node.host.engine.containers(cluster)
+        if container.labels.get(LABEL_ROLE) != ROLE_PROBE
     )
     for container in containers:
-        node.secrets += secret_values(container)
+        node.secrets += secret_values(container.raw)
         try:
             for path in SECRET_FILES:
-                content = node.host.engine.read_file(container["Id"], path)
+                content = node.host.engine.read_file(container.id, path)
                 node.secrets += (content or b"").decode(errors="replace").split()
         except ClusterctlError:
-            node.sealed.add(container["Id"])
-    node.inspected = containers
+            node.sealed.add(container.id)
+    node.containers = containers
 
 
 def _run(asked: Mapping[str, Sequence[Job]], store: Store, limits: Limits, deadline: float) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 from clusterctl.agent.state import AgentState, agent_state
 from clusterctl.findings.finding import Finding
+from clusterctl.hosts.engine.commands import DOCKER, EngineCommands
 
 SETTLE_S = 60
-"""A fault of the machine so many seconds before a container started may still be why it fails."""
+"""Seconds: a fault of the machine this long before a container started may still be why it fails."""
 
 
 FIRST_START = frozenset({"ray", "gate", "loading"})
@@ -33,13 +34,13 @@ class ContainerEvidence:
     """How often the engine started it again."""
     started_t: float | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
-    """What its agent said last (state.json)."""
+    """Its agent's last report (state.json)."""
     log: str = ""
     """What it wrote, each line with its time as the engine puts it."""
 
     @cached_property
     def agent(self) -> AgentState:
-        """The same, typed."""
+        """The report, typed."""
         return agent_state(self.state)
 
     @property
@@ -55,15 +56,17 @@ class ContainerEvidence:
 
 @dataclass(frozen=True)
 class NodeEvidence:
-    """What one node said."""
+    """What one node reported."""
 
     containers: tuple[ContainerEvidence, ...] | None = ()
     """None: could not be asked."""
     kernel: str = ""
     """dmesg, below its clock (kernel_log.CLOCK)."""
     ray: Mapping[str, str] = field(default_factory=dict)
-    """Ray's session logs that tell of errors: file → text."""
+    """Ray's session logs that hold errors: file → text."""
     now: float | None = None
+    commands: EngineCommands = DOCKER
+    """How its engine is spoken to, for fixes."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Evidence:
     """Node → why it was not reached, and what to do about it."""
     findings: tuple[Finding, ...] = ()
     error: str | None = None
-    """What the command that failed said."""
+    """The message of the command that failed."""
 
     @property
     def serving(self) -> bool:
@@ -98,7 +101,7 @@ class Evidence:
 
     @property
     def survived_t(self) -> float | None:
-        """What happened before this is no reason of what is wrong now: the cluster served afterwards."""
+        """What happened before this does not explain what is wrong now: the cluster served afterwards."""
         return None if self.served_t is None else self.served_t - SETTLE_S
 
     @property
@@ -114,13 +117,13 @@ class Evidence:
 
 
 def situation(evidence: Evidence) -> str:
-    """In one sentence: what there is."""
+    """The state of the cluster in one sentence."""
     states = [c for node in evidence.nodes.values() for c in node.containers or ()]
     asked = [name for name, node in evidence.nodes.items() if node.containers is None]
-    missing = f" ({', '.join([*evidence.unreachable, *asked])} not asked)" if evidence.unreachable or asked else ""
+    missing = f" ({', '.join([*evidence.unreachable, *asked])} not reachable)" if evidence.unreachable or asked else ""
     if not states:
         return f"down: no container of this cluster on any node that answered{missing}"
     if evidence.serving:
-        return f"serving: the head's agent last saw a real completion{missing}"
+        return f"serving: the last request of the head's agent got a completion{missing}"
     running = sum(container.running for container in states)
-    return f"not serving: {running} of {len(states)} containers run{missing}"
+    return f"not serving: {running} of {len(states)} containers running{missing}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clusterctl.diagnosis.bundle import MIB
+from clusterctl.hosts.engine.engine import Container
 from clusterctl.hosts.host import Host
 
 
@@ -40,7 +41,7 @@ class NodeCollection:
     host: Host
     answers: bool = False
     """Whether its SSH still answers: the connection may be older than the fault."""
-    inspected: tuple[dict[str, Any], ...] | None = None
+    containers: tuple[Container, ...] | None = None
     secrets: list[str] = field(default_factory=list)
     sealed: set[str] = field(default_factory=set)
     """Containers whose secrets could not be read: what they wrote cannot be cleared of them."""
@@ -48,11 +49,6 @@ class NodeCollection:
     states: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     kernel: str = ""
     ray: dict[str, str] = field(default_factory=dict)
-
-
-def label_of(inspected: Mapping[str, Any], name: str) -> str:
-    """A label of a container; empty when it has none of that name."""
-    return str((inspected["Config"].get("Labels") or {}).get(name, ""))
 
 
 Job = tuple[str, Callable[[], None]]

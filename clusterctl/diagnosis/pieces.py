@@ -6,16 +6,16 @@ import json
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from clusterctl.agent import paths
 from clusterctl.agent.labels import LABEL_ROLE
 from clusterctl.diagnosis.bundle import MIB, Store
 from clusterctl.diagnosis.evidence import ContainerEvidence, NodeEvidence
-from clusterctl.diagnosis.node import Job, Limits, NodeCollection, label_of
+from clusterctl.diagnosis.node import Job, Limits, NodeCollection
 from clusterctl.diagnosis.streams import ChunkStream, Tail, whole_lines
 from clusterctl.errors import ClusterctlError
+from clusterctl.hosts.engine.engine import Container, EngineInfo, EngineVersion
 from clusterctl.hosts.host import Host
 from clusterctl.inventory.model import Inventory
 from clusterctl.modes.all import SECRET_PATHS
@@ -32,8 +32,8 @@ DIAGNOSED_BYTES = 4 * MIB
 RAY_LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108 (Ray's own place, in the container)
 
 
-RAY_TOLD = (".err", "raylet.out", "gcs_server.out")
-"""Ray's files in which causes are looked for: what its processes say when they die."""
+RAY_ERRORS = (".err", "raylet.out", "gcs_server.out")
+"""Ray's files in which causes are looked for: what its processes log when they die."""
 
 
 SECRET_FILES = (*SECRET_PATHS, paths.API_KEY_PATH)
@@ -73,26 +73,27 @@ _WITH_PATH = ("sh", "-c", 'PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin exec "$@"'
 
 
 def node_jobs(node: NodeCollection, inventory: Inventory, store: Store, limits: Limits) -> Iterator[Job]:
-    """Everything that one node is asked for, the most telling first."""
+    """Everything that one node is asked for, the most useful first."""
     host, place = node.host, f"nodes/{node.host.name}"
-    for inspected in node.inspected or ():
-        inside = f"{place}/containers/{str(inspected['Name']).strip('/')}"
-        if inspected["Id"] in node.sealed:
+    for container in node.containers or ():
+        inside = f"{place}/containers/{container.name}"
+        if container.id in node.sealed:
             yield f"{inside}: log and files", _withheld
         else:
-            yield f"{inside}: log", _job(_log, node, inspected["Id"], inside, store, limits)
-            yield f"{inside}: files", _job(_files, node, inspected["Id"], inside, store)
-        yield f"{inside}: inspect", _job(store.put_json, f"{inside}/inspect.json", inspected)
+            yield f"{inside}: log", _job(_log, node, container.id, inside, store, limits)
+            yield f"{inside}: files", _job(_files, node, container.id, inside, store)
+        yield f"{inside}: inspect", _job(store.put_json, f"{inside}/inspect.json", container.raw)
     yield "dmesg", _job(_kernel, node, store, limits, sudo=inventory.container.sudo)
     for file, argv in COMMANDS.items():
         yield " ".join(argv), _job(_command, host, argv, f"{place}/{file}", store, limits)
-    if node.inspected is not None:
-        yield "docker info", _job(_engine, host.engine.info, f"{place}/engine-info.json", store)
-        yield "docker version", _job(_engine, host.engine.version, f"{place}/engine-version.json", store)
-    for inspected in node.inspected or ():
-        if inspected["Id"] not in node.sealed:
-            inside = f"{place}/containers/{str(inspected['Name']).strip('/')}"
-            yield f"{inside}: Ray's logs", _job(_ray, node, inspected["Id"], inside, store, limits)
+    if node.containers is not None:
+        says = host.engine.commands
+        yield says.info, _job(_engine, host.engine.info, f"{place}/engine-info.json", store)
+        yield says.version, _job(_engine, host.engine.version, f"{place}/engine-version.json", store)
+    for container in node.containers or ():
+        if container.id not in node.sealed:
+            inside = f"{place}/containers/{container.name}"
+            yield f"{inside}: Ray's logs", _job(_ray, node, container.id, inside, store, limits)
 
 
 def _job(work: Callable[..., object], *args: object, **named: object) -> Callable[[], None]:
@@ -100,7 +101,7 @@ def _job(work: Callable[..., object], *args: object, **named: object) -> Callabl
 
 
 def _withheld() -> None:
-    raise ClusterctlError("withheld: the container's secrets could not be read, so they could not be taken out of it")
+    raise ClusterctlError("withheld: the container's secrets could not be read, so they could not be removed from it")
 
 
 def _command(host: Host, argv: Sequence[str], path: str, store: Store, limits: Limits) -> str:
@@ -117,11 +118,11 @@ def _kernel(node: NodeCollection, store: Store, limits: Limits, *, sudo: bool) -
     script = _SUDO_KERNEL if sudo else _KERNEL
     node.kernel = _command(node.host, ["sh", "-c", script], f"nodes/{node.host.name}/dmesg.txt", store, limits)
     if not any(t is not None for t, _ in kernel_log.timed(node.kernel)):
-        raise ClusterctlError("the kernel's log is empty or may not be read by this login (kernel.dmesg_restrict)")
+        raise ClusterctlError("the kernel's log is empty, or this login may not read it (kernel.dmesg_restrict)")
 
 
-def _engine(ask: Callable[[], dict[str, Any]], path: str, store: Store) -> None:
-    store.put_json(path, ask())
+def _engine(ask: Callable[[], EngineInfo | EngineVersion], path: str, store: Store) -> None:
+    store.put_json(path, ask().raw)
 
 
 def _log(node: NodeCollection, container: str, inside: str, store: Store, limits: Limits) -> None:
@@ -180,7 +181,9 @@ def _ray(node: NodeCollection, container: str, inside: str, store: Store, limits
                 left = min(limits.ray_file_bytes, limits.ray_bytes - size)
                 read += member.size
                 if left <= 0 or read > 8 * limits.ray_bytes or time.monotonic() > deadline:
-                    raise ClusterctlError(f"cut at {member.name}: only the first {size / MIB:.1f} MiB of Ray's logs")
+                    raise ClusterctlError(
+                        f"cut off at {member.name}: only the first {size / MIB:.1f} MiB of Ray's logs"
+                    )
                 tail = Tail(left)
                 file = tar.extractfile(member)
                 while file is not None and (part := file.read(64 * 1024)):
@@ -189,7 +192,7 @@ def _ray(node: NodeCollection, container: str, inside: str, store: Store, limits
                 size += len(data)
                 name = member.name.partition("/")[2] or member.name
                 text = store.put(f"{inside}/ray/{name}", data, tail.cut)
-                if name.endswith(RAY_TOLD):
+                if name.endswith(RAY_ERRORS):
                     node.ray[f"ray/{name}"] = text[-DIAGNOSED_BYTES // 8 :]
     except tarfile.TarError as error:
         raise ClusterctlError(f"the stream of Ray's logs broke: {error}") from error
@@ -197,35 +200,25 @@ def _ray(node: NodeCollection, container: str, inside: str, store: Store, limits
 
 def evidence_of(node: NodeCollection) -> NodeEvidence:
     """What was collected of a node, typed."""
-    if node.inspected is None:
+    if node.containers is None:
         containers = None
     else:
-        containers = tuple(_container_evidence(node, inspected) for inspected in node.inspected)
+        containers = tuple(_container_evidence(node, container) for container in node.containers)
     clock = node.kernel.partition("\n")[0].split()
     now = float(clock[2]) if len(clock) == 3 and clock[0] == "clock" and clock[2].isdigit() else None
-    return NodeEvidence(containers, node.kernel, dict(node.ray), now)
+    return NodeEvidence(containers, node.kernel, dict(node.ray), now, node.host.engine.commands)
 
 
-def _container_evidence(node: NodeCollection, inspected: Mapping[str, Any]) -> ContainerEvidence:
-    state = inspected["State"]
+def _container_evidence(node: NodeCollection, container: Container) -> ContainerEvidence:
     return ContainerEvidence(
-        name=str(inspected["Name"]).lstrip("/"),
-        role=label_of(inspected, LABEL_ROLE),
-        status=str(state["Status"]),
-        exit_code=int(state.get("ExitCode") or 0),
-        oom_killed=bool(state.get("OOMKilled")),
-        error=str(state.get("Error") or ""),
-        restarts=int(inspected.get("RestartCount") or 0),
-        started_t=_unix(str(state.get("StartedAt") or "")),
-        state=node.states.get(inspected["Id"], {}),
-        log=node.logs.get(inspected["Id"], ""),
+        name=container.name,
+        role=container.labels.get(LABEL_ROLE, ""),
+        status=container.status,
+        exit_code=container.exit_code,
+        oom_killed=container.oom_killed,
+        error=container.error,
+        restarts=container.restart_count,
+        started_t=container.started_t,
+        state=node.states.get(container.id, {}),
+        log=node.logs.get(container.id, ""),
     )
-
-
-def _unix(text: str) -> float | None:
-    """Unix time of what the engine writes; None for its «never» (year 1)."""
-    try:
-        t = datetime.fromisoformat(text[:19]).replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        return None
-    return t if t > 0 else None

@@ -20,6 +20,7 @@ from clusterctl.facts.records import (
     Listener,
     Unreachable,
 )
+from clusterctl.hosts.engine.commands import DOCKER, EngineCommands
 
 if TYPE_CHECKING:
     from clusterctl.facts.collective import Collective
@@ -60,6 +61,8 @@ class NodeFacts:
     """IDs of probes' containers that a killed clusterctl left behind, never started."""
     beside: tuple[ContainerFacts, ...] = ()
     """The cluster's containers of other roles (an exporter, say)."""
+    commands: EngineCommands = DOCKER
+    """How the node's engine is spoken to: for hints, also where it does not answer."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from clusterctl.facts.fact import Unknown
 from clusterctl.signatures import nccl as nccl_log
-from clusterctl.signatures.explanation import Explanation
+from clusterctl.signatures.signature import Explanation
 
 LINES_KEPT = 6
 """Lines of a node that failed that are shown."""
@@ -81,7 +81,7 @@ def read_run(lines: Sequence[str]) -> NodeRun:
         late=tuple(rank for event in events if event["event"] == "deadline" for rank in event["alive"]),
         transport=nccl_log.transport(lines),
         causes=nccl_log.causes(lines),
-        lines=nccl_log.said(lines, LINES_KEPT),
+        lines=nccl_log.warnings(lines, LINES_KEPT),
     )
 
 

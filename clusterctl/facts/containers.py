@@ -13,7 +13,7 @@ from clusterctl.agent.state import AgentState, agent_state
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.fact import Fact, Unknown
 from clusterctl.facts.records import ContainerFacts, EngineFacts
-from clusterctl.hosts.engine.engine import EngineError
+from clusterctl.hosts.engine.engine import Container, EngineError
 from clusterctl.hosts.host import Host
 
 STARTING_S = 10
@@ -68,21 +68,20 @@ def is_leftover(container: ContainerFacts, now: str) -> bool:
     return age.total_seconds() > STARTING_S
 
 
-def container_facts(host: Host, inspected: Mapping[str, Any]) -> ContainerFacts:
-    """Facts of one inspected container, with what it was started with and what its agent says."""
-    state = inspected["State"]
+def container_facts(host: Host, container: Container) -> ContainerFacts:
+    """Facts of one container, with what it was started with and what its agent says."""
     return ContainerFacts(
-        id=inspected["Id"],
-        name=str(inspected["Name"]).lstrip("/"),
-        labels=inspected["Config"].get("Labels") or {},
-        status=str(state["Status"]),
-        exit_code=int(state.get("ExitCode", 0)),
-        started_at=str(state.get("StartedAt", "")),
-        restart_policy=str((inspected.get("HostConfig") or {}).get("RestartPolicy", {}).get("Name") or "no"),
-        restart_count=int(inspected.get("RestartCount", 0)),
-        spec=json_in(host, inspected["Id"], SPEC_PATH),
-        state=json_in(host, inspected["Id"], STATE_PATH),
-        created_at=str(inspected.get("Created", "")),
+        id=container.id,
+        name=container.name,
+        labels=container.labels,
+        status=container.status,
+        exit_code=container.exit_code,
+        started_at=container.started_at,
+        restart_policy=container.restart_policy,
+        restart_count=container.restart_count,
+        spec=json_in(host, container.id, SPEC_PATH),
+        state=json_in(host, container.id, STATE_PATH),
+        created_at=container.created_at,
     )
 
 

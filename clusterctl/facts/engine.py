@@ -13,20 +13,21 @@ def engine_facts(host: Host, socket: parse.Section | None, *, sudo: bool) -> Fac
     """What the engine says of itself; None when there is none."""
     if socket is not None and socket.exit_code == parse.COMMAND_NOT_FOUND:
         return None
+    says = host.engine.commands
     if socket is not None and socket.exit_code == parse.ABSENT and not sudo:
-        return Unknown("the docker command is there, but no engine runs: /var/run/docker.sock does not exist")
+        return Unknown(f"the {says.program} command is there, but no engine runs: {says.socket} does not exist")
     try:
         info = host.engine.info()
     except EngineError as error:
         if socket is not None and socket.exit_code == parse.NOT_PERMITTED and not sudo:
-            return Unknown("this login may not use the engine: /var/run/docker.sock is not writable for it")
+            return Unknown(f"this login may not use the engine: {says.socket} is not writable for it")
         return Unknown(error.message)
     return EngineFacts(
-        version=str(info.get("ServerVersion", "")),
-        cgroup_driver=str(info.get("CgroupDriver", "")),
-        runtimes=tuple(sorted(info.get("Runtimes") or {})),
-        data_root=str(info.get("DockerRootDir", "")),
-        time=str(info.get("SystemTime", "")),
+        version=info.version,
+        cgroup_driver=info.cgroup_driver,
+        runtimes=info.runtimes,
+        data_root=info.data_root,
+        time=info.time,
     )
 
 
@@ -36,6 +37,4 @@ def image_facts(host: Host, reference: str) -> Fact[ImageFacts]:
         image = host.engine.image(reference)
     except EngineError as error:
         return Unknown(error.message)
-    if image is None:
-        return None
-    return ImageFacts(str(image["Id"]), tuple((image.get("RootFS") or {}).get("Layers") or ()))
+    return ImageFacts(image.id, image.layers) if image is not None else None

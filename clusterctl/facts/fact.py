@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Unknown:
-    """A probe failed: nothing can be said, least of all «none»."""
+    """A probe failed: nothing can be said, least of all "none"."""
 
     reason: str
 

@@ -117,5 +117,6 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
         containers=containers if isinstance(containers, Unknown) else tuple(c for c in containers if holds_rank(c)),
         beside=beside(containers),
         leftovers=leftover_names(engine, containers),
+        commands=host.engine.commands,
     )
     return facts, isinstance(containers, tuple) and has_probe(containers)

@@ -120,7 +120,7 @@ def _names(output: Fact[str]) -> tuple[str, ...]:
 
 
 def _links(output: Fact[str]) -> Mapping[str, str]:
-    """Link → target, from `ls -ld`: «lrwxrwxrwx 1 root root 76 Nov 21 12:00 ./config.json -> ../../blobs/…»."""
+    """Link → target, from `ls -ld`: `lrwxrwxrwx 1 root root 76 Nov 21 12:00 ./config.json -> ../../blobs/…`."""
     rows = re.findall(r"^l.*? \./(.+?) -> (.+)$", output, re.MULTILINE) if isinstance(output, str) else []
     return dict(rows)
 

@@ -101,7 +101,7 @@ def _answer(files: Mapping[str, str], key: str) -> bool | None:
 
 
 def module(found: Mapping[str, parse.Section]) -> Fact[KernelModule]:
-    """/proc/driver/nvidia/version: «NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04 …»."""
+    """/proc/driver/nvidia/version: `NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04 …`."""
     output = parse.text(found, "nvidia_module")
     if not isinstance(output, str):
         return output

@@ -12,7 +12,7 @@ from clusterctl.facts.kernel_net import kernel_addresses, kernel_routes
 from clusterctl.facts.records import Gpu, GpuProcess, InterfaceAddress, Listener
 
 ABSENT = 44
-"""Exit code with which a section of the probe says «looked for, not there»."""
+"""Exit code with which a section of the probe says "looked for, not there"."""
 
 NOT_PERMITTED = 13
 """Exit code of the section engine_socket when the login may not write to the engine's socket."""
@@ -104,7 +104,7 @@ def listeners(found: Mapping[str, Section]) -> tuple[Listener, ...] | Unknown:
 
 
 def _process_names(ss_output: Fact[str]) -> Mapping[int, str]:
-    """Port → «name (pid N)» from `ss -Hltnp`; empty where ss is missing or may not look (not root)."""
+    """Port → `name (pid N)` from `ss -Hltnp`; empty where ss is missing or may not look (not root)."""
     if not isinstance(ss_output, str):
         return {}
     rows = re.findall(r'^LISTEN\s+\d+\s+\d+\s+\S+:(\d{1,5})\s.*?users:\(\("([^"]+)",pid=(\d+)', ss_output, re.MULTILINE)

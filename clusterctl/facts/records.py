@@ -22,7 +22,7 @@ class InterfaceAddress:
 
 @dataclass(frozen=True)
 class Listener:
-    """A TCP socket that accepts connections. `process` is «name (pid N)» where the node let us see it."""
+    """A TCP socket that accepts connections. `process` is `name (pid N)` where the node let us see it."""
 
     address: str
     port: int
@@ -47,7 +47,7 @@ class Gpu:
     ecc_uncorrected: int | None = None
     """Uncorrected memory errors since the driver was loaded; None where it does not count them."""
     fabric: str | None = None
-    """State of its registration in the NVLink fabric and how it ended («Completed, Success»); None: no such fabric, or
+    """State of its registration in the NVLink fabric and how it ended (`Completed, Success`); None: no such fabric, or
     a driver that does not tell."""
 
 

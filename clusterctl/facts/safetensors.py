@@ -1,6 +1,6 @@
 """The header of a safetensors file: what it says of the file's tensors and of its size. Pure.
 
-Format (safetensors, README «Format»): eight bytes, the header's length N as a little-endian number; N bytes of JSON:
+Format (safetensors, README "Format"): eight bytes, the header's length N as a little-endian number; N bytes of JSON:
 each tensor's dtype, shape and [begin, end) in the data that follows, and `__metadata__`. So a whole file has
 8 + N + the largest end bytes, whatever its tensors hold.
 """

@@ -111,7 +111,7 @@ def system(found: Mapping[str, parse.Section], *, asked_at_s: float, answered_at
 
 
 def pairs(output: str) -> Mapping[str, str]:
-    """Lines «key, tab, value» of a section."""
+    """Lines `key, tab, value` of a section."""
     return dict(row.split("\t", 1) for row in output.splitlines() if "\t" in row)
 
 
@@ -183,7 +183,7 @@ def _hard_limit(limits: str, name: str) -> int:
     """The second column of /proc/PID/limits; -1 is unlimited. ValueError where the row is missing."""
     match = re.search(rf"^{name} +\S+ +(unlimited|\d{{1,20}})\b", limits, re.MULTILINE)
     if match is None:
-        raise ValueError(f"/proc/PID/limits has no row «{name}»")
+        raise ValueError(f"/proc/PID/limits has no row `{name}`")
     return UNLIMITED if match[1] == "unlimited" else int(match[1])
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping, Sequence
 
 from clusterctl.errors import UsageError
 from clusterctl.findings.code import Code, alternatives
 from clusterctl.findings.rules import codes
+from clusterctl.hosts.engine.commands import DOCKER
 
 _VALUE = re.compile(r"\{(\w+)\}")
 
@@ -21,14 +23,19 @@ def explain(name: str) -> str:
         raise UsageError(f"there is no finding code {name!r}", hint=hint)
     code = wordings[0]
     rows = {
-        "Seen": alternatives([shown(wording.seen) for wording in wordings]),
-        "Why": alternatives([shown(wording.why) for wording in wordings]),
-        "Fix": alternatives([shown(wording.fix) for wording in wordings]),
+        **texts(wordings),
         "Note": code.note.replace("`", ""),
         "Severity": severity_text(code).replace("`", ""),
         "Runbook": f"docs/runbooks/{code.runbook}#{code.name}",
     }
     return "\n".join([f"{code.name}: {code.title}", "", *(f"{title}: {text}" for title, text in rows.items() if text)])
+
+
+def texts(wordings: Sequence[Code]) -> Mapping[str, str]:
+    """The texts of a code's findings in all their wordings, by title; commands are Docker's, as no node is known."""
+    templates = zip(*(wording.texts(DOCKER) for wording in wordings), strict=True)
+    shown_texts = (alternatives([shown(template) for template in each]) for each in templates)
+    return dict(zip(("Seen", "Why", "Fix"), shown_texts, strict=True))
 
 
 def shown(template: str) -> str:

@@ -18,7 +18,7 @@ def waivers(data: object) -> Iterator[Issue]:
             continue
         place = ("waive", index)
         if code in first:
-            yield Issue(place, f"{quoted(code)} is already waive[{first[code]}]", "leave one of them out")
+            yield Issue(place, f"{quoted(code)} is already waive[{first[code]}]", "remove one of them")
         elif code in never_waived():
             hint = "nothing can be planned without the value that is missing"
             yield Issue(place, f"{quoted(code)} cannot be waived", hint)

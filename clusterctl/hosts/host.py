@@ -12,7 +12,8 @@ from typing import Generic, Self, TypeVar
 import httpx
 
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
-from clusterctl.hosts.engine.docker import Engine
+from clusterctl.hosts.engine.docker import DockerEngine
+from clusterctl.hosts.engine.engine import Engine
 from clusterctl.hosts.http import client_over_ssh, pinned
 from clusterctl.hosts.ssh.connection import SshConnection
 from clusterctl.hosts.ssh.errors import ConnectError, HostError
@@ -27,13 +28,18 @@ MAX_PARALLEL = 64
 """Nodes worked on at once. Threads mostly wait; 64 is far above any gang that one vLLM endpoint spans today."""
 
 
+def engine_of(ssh: SshConnection, inventory: Inventory) -> Engine:
+    """The node's container engine, over its SSH connection: the one place that chooses which it is."""
+    return DockerEngine(ssh, sudo=inventory.container.sudo, timeout_s=inventory.timeouts.command_s)
+
+
 class Host:
     """One node: its name, its SSH connection, its engine."""
 
     def __init__(self, inventory: Inventory, node: Node, *, accept_new_host_keys: bool) -> None:
         self.name = node.name
         self.ssh = SshConnection(node, inventory.ssh, inventory.timeouts, accept_new_host_keys=accept_new_host_keys)
-        self.engine = Engine(self.ssh, sudo=inventory.container.sudo, timeout_s=inventory.timeouts.command_s)
+        self.engine = engine_of(self.ssh, inventory)
 
     def http(
         self, base_url: str, *, timeout_s: float, key: bytes | None = None, certificate: bytes | None = None

@@ -17,14 +17,14 @@ from clusterctl.inventory.raw import dig, has
 PATTERN_MEANS: Mapping[str, str] = {
     model.NAME_PATTERN: "a name of lower-case letters, digits and inner dashes, at most 40 characters",
     model.USER_PATTERN: "a login name",
-    model.HOST_PATTERN: "a host name, an address or a Host alias, without user@ and path",
+    model.HOST_PATTERN: "a host name, an address or a Host alias, without user@ or a path",
     model.JUMP_PATTERN: "a jump host, as [user@]host[:port]",
     model.WORD_PATTERN: "one word (text without spaces)",
-    model.ENV_NAME_PATTERN: "a name of letters, digits and underscores that does not begin with a digit",
+    model.ENV_NAME_PATTERN: "a name of letters, digits and underscores that does not start with a digit",
     model.ABSOLUTE_PATH_PATTERN: "an absolute path",
     model.VOLUME_PATTERN: "a bind mount, as /on/node:/in/container[:ro]",
-    model.CAPABILITY_PATTERN: "a capability in capitals, such as IPC_LOCK",
-    model.OPTION_PATTERN: "an option's long name in lower case, with dashes between words and none in front",
+    model.CAPABILITY_PATTERN: "a capability in upper case, such as IPC_LOCK",
+    model.OPTION_PATTERN: "an option's long name in lower case, with dashes between words and no leading dash",
 }
 """A test checks that every pattern of the model is here."""
 
@@ -55,7 +55,7 @@ def explain(data: object, errors: Iterable[ErrorDetails]) -> Iterator[Issue]:
     by_path: dict[KeyPath, list[ErrorDetails]] = {}
     for error in errors:
         by_path.setdefault(path_in(data, error), []).append(error)
-    # An error that contains another is a union's other branch, or a list that is «too short» without its bad item.
+    # An error that contains another is a union's other branch, or a list that is "too short" without its bad item.
     containing = {path[:length] for path in by_path for length in range(len(path))}
     for path, found in by_path.items():
         if path not in containing:
@@ -63,7 +63,7 @@ def explain(data: object, errors: Iterable[ErrorDetails]) -> Iterator[Issue]:
 
 
 def path_in(data: object, error: ErrorDetails) -> KeyPath:
-    """The error's place in the data: its `loc` without the names of union branches and «[key]»."""
+    """The error's place in the data: its `loc` without the names of union branches and "[key]"."""
     path: KeyPath = ()
     for part in error["loc"]:
         if has(data, part):
@@ -101,7 +101,7 @@ def issue_at(path: KeyPath, found: list[ErrorDetails]) -> Issue:
 
 def plain_number(given: str) -> str | None:
     """The hint for a number in quotes, or with a unit."""
-    return "write it without quotes" if given.strip().isdecimal() else "digits only, without a unit"
+    return "write it without quotes" if given.strip().isdecimal() else "use digits only, without a unit"
 
 
 def phrases(error: ErrorDetails) -> list[str]:
@@ -121,11 +121,11 @@ def phrases(error: ErrorDetails) -> list[str]:
         }[kind]
         return [f"a number {word} {int(context[bound])}"]
     # Other releases of pydantic may know more kinds: a vague sentence is better than a traceback.
-    return [TYPE_MEANS.get(kind, "what belongs here")]
+    return [TYPE_MEANS.get(kind, "a valid value")]
 
 
 def literals(error: ErrorDetails) -> list[str]:
-    """The values of a Literal, from pydantic's «'private' or 'any'»."""
+    """The values of a Literal, from pydantic's `'private' or 'any'`."""
     words = str(error["ctx"]["expected"]).replace(" or ", ", ").split(", ")
     return [word.strip("'") for word in words]
 
@@ -141,7 +141,7 @@ def unknown_key(path: KeyPath) -> Issue:
     """A key that no model has, with the nearest that there is."""
     names = list(model_at(path[:-1]).model_fields)
     near = nearest(str(path[-1]), names)
-    return Issue(path, "unknown key", f"did you mean {near}?" if near else f"valid here: {', '.join(names)}")
+    return Issue(path, "unknown key", f"did you mean {near}?" if near else f"valid keys: {', '.join(names)}")
 
 
 def described(path: KeyPath) -> str | None:

@@ -1,4 +1,4 @@
-"""What is said about a place in an inventory, before its file and line are known."""
+"""A problem at a place in an inventory, before its file and line are known."""
 
 from __future__ import annotations
 

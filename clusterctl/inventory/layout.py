@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clusterctl.inventory.issue import listed
-from clusterctl.inventory.model import Serve
+from clusterctl.inventory.model import Inventory
 
 Size = int | Literal["auto"]
 
@@ -28,9 +28,12 @@ class Layout:
     """Engines."""
 
 
-def layout_for(nodes: int, per_node: int, serve: Serve) -> Layout:
-    """The layout that `serve` asks for. Raises ValueError as `resolve_layout` does."""
-    return resolve_layout(nodes, per_node, serve.tensor_parallel, serve.pipeline_parallel, serve.data_parallel)
+def layout_of(inventory: Inventory, per_node: int) -> Layout:
+    """The layout that an inventory asks for, on nodes with `per_node` accelerators each. Raises as `resolve_layout`."""
+    serve = inventory.serve
+    return resolve_layout(
+        len(inventory.nodes), per_node, serve.tensor_parallel, serve.pipeline_parallel, serve.data_parallel
+    )
 
 
 def resolve_layout(

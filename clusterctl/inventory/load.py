@@ -1,4 +1,4 @@
-"""Load an inventory, or say everything that is wrong with it at once."""
+"""Load an inventory, or report everything that is wrong with it at once."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def without_repeats(unreadable: Sequence[Issue], rules: Sequence[Issue], mistake
     """One cause, one problem: a value that could not be read has no type, and a rule knows more than a type."""
     lost = {issue.path for issue in unreadable}
     rules = [issue for issue in rules if issue.path not in lost]
-    said = lost | {issue.path for issue in rules}
-    mistakes = [issue for issue in mistakes if issue.path not in said]
+    reported = lost | {issue.path for issue in rules}
+    mistakes = [issue for issue in mistakes if issue.path not in reported]
     return [*unreadable, *rules, *mistakes]
 
 
@@ -61,12 +61,12 @@ def unknown_homes(data: object) -> Iterator[Issue]:
     """Paths that cannot be made absolute."""
     for place, value in path_values(data):
         if not value.strip():
-            yield Issue(place, "is empty; expected a path", "leave the key out to get the default")
+            yield Issue(place, "is empty; expected a path", "remove the key to get the default")
             continue
         try:
             Path(value).expanduser()
         except RuntimeError:
-            yield Issue(place, f"{shown(value, place)} names the home of a user whom this machine does not know")
+            yield Issue(place, f"{shown(value, place)} is in the home of a user that does not exist on this machine")
 
 
 def with_absolute_paths(inventory: Inventory, directory: Path) -> Inventory:

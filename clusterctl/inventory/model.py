@@ -18,7 +18,7 @@ NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 container name and a host name everywhere."""
 
 
-# A leading dash is refused wherever a value could end up as an argument of a program: «-oProxyCommand=…».
+# A leading dash is refused wherever a value could end up as an argument of a program: `-oProxyCommand=…`.
 USER_PATTERN = r"^[^\s-]\S*$"
 
 
@@ -89,16 +89,16 @@ class Strict(BaseModel):
 
 
 class Ssh(Strict):
-    """How nodes are reached. Every field can be overridden on a node; `ssh_config` fills what is not given."""
+    """How nodes are reached. Every field can be overridden on a node; `ssh_config` fills in what is not set."""
 
     user: User | None = None
-    """Login name. Default: what ssh_config says, else your own login name."""
+    """Login name. Default: from ssh_config, otherwise your own login name."""
     port: Port | None = None
-    """SSH port. Default: what ssh_config says, else 22."""
+    """SSH port. Default: from ssh_config, otherwise 22."""
     key: Path | None = None
-    """Private key file; relative to the inventory. Default: ssh_config, the agent, then the usual key files."""
+    """Private key file; relative to the inventory. Default: ssh_config, the SSH agent, then the usual key files."""
     jump: JumpHost | None = None
-    """Jump host (ProxyJump), as [user@]host[:port]. Its host key is checked as strictly as the nodes'."""
+    """Jump host (ProxyJump), as [user@]host[:port]. Its host key is checked as strictly as those of the nodes."""
 
 
 class SshDefaults(Ssh):
@@ -115,20 +115,20 @@ class Node(Ssh):
     """One machine."""
 
     name: Name
-    """Name in every message and in `--node`; a DNS label, unique."""
+    """Name used in every message and in `--node`; a unique DNS label."""
     host: HostName
-    """Where SSH connects: a host name, an address, or a Host alias of ssh_config."""
+    """Where SSH connects to: a host name, an address, or a Host alias in ssh_config."""
     address: IPv4Address | None = None
-    """The node's own address in network.cidr. Default: found on the node (exactly one address must be in the CIDR)."""
+    """The node's own address in network.cidr. Default: detected (exactly one of its addresses must be in the CIDR)."""
     env: dict[EnvName, str] = Field(default_factory=dict)
-    """Environment for this node's container; wins over container.env."""
+    """Environment for this node's container; overrides container.env."""
 
 
 class Network(Strict):
     """The private network that carries Ray, NCCL and Gloo traffic between the nodes."""
 
     cidr: IPv4Network
-    """The network, such as 10.77.0.0/24. Traffic on it is unencrypted: it must be private (failure mode F66)."""
+    """The network, such as 10.77.0.0/24. Traffic on it is unencrypted, so it must be private."""
     allow_public: bool = False
     """Accept a CIDR with public addresses. vLLM's and Ray's traffic can be abused to run code: only behind a
     firewall."""
@@ -150,7 +150,7 @@ UlimitName = Literal["memlock", "stack", "nofile", "core"]
 
 
 def rdma_ulimits() -> dict[UlimitName, Ulimit | int]:
-    """What registering RDMA memory needs (F22), and the stack size of NVIDIA's own examples."""
+    """What registering RDMA memory needs (F22), and the stack size in NVIDIA's own examples."""
     return {"memlock": -1, "stack": 67108864}
 
 
@@ -158,7 +158,7 @@ class Container(Strict):
     """The one container that runs on each node."""
 
     image: Word
-    """Image reference; must be present and identical on every node. Pin a digest in production."""
+    """Image reference; the image must be present and identical on every node. Pin a digest in production."""
     engine: Literal["docker"] = "docker"
     """Container engine."""
     sudo: bool = False
@@ -166,21 +166,21 @@ class Container(Strict):
     volumes: tuple[Volume, ...] = ()
     """Extra bind mounts, as /on/node:/in/container[:ro]. model.path is always mounted, read-only, at the same path."""
     env: dict[EnvName, str] = Field(default_factory=dict)
-    """Extra environment on every node. Values that clusterctl derives per node (VLLM_HOST_IP …) are refused here."""
+    """Extra environment on every node. What clusterctl sets for each node (VLLM_HOST_IP …) is refused here."""
     ipc: Literal["host", "private"] = "private"
-    """IPC namespace. With `private` the shared memory of NCCL, vLLM and Ray goes with the container; with `host` it is
-    the node's own /dev/shm, where what is killed leaves files behind that hold memory."""
+    """IPC namespace. With `private` the shared memory of NCCL, vLLM and Ray is freed with the container; with `host` it
+    is the node's own /dev/shm, where killed processes leave files behind that hold memory."""
     shm_bytes: Annotated[int, Field(gt=0)] = 256 * 1024**3
-    """Limit of /dev/shm when ipc is private; memory is only taken as it is used. Docker's 64 MiB break NCCL (F21), and
-    Ray's object store must fit in (30% of the node's memory unless ray.object_store_bytes says otherwise)."""
+    """Limit of /dev/shm when ipc is private; memory is only taken as it is used. Docker's 64 MiB are too small for
+    NCCL, and Ray's object store must fit in (30% of the node's memory, or ray.object_store_bytes)."""
     ulimits: dict[UlimitName, Ulimit | Annotated[int, Field(ge=-1)]] = Field(default_factory=rdma_ulimits)
-    """Resource limits, as one number or {soft, hard}. memlock -1 is what RDMA needs (F22)."""
+    """Resource limits, as one number or {soft, hard}. RDMA needs memlock -1."""
     cap_add: tuple[Capability, ...] = ("IPC_LOCK",)
-    """Linux capabilities to add. IPC_LOCK is what registering RDMA memory needs."""
+    """Linux capabilities to add. Registering RDMA memory needs IPC_LOCK."""
     devices: tuple[AbsolutePath, ...] = ()
-    """Devices to pass, such as /dev/infiniband. /dev/infiniband is passed by itself where the node has it."""
+    """Extra devices for the container. /dev/infiniband is passed automatically where the node has it."""
     privileged: bool = False
-    """Run the container privileged. Never needed for GPUs or RDMA with the defaults above."""
+    """Run the container privileged. Not needed for GPUs or RDMA with the defaults above."""
 
 
 class Accelerator(Strict):
@@ -189,14 +189,14 @@ class Accelerator(Strict):
     kind: Literal["nvidia", "amd", "cpu"]
     """Kind of accelerator. `cpu` is vLLM's CPU build with declared slots (the rehearsal lab)."""
     per_node: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
-    """Accelerators used on each node. `auto`: all that the nodes have, which must be equal. `cpu` needs a number."""
+    """Accelerators used on each node. `auto`: all of them, the same number on every node. `cpu` needs a number."""
 
 
 class Model(Strict):
     """The model that is served."""
 
     path: AbsolutePath
-    """Directory of the model, the same absolute path on every node (F36)."""
+    """Directory of the model, at the same absolute path on every node."""
     name: Word | None = None
     """Name that clients send as `model`. Default: the last part of the path."""
 
@@ -205,7 +205,7 @@ class Serve(Strict):
     """The vLLM server on the head."""
 
     host: Literal["private", "any"] | IPv4Address = "private"
-    """Address the API listens on: `private` is the head's address in network.cidr, `any` is 0.0.0.0."""
+    """Address that the API listens on: `private` is the head's address in network.cidr, `any` is 0.0.0.0."""
     port: Port = 8000
     """Port of the API on the head."""
     executor: Literal["auto", "ray", "mp"] = "auto"
@@ -227,14 +227,14 @@ class Serve(Strict):
     """Processes that take requests on the head. `auto`: what vLLM takes (as many as engines)."""
     api_key: Literal["generated", "off"] = "generated"
     """Key that clients must send (Authorization: Bearer …). `generated`: a random one, kept while the cluster's
-    container exists; `clusterctl api-key` prints it. `off`: everybody who reaches the port is served. It guards
-    every path but /health, /ping and /metrics (vLLM's own check leaves more open, F69)."""
+    container exists; `clusterctl api-key` prints it. `off`: everybody who can reach the port is served. It protects
+    every path except /health, /ping and /metrics (vLLM's own check leaves more open)."""
     api_key_file: Path | None = None
-    """File (mode 0600) with the key, instead of a generated one; relative to the inventory."""
+    """File (mode 0600) that holds the key, instead of a generated one; relative to the inventory."""
     options: dict[OptionName, JsonValue] = Field(default_factory=dict)
-    """Any other `vllm serve` option, by its long name without dashes in front: max-model-len: 8192. Maps become JSON;
-    true is a bare flag. Options that clusterctl sets itself are refused. With ssl-certfile and ssl-keyfile (paths in
-    the container, below a mount of container.volumes) the API speaks https."""
+    """Any other `vllm serve` option, by its long name without leading dashes: max-model-len: 8192. Mappings become
+    JSON; true is a bare flag. Options that clusterctl sets itself are refused. With ssl-certfile and ssl-keyfile (paths
+    in the container, inside a mount of container.volumes) the API uses https."""
 
 
 class PortRange(Strict):
@@ -247,7 +247,7 @@ class PortRange(Strict):
 
 
 class RayPorts(Strict):
-    """Every port Ray would otherwise choose at random, pinned, so that a firewall can be written (F43)."""
+    """Every port that Ray would otherwise choose at random, fixed so that firewall rules can be written."""
 
     gcs: Port = 6379
     """Global control store, on the head."""
@@ -272,10 +272,10 @@ class Ray(Strict):
     on."""
 
     ports: RayPorts = RayPorts()
-    """Pinned ports."""
+    """Fixed ports."""
     token_file: Path | None = None
-    """File (mode 0600) with the cluster's Ray token; relative to the inventory. Default: a new random token for each
-    start of the cluster, kept only inside the containers."""
+    """File (mode 0600) that holds the cluster's Ray token; relative to the inventory. Default: a new random token for
+    each start of the cluster, kept only inside the containers."""
     object_store_bytes: Annotated[int, Field(ge=78643200)] | None = None
     """Ray's object store on each node; at least 75 MiB. Default: Ray's own (30% of memory)."""
 
@@ -299,25 +299,25 @@ class Mp(Strict):
 
 
 class Timeouts(Strict):
-    """Deadlines, in seconds. A time-out is a failure, never a success."""
+    """Deadlines, in seconds. A timeout is a failure, never a success."""
 
     connect_s: Seconds = 10.0
-    """To open one SSH connection, authentication included."""
+    """For opening one SSH connection, including authentication."""
     command_s: Seconds = 60.0
-    """One remote command or engine call."""
+    """For one remote command or engine call."""
     ray_s: Seconds = 180.0
     """From container start until all nodes have joined: in Ray, or with mp on the link between the agents."""
     load_s: Seconds = 3600.0
     """From server start until the first completion. Large models on slow disks need more."""
     drain_s: Annotated[float, Field(ge=0, le=86400)] = 30.0
-    """For running requests to end when the server is stopped or restarted; new ones are refused meanwhile."""
+    """For running requests to finish when the server is stopped or restarted; new ones are refused meanwhile."""
     stop_s: Seconds = 60.0
-    """For the server (after its requests have ended) and Ray to stop by themselves before they are killed; at most 10 s
-    for a server that does not serve yet."""
+    """For the server (after its requests have finished) and Ray to stop by themselves before they are killed; at most
+    10 s for a server that is not serving yet."""
     canary_interval_s: Seconds = 30.0
-    """Between two completions of one token, by which the head finds out that the server no longer works."""
+    """Between two one-token completions, with which the head checks that the server still works."""
     hang_s: Seconds = 120.0
-    """Without a token for the canary and without progress of the engine until the server counts as hung (F61)."""
+    """Without a token for that check and without progress in the engine, until the server counts as hung."""
 
 
 class Inventory(Strict):
@@ -331,12 +331,12 @@ class Inventory(Strict):
     """The private network between the nodes. Only where there is one node it may be left out: nothing leaves it then,
     and with `serve.host: private` the API is on 127.0.0.1, or on the node's `address`."""
     rdma: RdmaMode = "auto"
-    """RDMA (InfiniBand, RoCE) between the nodes. `auto`: used where it is, TCP elsewhere. `required`: without it the
-    cluster does not start, instead of silently using TCP (F23). `off`: not used, and no RDMA device is passed."""
+    """RDMA (InfiniBand, RoCE) between the nodes. `auto`: used where available, TCP elsewhere. `required`: without it
+    the cluster does not start, instead of silently using TCP. `off`: not used, and no RDMA device is passed."""
     ssh: SshDefaults = SshDefaults()
-    """How nodes are reached, unless a node says otherwise."""
+    """How nodes are reached, unless a node overrides it."""
     nodes: Annotated[tuple[Node, ...], Field(min_length=1)]
-    """The machines. The first one is the head unless `head` says otherwise; order is the order of all output."""
+    """The machines, in the order of all output. The first one is the head unless `head` names another node."""
     head: Name | None = None
     """Name of the node that runs the server (and Ray's head). Default: the first node."""
     container: Container
@@ -354,10 +354,10 @@ class Inventory(Strict):
     timeouts: Timeouts = Timeouts()
     """Deadlines."""
     supervise: Literal["on", "off"] = "on"
-    """`on`: what fails after a successful `up` is started again without an operator, after a power cut too. `off`: it
-    stays as it failed."""
+    """`on`: what fails after a successful `up` is restarted without an operator, also after a power cut. `off`: it
+    stays down."""
     waive: tuple[Word, ...] = ()
-    """Codes of findings that are known and accepted: reported as waived, they fail neither `check` nor `up`."""
+    """Codes of findings that are accepted: they are reported as waived, and fail neither `check` nor `up`."""
 
     @property
     def cidr(self) -> IPv4Network | None:
@@ -371,7 +371,7 @@ class Inventory(Strict):
 
     @property
     def head_node(self) -> Node:
-        """The head node. Raises KeyError never: the loader checked that `head` names a node."""
+        """The head node; the loader has checked that `head` names a node."""
         return next(node for node in self.nodes if node.name == self.head_name)
 
     @property

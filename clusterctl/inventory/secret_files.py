@@ -14,7 +14,7 @@ TOKEN_BYTES = 32
 
 
 API_KEY_PREFIX = "cc-"
-"""By which people, and tools that look for secrets in files, know one of our keys."""
+"""Marks our keys for people, and for tools that search files for secrets."""
 
 
 _HEADER_VALUE = re.compile(rb"[\x21-\x7e]+")
@@ -52,7 +52,7 @@ def read_secret(path: Path, field: str) -> bytes:
     except OSError as error:
         raise UsageError(f"{field}: cannot read {path}: {error.strerror}") from error
     if mode & 0o077:
-        raise UsageError(f"{field}: {path} can be read by others (mode {mode:04o})", hint=f"chmod 600 {path}")
+        raise UsageError(f"{field}: {path} is readable by others (mode {mode:04o})", hint=f"chmod 600 {path}")
     if not content:
         raise UsageError(f"{field}: {path} is empty", hint=f"openssl rand -hex 32 > {path}")
     return content
@@ -62,7 +62,7 @@ def _one_word(key: bytes, path: Path) -> bytes:
     """The key, if it can be sent in a header and set in an environment as it is. Raises UsageError, without it."""
     if not _HEADER_VALUE.fullmatch(key):
         raise UsageError(
-            f"serve.api_key_file: {path} holds more than one line, a space, or other than ASCII characters",
-            hint=f"one key on one line: openssl rand -hex 32 > {path}",
+            f"serve.api_key_file: {path} holds more than one line, a space, or a character that is not ASCII",
+            hint=f"put one key on one line: openssl rand -hex 32 > {path}",
         )
     return key

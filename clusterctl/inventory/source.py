@@ -75,7 +75,7 @@ def read_source(path: Path) -> Source:
 
 
 class _Unreadable(Exception):
-    """There is no data to go on with."""
+    """There is no data to continue with."""
 
     def __init__(self, line: int, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -88,16 +88,16 @@ def read_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise _Unreadable(1, "there is no such file", "inventory.example.yaml is one to start from") from error
+        raise _Unreadable(1, "no such file", "copy inventory.example.yaml to start with") from error
     except IsADirectoryError as error:
-        raise _Unreadable(1, "this is a directory, not a file", "name the file in it") from error
+        raise _Unreadable(1, "this is a directory, not a file", "give the file inside it") from error
     except PermissionError as error:
-        raise _Unreadable(1, "you may not read this file", "look at its owner and mode with ls -l") from error
+        raise _Unreadable(1, "permission denied", "check its owner and mode with ls -l") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise _Unreadable(1, f"the file cannot be read: {reason}") from error
+        raise _Unreadable(1, f"cannot read the file: {reason}") from error
     if len(data) > MAX_BYTES:
-        raise _Unreadable(1, f"the file is larger than {MAX_BYTES // 1024} KiB, which no inventory is")
+        raise _Unreadable(1, f"the file is larger than {MAX_BYTES // 1024} KiB, too large for an inventory")
     return data
 
 
@@ -150,7 +150,7 @@ class _Composer(Reader, Scanner, Parser, Composer, BaseResolver):
             raise _Refused(
                 event.start_mark,
                 f"anchors and aliases ({sign}{quoted(str(event.anchor))[1:-1]}) are not supported",
-                "write the value out",
+                "repeat the value instead",
             )
         self.depth += 1
         if self.depth > MAX_DEPTH:
@@ -180,7 +180,7 @@ def compose(text: str, lines: _Lines) -> Node:
         composer = _Composer(text)
     except ReaderError as error:
         character = f"U+{ord(text[error.position]):04X}"
-        raise _Unreadable(lines.at(error.position), f"the file has a control character in it ({character})") from error
+        raise _Unreadable(lines.at(error.position), f"the file contains a control character ({character})") from error
     try:
         return compose_document(composer)
     except _Refused as error:
@@ -197,10 +197,10 @@ def compose_document(composer: _Composer) -> Node:
     start = cast(Any, composer).get_event()
     node = None if composer.check_event(StreamEndEvent) else cast(Node, composer.compose_document())
     if node is None or (node.tag == NULL and node.value == ""):
-        raise _Refused(start.start_mark, "the file is empty", "inventory.example.yaml is one to start from")
+        raise _Refused(start.start_mark, "the file is empty", "copy inventory.example.yaml to start with")
     if not composer.check_event(StreamEndEvent):
         second = cast(Any, composer).get_event()
-        raise _Refused(second.start_mark, "a second document begins here (---)", "one inventory a file")
+        raise _Refused(second.start_mark, "a second document begins here (---)", "one inventory per file")
     return node
 
 
@@ -209,7 +209,7 @@ def syntax_error(error: MarkedYAMLError, text: str, lines: _Lines) -> _Unreadabl
     mark = error.problem_mark or error.context_mark
     index = mark.index if mark else 0
     if text[index : index + 1] == "\t":
-        return _Unreadable(lines.at(index), "a tab cannot indent YAML", "use spaces")
+        return _Unreadable(lines.at(index), "YAML cannot be indented with tabs", "use spaces")
     hint = None
     if error.context and error.context_mark:
         hint = f"{error.context}, which starts on line {lines.at(error.context_mark.index)}"
@@ -249,7 +249,7 @@ class _Reading:
                 continue
             if name in data:
                 first = self.lines[(*path, name)]
-                again = f"given twice, first on line {first}"
+                again = f"set twice, first on line {first}"
                 self.issues.append(Issue((*path, name), again, "keep one of them", line))
                 continue
             data[name] = self.value(value, (*path, name), key)
@@ -285,7 +285,7 @@ def scalar(node: ScalarNode, path: KeyPath) -> str | int | float | bool | None:
         if is_old_bool(node) and path not in SWITCHES:
             meant = "true" if text.lower() in ("yes", "on") else "false"
             message = f"{shown(text, path)} is a truth value in some versions of YAML and text in others"
-            raise _Unusable(path, message, f"put it in quotes if it is text, else write {meant}")
+            raise _Unusable(path, message, f"put it in quotes if it is text, otherwise write {meant}")
         return text_value(node, path)
     if node.tag == NULL and NULL_FORM.fullmatch(text):
         return None
@@ -335,4 +335,4 @@ def float_value(text: str, path: KeyPath) -> float:
 def unknown_tag(node: Node, path: KeyPath) -> _Unusable:
     """!!timestamp, !!python/object, !!int in front of text …"""
     tag = quoted(node.tag.replace(TAG, "!!"))[1:-1]
-    return _Unusable(path, f"the YAML tag {tag} is not supported here", "leave it out")
+    return _Unusable(path, f"the YAML tag {tag} is not supported here", "remove it")

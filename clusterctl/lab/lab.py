@@ -28,7 +28,7 @@ PARALLEL = 16
 
 @dataclass(frozen=True)
 class LabOptions:
-    """What is asked of a lab. None is the default for a new lab, and «as it is» for one that exists."""
+    """What is asked of a lab. None is the default for a new lab, and `as it is` for one that exists."""
 
     nodes: int | None = None
     """Number of nodes (2)."""

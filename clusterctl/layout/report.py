@@ -146,7 +146,7 @@ def _tensors(files: ModelFiles) -> Mapping[str, Tensor] | None:
 
 
 def _request_tokens(said: object, arch: Architecture) -> int | None:
-    """Longest request; None when vLLM fits it to the memory («auto», -1). Accepts vLLM's 32k and 32K."""
+    """Longest request; None when vLLM fits it to the memory ("auto", -1). Accepts vLLM's 32k and 32K."""
     if isinstance(said, int) and not isinstance(said, bool):
         return said if said > 0 else None
     if isinstance(said, str):

@@ -7,7 +7,7 @@ def layers_per_stage(layers: int, stages: int, partition: str | None = None) -> 
     """Layers of each stage, the first one first (vLLM 0.32, distributed/utils.py: get_pp_indices).
 
     The remainder goes to the stages before the last, from the back: the last one also has the norm and the output head.
-    `partition` is VLLM_PP_LAYER_PARTITION («10,11,11»). Raises ValueError, with a sentence, when it does not fit.
+    `partition` is VLLM_PP_LAYER_PARTITION (`10,11,11`). Raises ValueError, with a sentence, when it does not fit.
     """
     if partition:
         return _given(layers, stages, partition)

@@ -1,8 +1,8 @@
 """One lock per cluster, held on every node that is reached, for as long as somebody changes the cluster.
 
 On each node a shell script (scripts/lock.sh) holds a flock and ends, and with it the lock, when its SSH channel does or
-when it hears nothing for SILENCE_S: what a closed laptop, `kill -9` or a cut cable leaves is gone by itself. The same
-script keeps the node's history (history.py).
+when it gets no request for SILENCE_S: what a closed laptop, `kill -9` or a cut cable leaves behind goes away by itself.
+The same script keeps the node's history (history.py).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class LockedError(ClusterctlError):
         lines = [f"  {node}: {found}" for node, found in busy.items()]
         super().__init__(
             "\n".join([f"cluster {cluster} is{still} locked by another run of clusterctl:", *lines]),
-            hint=("" if waited_s is not None else "wait for it with --wait, or ")
-            + f"ask there; the lock of a run that is gone ends by itself within {SILENCE_S} s",
+            hint=("" if waited_s is not None else "wait until it is done with --wait, or ")
+            + f"ask whoever runs it; if that run is dead, its lock ends by itself within {SILENCE_S} s",
         )
 
 
@@ -52,7 +52,7 @@ class LockLostError(ClusterctlError):
         lines = [f"  {node}: {why}" for node, why in lost.items()]
         super().__init__(
             "\n".join([f"the lock of cluster {cluster} was lost, so nothing more was changed:", *lines]),
-            hint="clusterctl status says what is there, clusterctl history who was there; then run it again",
+            hint="clusterctl status shows the state, clusterctl history who changed it; then run the command again",
         )
 
 
@@ -66,7 +66,7 @@ class ClusterLock:
 
     @property
     def run(self) -> str:
-        """What tells this run from others in the history."""
+        """Identifies this run in the history."""
         return str(self._about["run"])
 
     @property
@@ -85,11 +85,11 @@ class ClusterLock:
         return {node: why for node, why in outcomes.values.items() if why is not None}
 
     def note(self, text: str) -> None:
-        """Put down in the history of all nodes what was changed. Never a secret."""
+        """Record in the history of all nodes what was changed. Never a secret."""
         self._record({"event": "note", "run": self.run, "text": text}, timeout_s=ANSWER_S)
 
     def finish(self, outcome: str) -> None:
-        """Put down how it ended (ok; failed: why; interrupted), and release. Harmless when that was done."""
+        """Record how the run ended (ok; failed: why; interrupted), and release. May be called twice."""
         if self._finished:
             return
         self._finished = True
@@ -99,13 +99,13 @@ class ClusterLock:
         release(self._hosts, self._locks)
 
     def begin(self) -> Mapping[str, str]:
-        """Put down that it began. Returns node → why it keeps no history, for those that cannot."""
+        """Record that the run began. Returns node → why it was not recorded, for those that failed."""
         cut_off = _record({"event": "cut-off", "run": self.run})
         self._hosts.each(lambda host: self._locks[host.name].ask(f"begin {cut_off}", "begun"), self._locks)
         return self._record({"event": "begin", **self._about}, timeout_s=RELEASE_S)
 
     def _record(self, values: Mapping[str, Any], *, timeout_s: float) -> Mapping[str, str]:
-        """Node → why it was not written down there. A lock that was lost is `ensure`'s to tell."""
+        """Node → why it was not recorded there. A lost lock is reported by `ensure`."""
 
         def write(host: Host) -> tuple[str, str]:
             record = _record({**values, "node": host.name})
@@ -118,7 +118,7 @@ class ClusterLock:
 
 @contextmanager
 def cluster_lock(hosts: Hosts, command: str, *, wait_s: float | None, progress: Progress) -> Iterator[ClusterLock]:
-    """Hold the cluster's lock on every connected node. `command` is what others are told that runs; no secret in it.
+    """Hold the cluster's lock on every connected node. `command` is what other runs see; no secret in it.
 
     All or nothing. When another run holds it: LockedError at once, or with `wait_s` after that many seconds. A node
     that does not answer is given up (Hosts.give_up), so that what is not locked is not touched. Raises NodesError when
@@ -132,7 +132,7 @@ def cluster_lock(hosts: Hosts, command: str, *, wait_s: float | None, progress: 
         _take(hosts, locks, about, wait_s=wait_s, progress=progress)
         lock = ClusterLock(hosts, locks, about)
         for node, why in lock.begin().items():
-            progress.detail(f"{node} keeps no history of this: {why}")
+            progress.detail(f"{node}: this run is not recorded in the history: {why}")
     except BaseException:
         release(hosts, locks)
         raise
@@ -158,7 +158,7 @@ def release(hosts: Hosts, locks: Mapping[str, NodeLock]) -> None:
 
 
 def _about(cluster: str, command: str) -> dict[str, Any]:
-    """What a waiting one and the history are told of this run."""
+    """What other runs and the history see of this run."""
     return {
         "run": secrets.token_hex(6),
         "who": whoami(),
@@ -233,8 +233,8 @@ def _try_all(hosts: Hosts, locks: Mapping[str, NodeLock], order: Sequence[str], 
 def _not_by_ourselves(busy: Mapping[str, Busy], run: str) -> None:
     """Raises NodesError when the holder of a node's lock is this run: then two nodes of the inventory are one machine,
     and to wait would be to wait for oneself."""
-    what = "another node of the inventory is this same machine: this run holds its lock already"
-    fix = "one entry in the inventory for each machine; compare `host` of the nodes"
+    what = "another node of the inventory is the same machine: this run already holds its lock"
+    fix = "keep one entry in the inventory for each machine; compare the nodes' `host`"
     if ours := [NodeFailure(n, what, fix) for n, found in busy.items() if found.holder and found.holder.run == run]:
         raise NodesError("locking the cluster", ours)
 
@@ -250,6 +250,6 @@ def _everywhere(hosts: Hosts, locks: Mapping[str, NodeLock], busy: Mapping[str, 
     them could get in the way of one that is just about to take them."""
     known = {found.holder.run: found for found in busy.values() if found.holder is not None}
     others = [name for name in locks if name not in busy]
-    said = hosts.each(lambda host: locks[host.name].ask("look", "holder")[1], others).values
-    held = {name: known[h.run] for name, text in said.items() if (h := read_holder(text)) and h.run in known}
+    answers = hosts.each(lambda host: locks[host.name].ask("look", "holder")[1], others).values
+    held = {name: known[h.run] for name, text in answers.items() if (h := read_holder(text)) and h.run in known}
     return {name: found for name in locks if (found := busy.get(name) or held.get(name)) is not None}

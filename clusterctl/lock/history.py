@@ -1,4 +1,4 @@
-"""`history`: who did what when, as the nodes have written it down (scripts/lock.sh), and what the agents restarted."""
+"""`history`: who did what when, as recorded on the nodes (scripts/lock.sh), and what the agents restarted."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ LONGEST = 500
 """Characters of a text from a node that are shown."""
 
 
+CUT_OFF = "cut off: "
+"""How the outcome begins of a run whose lock ended without the run's own end; a part of `history --json`."""
+
+
 @dataclass(frozen=True)
 class Note:
-    """What a run says that it changed."""
+    """What a run reported as changed."""
 
     t: float
     text: str
@@ -38,17 +42,22 @@ class Run:
 
     run: str
     t: float | None
-    """When it began: Unix time in seconds, of the first node that knows; None when that is not kept any more."""
+    """When it began: Unix time in seconds, of the first node that knows; None when that is no longer kept."""
     who: str
     command: str
     version: str
     outcome: str | None
-    """ok; failed: why; interrupted; cut off: eof or silence. None: it goes on, or its nodes went down with it."""
+    """ok; failed: why; interrupted; cut off: eof or silence. None: still running, or its nodes went down with it."""
     seconds: float | None
     notes: tuple[Note, ...]
     nodes: tuple[str, ...]
     cut_off: Mapping[str, str]
     """Node → reason, where the lock ended without the run's own end: eof (the channel ended), silence."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run itself recorded how it ended."""
+        return self.outcome is not None and not self.outcome.startswith(CUT_OFF)
 
     @property
     def at(self) -> float:
@@ -134,8 +143,8 @@ def _read(host: Host, cluster: str) -> NodeHistory:
 def _script(host: Host, cluster: str, what: str) -> bytes:
     done = host.ssh.run(["sh", "-s", "--", cluster, what], stdin=SCRIPT, read_only=what == "read")
     if done.exit_code != 0:
-        said = plain(done.stderr.decode(errors="replace")) or f"exit code {done.exit_code}"
-        raise HostError(host.name, f"cannot {what} its history: {said}")
+        reason = plain(done.stderr.decode(errors="replace")) or f"exit code {done.exit_code}"
+        raise HostError(host.name, f"cannot {what} its history: {reason}")
     return done.stdout
 
 
@@ -153,11 +162,11 @@ def parse(text: str) -> tuple[tuple[Mapping[str, Any], ...], int]:
 
 def _record(line: str) -> Mapping[str, Any] | None:
     try:
-        said = json.loads(line)
+        record = json.loads(line)
     except ValueError:
         return None
-    kept = isinstance(said, dict) and isinstance(said.get("t"), int | float) and isinstance(said.get("run"), str)
-    return said if kept and isinstance(said.get("event"), str) else None
+    kept = isinstance(record, dict) and isinstance(record.get("t"), int | float) and isinstance(record.get("run"), str)
+    return record if kept and isinstance(record.get("event"), str) else None
 
 
 def restarts_in(node: str, state: Fact[Mapping[str, Any]]) -> tuple[Restart, ...] | Unknown:
@@ -206,7 +215,7 @@ def _run(run: str, records: Sequence[tuple[str, Mapping[str, Any]]]) -> Run:
     if end is not None:
         outcome, seconds = plain(end.get("outcome")), _number(end.get("seconds"))
     elif cut_off:
-        outcome = f"cut off: {', '.join(sorted(set(cut_off.values())))}"
+        outcome = f"{CUT_OFF}{', '.join(sorted(set(cut_off.values())))}"
         # Both times are of one node's clock.
         took = [record["t"] - begun[node]["t"] for node, record in by_event["cut-off"] if node in begun]
         seconds = float(max(took)) if took else None

@@ -1,4 +1,4 @@
-"""Who holds a lock, as the record on a node says."""
+"""Who holds a lock, according to the record on a node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clusterctl.lock.history import duration, plain, utc
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds the lock, as the lock's file on a node says."""
+    """Who holds the lock, according to its file on a node."""
 
     run: str
     who: str
@@ -22,25 +22,27 @@ class Holder:
     def sentence(self, now: float) -> str:
         """Who, from where, what, since when. `now` is the node's clock as well."""
         process = f" (pid {self.pid} there)" if self.pid is not None else ""
-        since = f" since {utc(self.since)} ({duration(now - self.since)} ago)" if self.since is not None else ""
-        return f"{self.who}{process} runs `{self.command}`{since}"
+        if self.since is None:
+            return f"{self.who}{process} is running `{self.command}`"
+        ago = duration(now - self.since)
+        return f"{self.who}{process} has been running `{self.command}` since {utc(self.since)} ({ago} ago)"
 
 
 def read_holder(text: str) -> Holder | None:
-    """What a lock's file says; None when it says nothing that can be read. Any login may write there: nothing but plain
+    """What a lock's file says; None when nothing in it can be read. Any login may write there: nothing but plain
     text of bounded length comes out."""
     try:
-        said = json.loads(text)
+        record = json.loads(text)
     except ValueError:
         return None
-    if not isinstance(said, dict):
+    if not isinstance(record, dict):
         return None
-    pid, since = said.get("pid"), said.get("t")
+    pid, since = record.get("pid"), record.get("t")
     return Holder(
-        run=plain(said.get("run")),
-        who=plain(said.get("who")) or "somebody",
+        run=plain(record.get("run")),
+        who=plain(record.get("who")) or "somebody",
         pid=pid if isinstance(pid, int) else None,
-        command=plain(said.get("command")) or "clusterctl",
+        command=plain(record.get("command")) or "clusterctl",
         since=float(since) if isinstance(since, int | float) else None,
     )
 
@@ -53,4 +55,4 @@ class Busy:
     now: float
 
     def __str__(self) -> str:
-        return self.holder.sentence(self.now) if self.holder else "somebody who has not said who it is"
+        return self.holder.sentence(self.now) if self.holder else "an unknown holder (the lock file names nobody)"

@@ -29,11 +29,11 @@ SURE_S = SILENCE_S - 5.0
 
 
 ANSWER_S = 10.0
-"""For the script to start, and for each of its answers; milliseconds, unless the node hangs."""
+"""Seconds for the script to start, and for each of its answers; it takes milliseconds unless the node hangs."""
 
 
 RELEASE_S = 2.0
-"""For a node to confirm that the lock is free, and to write the end down."""
+"""Seconds for a node to confirm that the lock is free, and to record the end."""
 
 
 SETTLE_TURNS, SETTLE_S = 5, 0.05
@@ -73,7 +73,7 @@ class NodeLock:
             self.close()
             raise HostError(
                 self.node,
-                f"the command `{rest}` is missing, with which the cluster is locked",
+                f"the command `{rest}` is missing, which the cluster's lock needs",
                 hint=f"install {'util-linux' if rest == 'flock' else 'coreutils'} on the node",
             )
 
@@ -93,7 +93,7 @@ class NodeLock:
                 line = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 raise CommandTimeoutError(
-                    self.node, f"the lock's script did not answer within {timeout_s:g} s: does the machine hang?"
+                    self.node, f"the lock's script did not respond within {timeout_s:g} s: the machine may hang"
                 ) from None
             if line is None:
                 self._answers.put(None)  # for whoever asks next
@@ -138,7 +138,7 @@ class NodeLock:
             return self._ended_because() if self._ended else f"no sign of life for {_now() - self._proven_at:.0f} s"
 
     def end(self) -> None:
-        """Give the lock up, wait until the node says so or RELEASE_S have passed, and close the channel."""
+        """Give the lock up, wait until the node confirms it or RELEASE_S have passed, and close the channel."""
         with suppress(HostError):
             self.ask("end", "released", timeout_s=RELEASE_S)
         self.close()

@@ -35,7 +35,7 @@ class Laps:
 
 @dataclass(frozen=True)
 class Run:
-    """Connections, where progress is shown, the lock that is held, and by whom."""
+    """Connections, where progress is reported, the lock that is held, and by whom."""
 
     hosts: Hosts
     progress: Progress

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from clusterctl.agent import paths
 from clusterctl.agent.state import AgentState
-from clusterctl.inventory.layout import Layout, layout_for
+from clusterctl.inventory.layout import Layout, layout_of
 from clusterctl.inventory.model import Inventory, MpPorts, Serve
 from clusterctl.inventory.rules.all import Rule
 from clusterctl.inventory.rules.serve import layout
@@ -120,7 +120,7 @@ class Mp:
 
     def world(self, inventory: Inventory, accelerators: int) -> Layout:
         """Tensor parallel inside a node unless it is asked for, whole pipeline stages or whole engines on each."""
-        return layout_for(len(inventory.nodes), accelerators, inventory.serve)
+        return layout_of(inventory, accelerators)
 
     def listens_for(self, inventory: Inventory) -> tuple[PortField, ...]:
         """What the sizes need: no link on one node, no master where no engine spans nodes."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from clusterctl.agent import paths
 from clusterctl.agent.state import AgentState
 from clusterctl.inventory.issue import Issue
-from clusterctl.inventory.layout import Layout, layout_for
+from clusterctl.inventory.layout import Layout, layout_of
 from clusterctl.inventory.model import Inventory, PortRange, RayPorts, Serve
 from clusterctl.inventory.raw import size
 from clusterctl.inventory.rules.all import Rule
@@ -104,12 +104,14 @@ def worker_ports(data: object) -> Iterator[Issue]:
     needed = (per_node if isinstance(per_node, int) else 1) + 1
     ports = workers.last - workers.first + 1
     if ports <= 0:
-        yield Issue(workers.path, f"first {workers.first} is above last {workers.last}", "exchange them")
+        yield Issue(workers.path, f"first {workers.first} is above last {workers.last}", "swap them")
     elif workers.first < SMALLEST_WORKER_PORT:
-        yield Issue(workers.path, f"begins at {workers.first}, and Ray refuses ports below {SMALLEST_WORKER_PORT}")
+        yield Issue(workers.path, f"starts at {workers.first}, but Ray refuses ports below {SMALLEST_WORKER_PORT}")
     elif ports < needed:
-        message = f"has {ports} ports, and a node needs at least {needed}: one for each accelerator and the server"
-        yield Issue(workers.path, message, "give some hundreds: Ray also keeps an idle worker for each CPU core")
+        message = (
+            f"has {ports} ports, but a node needs at least {needed}: one for each accelerator and one for the server"
+        )
+        yield Issue(workers.path, message, "use a few hundred: Ray also keeps an idle worker for each CPU core")
 
 
 def one_engine(data: object) -> Iterator[Issue]:
@@ -131,8 +133,8 @@ class Ray:
 
     name = "ray"
     owned: Mapping[str, str] = {
-        "master-port": "leave it out: the nodes are joined by Ray",
-        "data-parallel-rpc-port": "leave it out: the engines are joined by Ray",
+        "master-port": "remove it: the nodes are joined by Ray",
+        "data-parallel-rpc-port": "remove it: the engines are joined by Ray",
     }
     owned_environment = frozenset(
         {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "VLLM_CONFIG_ROOT"}
@@ -165,7 +167,7 @@ class Ray:
 
     def world(self, inventory: Inventory, accelerators: int) -> Layout:
         """Tensor parallel inside a node unless it is asked for, whole pipeline stages on each."""
-        return layout_for(len(inventory.nodes), accelerators, inventory.serve)
+        return layout_of(inventory, accelerators)
 
     def ports(self, inventory: Inventory, node: str) -> Mapping[int, str]:
         """Ray's pinned ports, and the API's on the head."""

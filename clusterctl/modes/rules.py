@@ -41,4 +41,4 @@ def distinct_ports(listens: Sequence[PortField], data: object) -> Iterator[Issue
         by_default = "" if against.given else " by default"
         taken.setdefault(at, []).append(f"{path_text(against.path)} has {against.ports}{by_default}")
     for at, others in taken.items():
-        yield Issue(at.path, f"{at.ports} is taken: {listed(others, 'and')}", "give each its own ports")
+        yield Issue(at.path, f"{at.ports} is already taken: {listed(others, 'and')}", "give each its own ports")

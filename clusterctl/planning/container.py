@@ -36,7 +36,7 @@ LIVE_FILES = frozenset({*SERVER_FILES, *SETTINGS_FILES})
 
 def restart_policy(inventory: Inventory) -> str:
     """The engine's restart policy for containers of a cluster that has served; until `up` has seen a completion it is
-    `no` (agent.py, «Healing»).
+    `no` (agent.py, "Healing").
 
     `always`, not `unless-stopped`: an engine that was killed stops the containers that it finds running when it comes
     back, notes them as stopped by a person, and leaves them so (Docker 20.10, seen in the lab, to 29, in its code:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import docker.types
-
+from clusterctl.hosts.engine import bodies
 from clusterctl.inventory.model import Inventory, Ulimit
 
 LOG_MAX_SIZE = "64m"
@@ -38,8 +37,7 @@ def host_config(inventory: Inventory, *, gpus: int, infiniband: bool) -> Mapping
     if container.ipc == "private":
         body["shm_size"] = container.shm_bytes
     if inventory.accelerator.kind == "nvidia":
-        # What `--gpus N` is in the API.
-        body["device_requests"] = [docker.types.DeviceRequest(count=gpus, capabilities=[["gpu"]])]
+        body["device_requests"] = [bodies.gpu_request(gpus)]
     if inventory.accelerator.kind == "amd":
         # ROCm's own instructions for containers: the compute and render devices, and the groups that own them.
         body["devices"] += ["/dev/kfd:/dev/kfd:rwm", "/dev/dri:/dev/dri:rwm"]
@@ -47,6 +45,6 @@ def host_config(inventory: Inventory, *, gpus: int, infiniband: bool) -> Mapping
     return body
 
 
-def _ulimit(name: str, limit: Ulimit | int) -> Any:
+def _ulimit(name: str, limit: Ulimit | int) -> bodies.Ulimit:
     soft, hard = (limit.soft, limit.hard) if isinstance(limit, Ulimit) else (limit, limit)
-    return docker.types.Ulimit(name=name, soft=soft, hard=hard)
+    return bodies.ulimit(name, soft, hard)

@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import docker.types
-
 from clusterctl.deployment.address import accelerators_per_node
 from clusterctl.deployment.rdma import devices_passed
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.image_report import ImageReport, RunFailed, read_output
 from clusterctl.facts.records import ImageFacts
+from clusterctl.hosts.engine import bodies
 from clusterctl.hosts.engine.engine import EngineError, FileInContainer
 from clusterctl.hosts.host import Host, Hosts
-from clusterctl.inventory.layout import layout_for
+from clusterctl.inventory.layout import layout_of
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning.flags import host_config
 from clusterctl.preflight.container import probe_labels, probe_name
@@ -117,7 +116,7 @@ def gpus_wanted(inventory: Inventory, facts: ClusterFacts) -> int:
         return 0
     per_node = accelerators_per_node(inventory, facts)
     try:
-        layout = layout_for(len(inventory.nodes), per_node, inventory.serve)
+        layout = layout_of(inventory, per_node)
     except ValueError:
         return per_node  # a finding of its own
     return layout.gpus_per_node
@@ -148,6 +147,6 @@ def image_probe(inventory: Inventory, facts: ClusterFacts, node: str, *, ask_reg
     return ImageProbe(config, body, gpus)
 
 
-def _mount(bind: str) -> docker.types.Mount:
+def _mount(bind: str) -> bodies.Mount:
     source, target, *mode = bind.split(":")
-    return docker.types.Mount(target=target, source=source, type="bind", read_only=mode == ["ro"])
+    return bodies.bind_mount(source, target, read_only=mode == ["ro"])

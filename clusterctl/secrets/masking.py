@@ -1,4 +1,4 @@
-"""Values whose name says that they are secrets: told apart by name, recorded as a hash, shown as nothing. Pure."""
+"""Values that are secrets, recognised by their name: recorded as a hash, never shown. Pure."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 secrets have. Pure.
 
 Nothing is hidden for its length alone: what is left must stay readable, for it is evidence. So a known value that is
-short (`SHORT` characters) is hidden only where a name that says «secret» stands before it.
+short (`SHORT` characters) is hidden only behind a name that a secret has.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from clusterctl.secrets.names import may_be_secret
+from clusterctl.secrets.names import SETTING, WORDS, may_be_secret
 
 MASK = "***"
 
@@ -29,16 +29,6 @@ SHORTEST_LINE = 12
 
 
 _NO_VALUE = r"(?!(?:None|null|[Tt]rue|[Ff]alse)\b|\*\*\*)"
-
-
-_NAME = (
-    r"(?:(?:TOKEN|SECRET|KEY|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)"
-    r"|(?i:(?:api|access|secret|private|account|signing|encryption)[_-]?key"
-    r"|(?:auth|access|refresh|bearer|api|hf|hub|session|security)[_-]?token"
-    r"|client[_-]?secret|password|passwd|passphrase))"
-)
-"""Names of settings as logs, command lines and environments write them. Not every name with «key» or «token» in it:
-`num_key_value_heads`, `eos_token` and «KeyError» belong to what logs are read for."""
 
 
 _OPTIONS = r"--(?:api-key|(?:hf|auth|access|api|ray-auth)-token|token|password|secret)"
@@ -78,7 +68,7 @@ _LONG_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), kept)
     for pattern, kept in (
-        # Headers: «Authorization: Bearer …», "authorization": "Basic …", curl -H; and a token after «Bearer» anywhere.
+        # Headers: `Authorization: Bearer …`, "authorization": "Basic …", curl -H; and a token after `Bearer` anywhere.
         (
             r"((?i:authorization)[\"']?\s?[=:]\s?[\"']?(?:(?i:bearer|basic|token)\s+)?)" + _NO_VALUE + r"[^\s\"',;]+",
             rf"\1{MASK}",
@@ -86,7 +76,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\b((?i:bearer)\s+)(?=[A-Za-z._~+/-]*\d)[A-Za-z0-9._~+/=-]{6,}", rf"\1{MASK}"),
         # Settings: 'api_key': ['…', '…'] (vLLM 0.32 logs its arguments so), api_key=…, "HF_TOKEN": "…", password: ….
         (
-            rf"({_NAME}[\"']?\s?[=:]\s?)"
+            rf"({SETTING}[\"']?\s?[=:]\s?)"
             rf"(?:[\[(][^\])\n]+[\])]|([\"']){_NO_VALUE}(?:(?!\2)[^\\\n]|\\.)+\2|(?![\"'\[(]){_NO_VALUE}[^\s\"',;&)\]}}]+)",
             rf"\1\2{MASK}\2",
         ),
@@ -104,14 +94,15 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 _HINTS = (
-    *("auth", "bearer", "key", "token", "secret", "passw", "passphrase", "credential", "://", "hf_", "sk-", "nvapi-"),
-    *("glpat-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xox", "akia", "asia", "eyj"),
+    *WORDS.lower().split("|"),
+    *("auth", "bearer", "://", "hf_", "sk-", "nvapi-", "glpat-", "ghp_"),
+    *("gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xox", "akia", "asia", "eyj"),
 )
 """Without one of them (in lower case) no line has one of _SHAPES: 20 MB of a log in 2 s instead of 10."""
 
 
 def masked(value: Any) -> Any:
-    """A tree of JSON values without the texts whose name says «secret», also in lists of NAME=value or arguments."""
+    """A tree of JSON values without the texts whose name is a secret's, also in lists of NAME=value or arguments."""
     if isinstance(value, Mapping):
         return {
             key: MASK if isinstance(item, str) and item and may_be_secret(str(key)) else masked(item)
@@ -130,7 +121,7 @@ def masked(value: Any) -> Any:
 
 
 def secret_values(value: Any) -> Iterator[str]:
-    """The texts in a tree of JSON values (inspect's answer, an inventory, a spec) whose name says «secret»."""
+    """The texts in a tree of JSON values (inspect's answer, an inventory, a spec) whose name is a secret's."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if isinstance(item, str) and may_be_secret(str(key)):
@@ -162,7 +153,7 @@ class Redactor:
         self._forms = tuple(sorted(forms, key=lambda form: (-len(form), form)))
         short = "|".join(re.escape(secret) for secret in sorted(known - long, key=lambda each: (-len(each), each)))
         # Nothing before the word: a pattern that begins with any number of letters is quadratic on a long word.
-        word = r"(?i:token|secret|key|passw|passphrase|credential)[\w-]{0,40}"
+        word = rf"(?i:{WORDS})[\w-]{{0,40}}"
         named = rf"({word}[\"']?(?:\s{{0,2}}[=:]\s{{0,2}}|\s)[\"']?)"
         self._short = re.compile(rf"{named}(?:{short})(?!\w)") if short else None
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from clusterctl.signatures.explanation import ANSI
+from clusterctl.signatures.signature import ANSI
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ KEEP = (_KV_TOKENS, _CONCURRENCY)
 
 @dataclass(frozen=True)
 class KvCache:
-    """What vLLM said of its KV cache. `tokens` is of the smallest rank; all others shrink to it."""
+    """What vLLM logged about its KV cache. `tokens` is of the smallest rank; all others shrink to it."""
 
     tokens: int | None
     max_concurrency: float | None
@@ -59,7 +59,7 @@ class KvCache:
 
 
 def step_of(line: str) -> Step | None:
-    """The step of vLLM's start that a line tells of, if any."""
+    """The step of vLLM's start that a line reports, if any."""
     line = ANSI.sub("", line)
     for pattern, text in _STEPS:
         if match := pattern.search(line):

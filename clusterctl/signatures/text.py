@@ -6,7 +6,8 @@ SHOWN_WIDTH = 300
 
 
 def shortened(line: str) -> str:
-    """A line cut in the middle: what a long line of vLLM says is at its end, who says it at its beginning."""
+    """A line on one line, cut in the middle: its beginning names the process, its end the reason."""
+    line = " ".join(line.split())
     if len(line) <= SHOWN_WIDTH:
         return line
     return f"{line[: SHOWN_WIDTH // 3]} … {line[-SHOWN_WIDTH * 2 // 3 :]}"

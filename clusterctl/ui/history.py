@@ -11,21 +11,20 @@ def text(found: History) -> str:
     """The history as people read it."""
     lines = [line for entry in found.entries for line in (_run(entry) if isinstance(entry, Run) else _restart(entry))]
     if not lines:
-        lines = [f"no run of clusterctl that changed cluster {found.cluster} is kept on these nodes"]
-    lines += [f"{node}: {count} line(s) of its history cannot be read" for node, count in found.bad_lines.items()]
-    lines += [f"{node}: its agent's restarts cannot be read: {why}" for node, why in found.no_restarts.items()]
-    lines += [f"{node}: its history was not read: {why}" for node, why in found.unread.items()]
+        lines = [f"these nodes have no record of a run of clusterctl that changed cluster {found.cluster}"]
+    lines += [f"{node}: {count} line(s) of its history are damaged" for node, count in found.bad_lines.items()]
+    lines += [f"{node}: its agent's restarts could not be read: {why}" for node, why in found.no_restarts.items()]
+    lines += [f"{node}: its history could not be read: {why}" for node, why in found.unread.items()]
     return "\n".join(lines)
 
 
 def _run(entry: Run) -> Iterator[str]:
     at = utc(entry.t) if entry.t is not None else "(earlier)"
     took = f" after {duration(entry.seconds)}" if entry.seconds is not None else ""
-    yield f"{at}  {entry.who}  {entry.command}  {entry.outcome or 'no end yet'}{took}"
+    yield f"{at}  {entry.who}  {entry.command}  {entry.outcome or 'not ended'}{took}"
     for note in entry.notes:
         yield f"    {note.text}"
-    ended = entry.outcome is not None and not entry.outcome.startswith("cut off")
-    if ended or len(set(entry.cut_off.values())) > 1:
+    if entry.ended or len(set(entry.cut_off.values())) > 1:
         yield from (f"    cut off on {node}: {why}" for node, why in entry.cut_off.items())
 
 

@@ -1,4 +1,4 @@
-"""The answer of `clusterctl layout` as text for a person, and as values for machines."""
+"""The result of `clusterctl layout` as text for a person, and as values for machines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clusterctl.layout.report import Report
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """The report for machines; bytes, tokens, and null where something cannot be said."""
+    """The report for machines; bytes, tokens, and null where something is unknown."""
     return {
         "model": report.model,
         "architecture": asdict(report.arch),
@@ -66,26 +66,26 @@ def text(report: Report) -> str:
         lines += ["", f"use instead: serve.tensor_parallel: {best.tensor_parallel}, "
                   f"serve.pipeline_parallel: {best.pipeline_parallel}"]  # fmt: skip
     if report.unknown:
-        lines += ["", "no estimate of everything:", *(f"  {reason}" for reason in report.unknown)]
+        lines += ["", "not everything could be estimated:", *(f"  {reason}" for reason in report.unknown)]
     if report.notes:
         lines += ["", *(f"note: {note}" for note in report.notes)]
     return "\n".join(lines)
 
 
 def _architecture(arch: Architecture) -> str:
-    said: list[str] = [arch.name]
-    said += [f"{arch.layers} layers"] if arch.layers else []
+    parts: list[str] = [arch.name]
+    parts += [f"{arch.layers} layers"] if arch.layers else []
     heads = f"{arch.heads} attention heads"
     if arch.latent is not None:
-        said.append(f"{heads}, latent attention ({arch.latent} values a token and layer)")
+        parts.append(f"{heads}, latent attention ({arch.latent} values a token and layer)")
     elif arch.heads:
-        said.append(f"{heads} and {arch.kv_heads} KV heads of {arch.head_dim}")
-    said += [f"{arch.experts} experts"] if arch.experts else []
+        parts.append(f"{heads} and {arch.kv_heads} KV heads of {arch.head_dim}")
+    parts += [f"{arch.experts} experts"] if arch.experts else []
     if arch.quantization:
         q = arch.quantization
         blocks = f" in blocks of {q.block_n} x {q.block_k}" if q.block_n else ""
-        said.append(f"{q.method}{blocks}{f' in groups of {q.group_size}' if q.group_size else ''}")
-    return ", ".join(said)
+        parts.append(f"{q.method}{blocks}{f' in groups of {q.group_size}' if q.group_size else ''}")
+    return ", ".join(parts)
 
 
 def _memory(report: Report) -> str:
@@ -98,13 +98,13 @@ def _verdict(report: Report, candidate: Candidate) -> str:
     if candidate.fits is False:
         lacks = (candidate.missing_bytes or 0) / GIB
         room = "" if candidate.kv_tokens is None else f" (room for {candidate.kv_tokens:,} tokens)"
-        return f"does not fit: each GPU of the fullest stage lacks {lacks:.2f} GiB{room}"
+        return f"does not fit: each GPU of the fullest stage is {lacks:.2f} GiB short{room}"
     if candidate.kv_tokens is None:
-        return "possible; no estimate of the KV cache"
-    said = f"about {candidate.kv_tokens:,} tokens of KV cache"
+        return "possible; the KV cache could not be estimated"
+    estimate = f"about {candidate.kv_tokens:,} tokens of KV cache"
     if candidate.max_concurrency is not None:
-        said += f", {candidate.max_concurrency:.2f} requests of {report.request_tokens or 0:,} tokens at once"
-    return said
+        estimate += f", {candidate.max_concurrency:.2f} requests of {report.request_tokens or 0:,} tokens at once"
+    return estimate
 
 
 def _stages(report: Report, candidate: Candidate) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The network between the nodes as `check` shows it: what each node is told, and what was measured."""
+"""The network between the nodes as `check` shows it: the environment of each node, and what was measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Environments = Mapping[str, Mapping[str, str]]
 def network_lines(environments: Environments, deep: DeepFacts | None) -> Iterator[str]:
     """For a person."""
     if environments:
-        yield "each node is told its own place in the network:"
+        yield "environment of each node:"
         for name, variables in environments.items():
             yield f"  {name}: {' '.join(f'{key}={value}' for key, value in variables.items())}"
     if deep is not None and isinstance(deep.pairs, Pairs):
@@ -31,15 +31,16 @@ def _pairs_lines(pairs: Pairs) -> Iterator[str]:
     times = [link.min_us for link in pairs.links.values() if link.min_us is not None]
     is_open = sum(set(link.ports.values()) == {"ok"} for link in pairs.links.values())
     reach = f", round trip {min(times) / 1000:.2f} to {max(times) / 1000:.2f} ms" if times else ""
-    yield f"pairs of nodes: {is_open} of {len(pairs.links)} directions open on every port tried{reach}"
+    yield f"pairs of nodes: {is_open} of {len(pairs.links)} directions open on every port tested{reach}"
 
 
 def bandwidth_table(pairs: Pairs) -> Table:
     """TCP throughput as a matrix: a row for each sender, a column for each receiver."""
     names = list(pairs.ends)
     table = Table(box=None, pad_edge=False, header_style="")
-    for column in ("Gbit/s from \\ to", *names):
-        table.add_column(column, justify="left" if column.startswith("Gbit") else "right")
+    table.add_column("Gbit/s from \\ to", justify="left")
+    for name in names:
+        table.add_column(name, justify="right")
     for source in names:
         rates = (pairs.gbit_per_s.get((source, target)) for target in names)
         table.add_row(source, *("-" if rate is None else f"{rate:.1f}" for rate in rates))
@@ -64,7 +65,7 @@ def _way(run: NodeRun) -> Iterator[str]:
 
 
 def network_json(environments: Environments, deep: DeepFacts | None) -> dict[str, Any]:
-    """For machines. What was not asked is null."""
+    """For machines. What was not measured is null."""
     pairs = deep.pairs if deep is not None else None
     ran = deep.collective if deep is not None else None
     return {

@@ -1,4 +1,4 @@
-"""Progress on stderr: what is being waited for, since when. A spinner on a terminal, plain lines elsewhere."""
+"""Progress on stderr: what is being waited for, and for how long. A spinner on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ NODE_COLUMNS = (
 
 
 def up_summary(summary: UpSummary, key_command: str | None) -> str:
-    """What a successful `up` ends with: where it is, how it lies on the nodes, what it holds, how to use it.
+    """What a successful `up` ends with: the endpoint, the layout on the nodes, the KV cache, how to use it.
 
     `key_command` prints the API key; None when there is none.
     """
@@ -43,7 +43,7 @@ def up_summary(summary: UpSummary, key_command: str | None) -> str:
         *((f"stage {stage.pipeline_rank}", ", ".join(stage.nodes)) for stage in summary.stages),
         ("KV cache", kv_cache(summary.kv_cache)),
         ("completion", f"{summary.completion.tokens} token in {summary.completion.latency_s:.2f} s"),
-        *((("API key", f"a new one was generated: {key_command}"),) if summary.new_api_key else ()),
+        *((("API key", f"a new one was generated; print it with: {key_command}"),) if summary.new_api_key else ()),
         ("time", timings),
     ]
     headline = f"{summary.cluster} is up" + ("" if summary.changed else " (nothing was changed)")
@@ -83,7 +83,7 @@ def down_result(result: DownResult) -> str:
 def findings(found: Sequence[Finding], nodes: int) -> str:
     """What `check` found."""
     if not found:
-        return f"{nodes} nodes checked: nothing found that would keep the cluster from starting"
+        return f"{nodes} nodes checked: no problems found"
     lines = [line for finding in found for line in finding.lines()]
     waived = sum(finding.waived for finding in found)
     counted = f"{len(found)} finding{'s' if len(found) != 1 else ''}" + (f", {waived} of them waived" if waived else "")
@@ -94,13 +94,13 @@ def check_result(
     found: Sequence[Finding], differing: Sequence[Difference], nodes: int, network: Sequence[str] = ()
 ) -> str:
     """What `check` found, the network between the nodes, and what differs between them."""
-    table = ["the nodes differ in:", identity(differing), ""] if differing else []
+    table = ["differences between the nodes:", identity(differing), ""] if differing else []
     between = [*network, ""] if network else []
     return "\n".join([*between, *table, findings(found, nodes)])
 
 
 def network(environments: Environments, deep: DeepFacts | None) -> list[str]:
-    """What each node is told about its place in the network, and what was measured between them."""
+    """The network environment of each node, and what was measured between them."""
     lines = list(network_lines(environments, deep))
     if deep is not None and deep.pairs is not None and deep.pairs.gbit_per_s:
         lines.append(_text(bandwidth_table(deep.pairs)))
@@ -122,7 +122,7 @@ def status(found: ClusterStatus) -> str:
     """The status as a table of nodes, the server's own answers, and what differs from the inventory."""
     rows = [
         ("cluster", f"{found.cluster}: {found.state}"),
-        *((("waits for", found.waiting_for),) if found.waiting_for and found.state != "healthy" else ()),
+        *((("waiting for", found.waiting_for),) if found.waiting_for and found.state != "healthy" else ()),
         ("endpoint", f"{found.endpoint}/v1" if found.endpoint else "unknown"),
         ("model", found.model),
         ("executor", found.executor or "not decided: nothing runs"),
@@ -133,9 +133,9 @@ def status(found: ClusterStatus) -> str:
     ]
     parts = [*_columns(rows), "", _nodes_table(found.nodes)]
     if restarts := list(_restarts(found.nodes)):
-        parts += ["", "restarts, the latest last (by the nodes' own clocks):", *(f"  {line}" for line in restarts)]
+        parts += ["", "restarts, latest last (by the nodes' own clocks):", *(f"  {line}" for line in restarts)]
     if found.drift:
-        parts += ["", "differs from the inventory (clusterctl up would change it):", *(f"  {d}" for d in found.drift)]
+        parts += ["", "differs from the inventory (clusterctl up would apply it):", *(f"  {d}" for d in found.drift)]
     if found.findings:
         parts += ["", "findings:", *(f"  {line}" for finding in found.findings for line in _brief(finding))]
     return "\n".join(parts)
@@ -167,7 +167,8 @@ def _restarts(nodes: Iterable[NodeStatus]) -> Iterable[str]:
 
 
 def _brief(finding: Finding) -> list[str]:
-    return [line for line in finding.lines() if not line.startswith("  why")]
+    headline, _why, fix = finding.lines()
+    return [headline, fix]
 
 
 def _server_rows(server: ServerAnswers) -> Iterable[tuple[str, str]]:

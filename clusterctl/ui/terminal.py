@@ -47,15 +47,15 @@ class RawTerminal:
         sys.stdout.buffer.write(piece[1])
         sys.stdout.buffer.flush()
 
-    def when_resized(self, tell: Callable[[WindowSize], None]) -> None:
-        """Call `tell`, from a thread of its own, whenever the size has changed."""
+    def when_resized(self, notify: Callable[[WindowSize], None]) -> None:
+        """Call `notify`, from a thread of its own, whenever the size has changed."""
         changed = threading.Event()
 
         def watch() -> None:
             while True:
                 changed.wait()
                 changed.clear()
-                tell(self.size())
+                notify(self.size())
 
         # Not from the handler: it may interrupt the main thread while that holds a lock of the connection.
         before = signal.signal(signal.SIGWINCH, lambda *_: changed.set())

@@ -15,6 +15,7 @@ from clusterctl.errors import ExitCode
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.reference import reference_markdown
 from clusterctl.findings.rules import codes
+from clusterctl.hosts.engine.commands import DOCKER
 from clusterctl.inventory.model import Timeouts
 from clusterctl.modes.engines import EngineStatus
 from clusterctl.planning.files import MAX_RESTARTS
@@ -78,7 +79,7 @@ def test_the_page_of_findings_is_fresh() -> None:
 def test_a_finding_is_documented_with_its_own_words(code: str) -> None:
     entry = normal(sections(FINDINGS, 3)[code])
     for wording in codes()[code]:
-        for text in (wording.seen, wording.why, wording.fix):
+        for text in wording.texts(DOCKER):
             parts = (normal(part) for part in re.split(r"\{\w+\}", text))
             assert [part for part in parts if part not in entry.replace("\\", "")] == []
     assert all(f"**{part}:**" in entry for part in ("Seen", "Why", "Fix", "Severity", "Runbook"))
@@ -169,22 +170,24 @@ def test_numbers_of_the_healing_are_those_of_the_code() -> None:
 
 def test_every_explained_cause_is_in_the_table() -> None:
     told = {
-        (re.sub(r"\[(F\d+)\]\(.*\)", r"\1", number).replace("–", "-"), meaning, fix)
-        for number, _, meaning, fix in rows(START_CAUSES.read_text(encoding="utf-8"))
+        (name.strip("`"), re.sub(r"\[(F\d+)\]\(.*\)", r"\1", number).replace("–", "-"), meaning, fix)
+        for name, number, _, meaning, fix in rows(START_CAUSES.read_text(encoding="utf-8"))
     }
-    assert told == {(number, normal(meaning), normal(fix)) for _, number, meaning, fix in vllm_log._CAUSES}
+    assert told == {
+        (row.name, row.failure_mode or "-", normal(row.meaning), normal(row.fix)) for row in vllm_log.SIGNATURES
+    }
 
 
 def test_the_lines_shown_for_a_cause_are_explained_by_it() -> None:
-    for _, lines, meaning, _ in rows(START_CAUSES.read_text(encoding="utf-8")):
+    for _, _, lines, meaning, _ in rows(START_CAUSES.read_text(encoding="utf-8")):
         for line in re.findall(r"`([^`]+)`", lines):
             assert meaning in [cause.meaning for cause in vllm_log.causes([line])], line
 
 
 def test_faults_that_the_kernels_log_tells_of_are_in_the_page() -> None:
     page = ROOT / "docs/how-to/diagnose.md"
-    told = {row[:2] for row in rows(sections(page, 2)["How causes are ranked"]) if len(row) == 2}
-    assert {(normal(meaning), normal(fix)) for _, _, meaning, fix in kernel_log.CAUSES} <= told
+    told = {row for row in rows(sections(page, 2)["How causes are ranked"]) if len(row) == 3}
+    assert {(f"`{row.name}`", normal(row.meaning), normal(row.fix)) for row in kernel_log.SIGNATURES} == told
 
 
 def test_words_for_how_sure_a_cause_is_are_explained() -> None:

@@ -1,4 +1,4 @@
-"""What is said about a wrong inventory. The sentences are the product: problems.yaml has them word for word."""
+"""What is reported about a wrong inventory. The sentences are the product: problems.yaml has them word for word."""
 
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,12 @@ def test_the_base_of_the_cases_is_right() -> None:
     [
         (b"version: 1\nname: caf\xe9\n", "inventory.yaml:2: the file is not UTF-8 text (byte 0xe9) (save it as UTF-8)"),
         ("a: 1\n".encode("utf-16"), "inventory.yaml:1: the file is not UTF-8 text (byte 0xff) (save it as UTF-8)"),
-        (b"version: 1\n\n\x00\n", "inventory.yaml:3: the file has a control character in it (U+0000)"),
-        (b"#" * (256 * 1024 + 1), "inventory.yaml:1: the file is larger than 256 KiB, which no inventory is"),
-        (b"\xef\xbb\xbf", "inventory.yaml:1: the file is empty (inventory.example.yaml is one to start from)"),
+        (b"version: 1\n\n\x00\n", "inventory.yaml:3: the file contains a control character (U+0000)"),
+        (b"#" * (256 * 1024 + 1), "inventory.yaml:1: the file is larger than 256 KiB, too large for an inventory"),
+        (b"\xef\xbb\xbf", "inventory.yaml:1: the file is empty (copy inventory.example.yaml to start with)"),
         (b"a:\r\n  b: 1\r\n c: 2\r\n", "inventory.yaml:3: not valid YAML: expected <block end>, but found"
          " '<block mapping start>' (while parsing a block mapping, which starts on line 1)"),
-        ("a: 1\nb: \"\u2028\"\n\tx: 1\n".encode(), "inventory.yaml:3: a tab cannot indent YAML (use spaces)"),
+        ("a: 1\nb: \"\u2028\"\n\tx: 1\n".encode(), "inventory.yaml:3: YAML cannot be indented with tabs (use spaces)"),
         (b"%YAML 1." + b"9" * 5000 + b"\n--- {}\n", "inventory.yaml:1: not valid YAML: a number is out of range"),
     ],
 )  # fmt: skip
@@ -84,19 +84,19 @@ def test_a_billion_laughs_are_refused_at_the_first() -> None:
     ]
     Path("inventory.yaml").write_text("\n".join(lines), encoding="utf-8")
     assert problems(Path("inventory.yaml")) == [
-        "inventory.yaml:1: anchors and aliases (&a) are not supported (write the value out)"
+        "inventory.yaml:1: anchors and aliases (&a) are not supported (repeat the value instead)"
     ]
 
 
 def test_a_file_that_is_not_there() -> None:
-    hint = "inventory.example.yaml is one to start from"
-    assert problems(Path("none.yaml")) == [f"none.yaml:1: there is no such file ({hint})"]
+    hint = "copy inventory.example.yaml to start with"
+    assert problems(Path("none.yaml")) == [f"none.yaml:1: no such file ({hint})"]
 
 
 def test_a_directory() -> None:
     Path("inventory.yaml").mkdir()
     assert problems(Path("inventory.yaml")) == [
-        "inventory.yaml:1: this is a directory, not a file (name the file in it)"
+        "inventory.yaml:1: this is a directory, not a file (give the file inside it)"
     ]
 
 
@@ -106,19 +106,19 @@ def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "open", refuse)  # root may read everything, and tests may run as root
     assert problems(Path("inventory.yaml")) == [
-        "inventory.yaml:1: you may not read this file (look at its owner and mode with ls -l)"
+        "inventory.yaml:1: permission denied (check its owner and mode with ls -l)"
     ]
 
 
 def test_a_link_to_itself() -> None:
     Path("inventory.yaml").symlink_to("inventory.yaml")
     assert problems(Path("inventory.yaml")) == [
-        "inventory.yaml:1: the file cannot be read: Too many levels of symbolic links"
+        "inventory.yaml:1: cannot read the file: Too many levels of symbolic links"
     ]
 
 
 def test_a_name_that_no_file_can_have() -> None:
-    assert problems(Path("a\0b")) == ["a\0b:1: the file cannot be read: embedded null byte"]
+    assert problems(Path("a\0b")) == ["a\0b:1: cannot read the file: embedded null byte"]
 
 
 def test_values_of_environment_are_never_shown() -> None:

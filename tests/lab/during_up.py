@@ -264,8 +264,8 @@ def run_one(lab: Lab, inventory: Path, fault: Fault, chosen: Chosen) -> Outcome:
     reader.join(10)
     if code == 0 and not really_serves(lab):
         lies.append("false ready: `up` ended with 0, and no completion comes back")
-    if "Traceback" in "".join(errors) or "a defect of clusterctl" in "".join(errors):
-        lies.append("a defect: a traceback, or what stands for one")
+    if "Traceback" in "".join(errors) or "a bug in clusterctl" in "".join(errors):
+        lies.append("a bug: a traceback, or what stands for one")
     for other in scene.others:
         _, said = other.communicate(timeout=UP_DEADLINE_S)
         if other.returncode not in (0, 6):

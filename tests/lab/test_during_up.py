@@ -12,7 +12,7 @@ from clusterctl.lab.image import cache
 from .conftest import Rehearsal
 from .during_up import Chosen, faults, run_one
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.starts]
 
 CASES = {
     Chosen("operator killed -9", "containers", 0.1, "down"): -9,

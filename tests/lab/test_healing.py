@@ -22,7 +22,7 @@ from .conftest import Clusterctl, Ran, Rehearsal
 from .during_up import left_behind
 from .faults import Load, Recovery, suffer, while_serving
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.starts]
 
 RECOVERY_DEADLINE_S = 400
 CHANGES = {

@@ -16,7 +16,7 @@ from clusterctl.lab import lab as labs
 
 from .conftest import UP_DEADLINE_S, Ran, Rehearsal
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.starts]
 
 OURS = {6379, 6380, 6381, 6382, 6383, 6384, 8000, 52365}
 """Ports of the default inventory."""

@@ -117,7 +117,7 @@ def test_the_second_is_told_who_and_what_and_gets_nothing(locks: Rehearsal) -> N
     assert said.startswith("LockedError ")
     for node in locks.names():
         assert f"{node}: " in said
-    assert f"(pid {first.process.pid} there) runs `up` since " in said
+    assert f"(pid {first.process.pid} there) has been running `up` since " in said
     first.say("replaced containers on node1")
     assert first.end() == "done\n"
     began = time.monotonic()
@@ -143,7 +143,7 @@ def test_kill_9_frees_it_at_once_for_the_one_who_waits(locks: Rehearsal) -> None
     first = holding(locks)
     second = Operator(locks.clusterctl.inventory, "down", "60")
     assert "waiting for the cluster's lock" in second.line()
-    assert "runs `up` since" in second.line()
+    assert "has been running `up` since" in second.line()
     killed = time.monotonic()
     first.kill()
     assert second.line().startswith("locked")
@@ -218,13 +218,13 @@ def test_different_logins_exclude_each_other(locks: Rehearsal) -> None:
     other = as_another_login(locks)
     first = holding(locks)
     second = Operator(other.inventory, "down")
-    assert "runs `up` since" in second.end()
+    assert "has been running `up` since" in second.end()
     assert second.process.returncode == 6
     first.end()
     third = Operator(other.inventory, "down")
     assert third.line().startswith("locked")
     fourth = Operator(locks.clusterctl.inventory, "up")
-    assert "runs `down` since" in fourth.end()
+    assert "has been running `down` since" in fourth.end()
     third.end()
 
 
@@ -275,7 +275,7 @@ def test_two_entries_for_one_machine_are_not_waited_for(locks: Rehearsal) -> Non
     twice = locks.clusterctl.with_changes("twice", {"nodes.1.host": first, "nodes.1.port": 22})
     ran = twice("down", "--wait", "60")
     assert ran.code == 1
-    assert "this same machine" in ran.err
+    assert "the same machine" in ran.err
     assert ran.seconds < 20
 
 

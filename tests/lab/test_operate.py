@@ -40,7 +40,7 @@ def containers(rehearsal: Rehearsal) -> Iterator[Rehearsal]:
     for node in rehearsal.names():
         rehearsal.lab.exec(node, ["docker", "run", "-d", *flags, image, "infinity"])
     yield rehearsal
-    powered(rehearsal)
+    rehearsal.power_on()
     for node in rehearsal.names():
         rehearsal.lab.exec(node, ["docker", "rm", "-f", name])
 
@@ -48,16 +48,10 @@ def containers(rehearsal: Rehearsal) -> Iterator[Rehearsal]:
 @pytest.fixture
 def sleeping(containers: Rehearsal) -> Rehearsal:
     """The same, whatever the test before did to it."""
-    powered(containers)
+    containers.power_on()
     for node in containers.names():
         containers.lab.exec(node, ["docker", "start", f"{containers.lab.name}-node"])
     return containers
-
-
-def powered(rehearsal: Rehearsal) -> None:
-    for node in labs.status(rehearsal.lab):
-        if node.power == "off":
-            labs.power_on(rehearsal.lab, node.name)
 
 
 def execute(rehearsal: Rehearsal, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

@@ -184,7 +184,7 @@ def test_the_key_is_printed_alone_and_its_absence_is_an_error(clean: Rehearsal) 
     with asked(clean.clusterctl, key=None):
         old = clean.clusterctl("api-key")
         assert (old.code, old.out) == (1, "")
-        assert "holds no API key" in old.err
+        assert "has no API key" in old.err
 
 
 # vLLM's own word on what it copies, logs and guards: the installed one, without a server.

@@ -23,7 +23,7 @@ SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/s
 
 
 def keygen(path: Path) -> str:
-    """A new key pair; returns «type base64» of the public half."""
+    """A new key pair; returns `type base64` of the public half."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True, timeout=20)
     return " ".join(path.with_suffix(".pub").read_text(encoding="ascii").split()[:2])
 
@@ -68,10 +68,10 @@ class Sshd:
             "PasswordAuthentication": "no",
             "KbdInteractiveAuthentication": "no",
             "PermitRootLogin": "yes",
+            **options,
             # No home, so that no login reads a ~/.bashrc: a developer's may take longer than everything else, or wait
             # for a lock that a killed login has left.
-            "SetEnv": f"HOME={folder}",
-            **options,
+            "SetEnv": f"HOME={folder} {options.get('SetEnv', '')}".rstrip(),
         }
         config = folder / "sshd_config"
         config.write_text("".join(f"{key} {value}\n" for key, value in settings.items()), encoding="utf-8")
@@ -128,7 +128,7 @@ class OneNode:
         self.folder, self.key, self._binaries = folder, folder / "user_key", folder / "bin"
         keygen(self.key)
         self._binaries.mkdir()
-        environment = f"PATH={self._binaries}:/usr/bin:/bin HOME={folder}"
+        environment = f"PATH={self._binaries}:/usr/bin:/bin"
         self.sshd = Sshd(folder / "node", self.key, SetEnv=environment, MaxSessions="20")
 
     def docker(self, script: str) -> None:

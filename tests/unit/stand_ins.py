@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from clusterctl.agent.paths import STATE_PATH
 from clusterctl.errors import ClusterctlError
-from clusterctl.hosts.engine.engine import FileInContainer, LogChunk
+from clusterctl.hosts.engine.engine import Container, FileInContainer, LogChunk
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.lock.cluster import ClusterLock
 from clusterctl.lock.run import Laps, Run
@@ -37,6 +37,27 @@ def said(text: str) -> LogChunk:
     return LogChunk("stdout", text.encode())
 
 
+def look(*, running: bool, restarting: bool = False, exit_code: int = 0, oom_killed: bool = False) -> Container:
+    """What the engine says of a container at one look."""
+    return Container(
+        id="",
+        name="demo-node",
+        labels={},
+        status="restarting" if restarting else "running" if running else "exited",
+        running=running,
+        restarting=restarting,
+        exit_code=exit_code,
+        oom_killed=oom_killed,
+        error="",
+        created_at="",
+        started_at="",
+        started_t=None,
+        restart_policy="no",
+        restart_count=0,
+        raw={},
+    )
+
+
 @dataclass
 class Engine:
     """One node's engine. `calls`, shared by all nodes, is everything that was asked, in order."""
@@ -45,8 +66,8 @@ class Engine:
     calls: list[tuple[str, ...]]
     logs_of: dict[str, list[Script]] = field(default_factory=dict)
     """Container → its logs, one for each time that it is read; after the last one, nothing more comes."""
-    states: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
-    """Container → what the engine says of it (`State`), look by look; the last one stays."""
+    states: dict[str, list[Container]] = field(default_factory=dict)
+    """Container → what the engine says of it, look by look; the last one stays."""
     agents: dict[str, object] = field(default_factory=dict)
     """Container → content of its agent's state file."""
     refuses: frozenset[str] = frozenset()
@@ -75,11 +96,11 @@ class Engine:
             else:
                 item()
 
-    def container(self, name: str) -> Mapping[str, Any] | None:
+    def container(self, name: str) -> Container | None:
         looks = self.states.get(name)
         if not looks:  # no such container
             return None
-        return {"Id": name, "State": looks.pop(0) if len(looks) > 1 else looks[0]}
+        return replace(looks.pop(0) if len(looks) > 1 else looks[0], id=name)
 
     def started_at(self, container: str) -> float:
         return 100.0

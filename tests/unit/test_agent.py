@@ -345,6 +345,7 @@ def test_rays_death_ends_the_node(start: Start, role: str) -> None:
         (run.fake / "ray-dies").touch()
         failed = run.failure()
     assert (failed["reason"], failed["exit_code"]) == ("ray-exited", 7)
+    assert failed["detail"].startswith("`ray start` ended"), "the command as people know it, not how the agent runs it"
     assert run.order == (["server stopped"] if role == "head" else [])
 
 

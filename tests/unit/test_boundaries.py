@@ -23,7 +23,6 @@ DOORS = {
     "fabric": {"hosts/ssh/"},
     "invoke": {"hosts/ssh/"},
     "paramiko": {"hosts/ssh/", "hosts/engine/", "hosts/http.py"},
-    "docker.types": {"planning/", "preflight/"},
     "docker": {"hosts/engine/"},
     "requests": {"hosts/engine/"},
     "urllib3": {"hosts/engine/"},
@@ -45,8 +44,12 @@ ACTING = {
     *("subprocess", "tempfile", "threading", "time", "urllib.request", "clusterctl.hosts", "clusterctl.apply"),
     *("clusterctl.ui",),
 }
-VALUES = {"LABEL_CLUSTER", "FileInContainer"}
-"""What planning takes from the engine's door: a name and a frozen value, with which nothing can be done."""
+VALUES = {
+    "clusterctl.hosts.engine": {"bodies"},
+    "clusterctl.hosts.engine.commands": {"DOCKER", "EngineCommands"},
+    "clusterctl.hosts.engine.engine": {"FileInContainer"},
+}
+"""What code that decides takes from the engine's door: values, with which nothing can be done."""
 
 IN_CONTAINERS = ("agent/inside/", "preflight/inside/")
 """What is sent to the nodes."""
@@ -75,7 +78,7 @@ def _imports(file: str) -> Iterator[str]:
             if file.startswith(ONE_PACKAGE) and node.level == 1:
                 continue  # itself
             assert node.level == 0, f"{file}: imports here are absolute"
-            if node.module != "clusterctl.hosts.engine.engine" or not {alias.name for alias in node.names} <= VALUES:
+            if not {alias.name for alias in node.names} <= VALUES.get(node.module or "", set()):
                 yield node.module or ""
 
 

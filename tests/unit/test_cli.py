@@ -153,7 +153,7 @@ def test_nodes_that_cannot_be_reached_are_1_and_all_named(
     assert "gpu2" in err
     assert "fix:" in err
     assert "Traceback" not in err
-    assert "defect" not in err
+    assert "bug" not in err
 
 
 def test_status_of_nodes_that_cannot_be_reached_is_5_with_a_table_and_as_json(
@@ -167,17 +167,17 @@ def test_status_of_nodes_that_cannot_be_reached_is_5_with_a_table_and_as_json(
     assert [node["reachable"] for node in found["nodes"]] == [False, False]
 
 
-def test_an_ssh_config_that_is_not_there_is_named_and_no_defect(
+def test_an_ssh_config_that_is_not_there_is_named_and_no_bug(
     door: Doorbell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write({"ssh": {"config": "no-such-config"}}, door)
     assert run(monkeypatch, "status") in (2, 5)
     err = capsys.readouterr().err
-    assert "defect" not in err
+    assert "bug" not in err
     assert "no-such-config" in err
 
 
-def test_a_defect_is_1_with_a_request_to_report_it_and_a_traceback_only_on_demand(
+def test_a_bug_is_1_with_a_request_to_report_it_and_a_traceback_only_on_demand(
     door: Doorbell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object) -> None:
@@ -187,6 +187,7 @@ def test_a_defect_is_1_with_a_request_to_report_it_and_a_traceback_only_on_deman
     monkeypatch.setattr("clusterctl.inventory.load.load_inventory", broken)
     assert run(monkeypatch, "status") == 1
     err = capsys.readouterr().err
+    assert "a bug in clusterctl" in err
     assert "boom" in err
     assert "CLUSTERCTL_DEBUG=1" in err
     assert "Traceback" not in err

@@ -14,7 +14,7 @@ from clusterctl.diagnosis.causes import diagnose
 from clusterctl.diagnosis.evidence import ContainerEvidence, Evidence, NodeEvidence, situation
 from clusterctl.findings.finding import Finding, Severity
 from clusterctl.signatures import kernel as kernel_log
-from clusterctl.signatures.explanation import explained
+from clusterctl.signatures.signature import explained
 from tests.unit.support import FIXTURES
 
 T0 = datetime(2026, 1, 2, 3, 0, 0, tzinfo=UTC).timestamp()
@@ -81,20 +81,20 @@ def test_what_there_is_in_a_sentence() -> None:
     assert situation(evidence({"nodes": {"gpu1": {"containers": []}}})).startswith("down")
     serving = {"containers": [{"state": {"phase": "serving", "ready": True}}]}
     assert situation(evidence({"nodes": {"gpu1": serving}})).startswith("serving")
-    assert "1 of 2 containers run" in situation(evidence({"nodes": {"gpu1": {}, "gpu2": {"containers": [{"status": "exited"}]}}}))  # fmt: skip  # noqa: E501
+    assert "1 of 2 containers running" in situation(evidence({"nodes": {"gpu1": {}, "gpu2": {"containers": [{"status": "exited"}]}}}))  # fmt: skip  # noqa: E501
     lost = situation(evidence({"nodes": {"gpu1": {"containers": None}}, "unreachable": {"gpu2": "no"}}))
-    assert "(gpu2, gpu1 not asked)" in lost
+    assert "(gpu2, gpu1 not reachable)" in lost
 
 
 @pytest.mark.parametrize("case", KERNEL, ids=[case["line"][:50] for case in KERNEL])
 def test_lines_of_the_kernel(case: dict[str, str]) -> None:
-    found = explained(kernel_log.CAUSES, [case["line"]])
+    found = explained(kernel_log.SIGNATURES, [case["line"]])
     assert [case["means"] in cause.meaning for cause in found[:1]] == ([True] if case["means"] else [])
 
 
 def test_every_pattern_of_the_kernel_has_a_line() -> None:
-    found = {explained(kernel_log.CAUSES, [case["line"]])[0].meaning for case in KERNEL if case["means"]}
-    assert found == {meaning for _, _, meaning, _ in kernel_log.CAUSES}
+    found = {explained(kernel_log.SIGNATURES, [case["line"]])[0].meaning for case in KERNEL if case["means"]}
+    assert found == {signature.meaning for signature in kernel_log.SIGNATURES}
 
 
 def test_times_of_the_kernels_lines() -> None:

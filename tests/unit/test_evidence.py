@@ -100,7 +100,7 @@ def test_an_existing_file_is_kept(nobody: Hosts, tmp_path: Path) -> None:
 def test_two_runs_do_not_write_one_file(nobody: Hosts, tmp_path: Path) -> None:
     part = tmp_path / "mine.part"
     part.write_text("of a run that goes on")
-    with pytest.raises(ClusterctlError, match=r"mine\.part exists"):
+    with pytest.raises(ClusterctlError, match=r"mine\.part already exists"):
         collect(nobody, Wanted(tmp_path, output=tmp_path / "mine"))
     assert part.read_text() == "of a run that goes on"
 

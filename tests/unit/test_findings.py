@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from clusterctl.findings.code import Code
 from clusterctl.findings.finding import ChecksFailedError, Finding, Severity, has_errors, is_error
 from clusterctl.findings.rules import check, codes, rules
 from clusterctl.findings.section import Section
+from clusterctl.hosts.engine.commands import DOCKER, EngineCommands
 from clusterctl.inventory.model import Inventory
 from tests.unit import networks
 from tests.unit.machines import fact
@@ -112,6 +114,34 @@ def test_a_finding_has_the_texts_and_the_severity_of_its_code() -> None:
         code().found(severity=Severity.WARNING, what="x")
     with pytest.raises(KeyError):
         code().found()
+
+
+OTHER_ENGINE = EngineCommands("podman", "podman", "/run/podman/podman.sock")
+DOCKERS = re.compile(r"(?<!/)\bdocker\b(?!\.)")
+"""Docker's program, service or group; not its name, nor docker.io and docker.com, nor a path."""
+
+
+def test_a_text_holds_the_commands_of_the_nodes_engine() -> None:
+    restart = code(fix=lambda engine: f"{engine.restart}; {engine.pull('{what}')}")
+    assert restart.found("gpu1", engine=DOCKER, what="a:1").fix == "systemctl restart docker; docker pull a:1"
+    assert restart.found("gpu1", engine=OTHER_ENGINE, what="a:1").fix == "systemctl restart podman; podman pull a:1"
+    with pytest.raises(ValueError, match="which engine"):
+        restart.found("gpu1", what="a:1")
+
+
+@pytest.mark.parametrize("wordings", codes().values(), ids=codes())
+def test_no_code_spells_dockers_commands(wordings: tuple[Code, ...]) -> None:
+    for wording in wordings:
+        _, why, fix = wording.texts(OTHER_ENGINE)
+        assert not DOCKERS.search(f"{why}\n{fix}")
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_a_finding_names_the_commands_of_its_nodes(case: dict[str, Any]) -> None:
+    asked, facts = cluster(case)
+    nodes = {name: replace(node, commands=OTHER_ENGINE) for name, node in facts.nodes.items()}
+    for finding in check(asked, replace(facts, nodes=nodes)):
+        assert not (nodes and DOCKERS.search(f"{finding.why}\n{finding.fix}"))
 
 
 def test_what_a_plan_cures_stops_nothing() -> None:

@@ -10,14 +10,15 @@ import pytest
 
 from clusterctl.actions.follow import Followed, Start, StartFailedError, follow
 from clusterctl.agent.reasons import FAILURES, MEANINGS, RETURNS
+from clusterctl.hosts.engine.engine import Container
 from clusterctl.progress import SILENT, Progress
-from tests.unit.stand_ins import Engine, Lock, Script, event, hosts_of, phase, run_of, said
+from tests.unit.stand_ins import Engine, Lock, Script, event, hosts_of, look, phase, run_of, said
 
 UP: Script = (phase("ray", server=0), event("nodes", joined=["a", "b"], expected=2), phase("gate"), phase("loading"))
-Looks = list[Mapping[str, Any]]
-RUNS: Looks = [{"Running": True, "Restarting": False}]
-ENDED: Looks = [{"Running": False, "Restarting": False, "ExitCode": 1, "OOMKilled": False}]
-AGAIN: Looks = [{"Running": True, "Restarting": True}, *RUNS]
+Looks = list[Container]
+RUNS: Looks = [look(running=True)]
+ENDED: Looks = [look(running=False, exit_code=1)]
+AGAIN: Looks = [look(running=True, restarting=True), *RUNS]
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -193,7 +194,7 @@ def test_a_container_that_the_engine_starts_again_is_followed_into_its_next_life
     ("states", "what"),
     [
         (ENDED, "its container ended with exit code 1"),
-        ([{**ENDED[0], "ExitCode": 137, "OOMKilled": True}], "exit code 137 (killed: out of memory)"),
+        ([look(running=False, exit_code=137, oom_killed=True)], "exit code 137 (killed: out of memory)"),
         (RUNS, "while it runs"),
         ([], "its container was removed"),
     ],

@@ -61,7 +61,7 @@ def test_an_end_with_one_node_cut_off_says_both() -> None:
 
 def test_a_run_without_an_end_goes_on_or_went_down_with_its_nodes() -> None:
     assert only(of(node1=node({"t": 100, **BEGIN}))).outcome is None
-    assert text(of(node1=node({"t": 100, **BEGIN}))).endswith("up  no end yet")
+    assert text(of(node1=node({"t": 100, **BEGIN}))).endswith("up  not ended")
 
 
 def test_an_end_whose_beginning_is_not_kept_any_more() -> None:
@@ -73,7 +73,7 @@ def test_an_end_whose_beginning_is_not_kept_any_more() -> None:
 def test_lines_that_are_no_records_are_counted(bad: str) -> None:
     found = of(node1=node({"t": 100, **BEGIN}, bad=bad))
     assert (len(found.entries), found.bad_lines) == (1, {"node1": 1})
-    assert "node1: 1 line(s) of its history cannot be read" in text(found)
+    assert "node1: 1 line(s) of its history are damaged" in text(found)
 
 
 def test_records_with_odd_values_break_nothing() -> None:
@@ -99,7 +99,7 @@ def test_no_container_and_an_old_agent_have_no_restarts() -> None:
     assert restarts_in("node1", {"phase": "ready"}) == ()
     found = of(node1=node(restarts=restarts_in("node1", Unknown("no engine"))))
     assert found.no_restarts == {"node1": "no engine"}
-    assert "no run of clusterctl that changed cluster demo is kept on these nodes" in text(found)
+    assert "these nodes have no record of a run of clusterctl that changed cluster demo" in text(found)
 
 
 @pytest.mark.parametrize(

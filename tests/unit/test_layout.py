@@ -244,7 +244,7 @@ def test_layers_for_speculation_and_norms_and_latent_projections() -> None:
 
 def test_what_vllm_printed_in_the_lab() -> None:
     # fixtures/logs/vllm-0.32-healthy.log: TP 1 x PP 2, VLLM_CPU_KVCACHE_SPACE=1, --max-model-len 512:
-    # «CPU KV cache size: 2,097,152 tokens, Maximum concurrency for 512 tokens per request: 4096.00x».
+    # `CPU KV cache size: 2,097,152 tokens, Maximum concurrency for 512 tokens per request: 4096.00x`.
     load = Load(arch("tiny"), llama_tensors(CONFIGS["tiny"]), Memory(None, GIB, 128), 512, 2)
     found = judge(load, 1, 2)
     assert (found.kv_tokens, found.max_concurrency) == (2_097_152, 4096.0)

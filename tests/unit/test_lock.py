@@ -294,7 +294,7 @@ def test_what_a_lock_says_is_shown_as_plain_text() -> None:
     assert found.sentence(1_700_000_180).endswith("since 2023-11-14T22:13:20Z (3 min ago)")
     assert read_holder("") is None
     assert read_holder("[1]") is None
-    assert str(Busy(read_holder('{"t": "x", "pid": "y"}'), 0)) == "somebody runs `clusterctl`"
+    assert str(Busy(read_holder('{"t": "x", "pid": "y"}'), 0)) == "somebody is running `clusterctl`"
 
 
 def test_errors_say_who_and_what_next() -> None:
@@ -302,7 +302,7 @@ def test_errors_say_who_and_what_next() -> None:
     error = LockedError("demo", busy, waited_s=None)
     assert error.exit_code is ExitCode.LOCKED
     assert int(error.exit_code) == 6
-    assert "node1: a@b runs `up` since 1970-01-01T00:00:01Z (60 s ago)" in error.message
+    assert "node1: a@b has been running `up` since 1970-01-01T00:00:01Z (60 s ago)" in error.message
     assert error.hint is not None
     assert "--wait" in error.hint
     assert "--wait" not in str(LockedError("demo", busy, waited_s=5).hint)

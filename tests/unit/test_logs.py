@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +10,15 @@ import pytest
 
 from clusterctl.actions.logs import show_logs
 from clusterctl.errors import ClusterctlError, NodesError
-from clusterctl.hosts.engine.engine import LogChunk
+from clusterctl.hosts.engine.engine import Container, LogChunk
 from clusterctl.hosts.ssh.errors import ConnectError
-from tests.unit.stand_ins import Engine, Script, hosts_of, said
+from tests.unit.stand_ins import Engine, Script, hosts_of, look, said
 from tests.unit.support import inventory
 
 NAME = f"{inventory().cluster}-node"
-RUNS = {"Running": True, "Restarting": False}
-ENDED = {"Running": False, "Restarting": False}
-AGAIN = {"Running": True, "Restarting": True}
+RUNS = look(running=True)
+ENDED = look(running=False)
+AGAIN = look(running=True, restarting=True)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -41,7 +41,7 @@ class Lives(Engine):
         return 100.0 if self.stays else 100.0 + self.life
 
 
-def node(name: str, scripts: list[Script], looks: list[Mapping[str, Any]] | None = None, **more: Any) -> Lives:
+def node(name: str, scripts: list[Script], looks: list[Container] | None = None, **more: Any) -> Lives:
     """A node whose container gives out these logs; `looks` is what the engine says of it, look by look."""
     return Lives(name, [], logs_of={NAME: scripts}, states={NAME: [RUNS, *(looks or [ENDED])]}, **more)
 
@@ -94,7 +94,7 @@ def test_a_container_that_the_engine_starts_again_is_followed_into_its_next_life
 
 
 @pytest.mark.parametrize("looks", [[ENDED], []], ids=["ended", "removed"])
-def test_a_container_that_does_not_come_back_ends_it(looks: list[Mapping[str, Any]]) -> None:
+def test_a_container_that_does_not_come_back_ends_it(looks: list[Container]) -> None:
     engine = node("gpu1", [[said("stopped\n")]], looks)
     if not looks:
         engine.logs_of[NAME] = [[said("stopped\n"), engine.states.clear]]

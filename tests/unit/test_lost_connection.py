@@ -12,6 +12,7 @@ from typing import Any
 import paramiko
 import pytest
 
+from clusterctl.hosts.engine.engine import EngineVersion
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.hosts.ssh.connection import SshConnection
 from clusterctl.hosts.ssh.errors import ConnectionLostError
@@ -118,7 +119,7 @@ def test_the_engine_is_not_blamed_for_a_lost_connection(node: OneNode, host: Hos
 def test_a_question_to_the_engine_is_asked_again(node: OneNode, host: Host, mark: Path) -> None:
     node.docker(f"[ -e {mark} ] || {{ echo x >>{mark}; exec sleep 30; }}\n{ANSWER}")
     thread = during(mark, lambda: hang_up(host.ssh))
-    assert host.engine.version() == {"ApiVersion": "1.41"}
+    assert host.engine.version() == EngineVersion("1.41", {"ApiVersion": "1.41"})
     thread.join()
     assert node.logins() == 2
 

@@ -27,7 +27,6 @@ NAMING_RAY: Mapping[str, str] = {
     "modes/all.py": "the table of modes",
     "agent/inside/ray_cluster.py": "what the agent does of Ray",
     "agent/inside/children.py": "a row of the table of programs",
-    "agent/inside/members.py": "a key of settings.json, from timeouts.ray_s",
     "agent/inside/node.py": "a key of settings.json, from timeouts.ray_s, which `plan` shows",
     "agent/inside/gates.py": "a row of the table of gates, and the reasons that are waited for",
     "agent/inside/watches.py": "rows of the table of watches",
@@ -50,6 +49,8 @@ NAMING_RAY: Mapping[str, str] = {
     # Lines of logs, and what an image holds: true in every mode.
     "signatures/kernel.py": "lines of logs",
     "signatures/start.py": "lines of logs",
+    "signatures/machine.py": "lines of logs",
+    "signatures/ray.py": "lines of logs",
     "signatures/vllm.py": "lines of logs",
     "diagnosis/causes_logs.py": "Ray's own logs, when there are any",
     "diagnosis/evidence.py": "Ray's own logs, when there are any",

@@ -34,7 +34,7 @@ def test_ranks_of_two_nodes_without_rdma_talk_over_tcp(host: str) -> None:
 @pytest.mark.parametrize(
     ("line", "net", "gdrdma"),
     [
-        # NVIDIA/nccl#707 (2.12), #1814, nccl-tests#227 (2.21); failure-modes.md, «NCCL channel lines»
+        # NVIDIA/nccl#707 (2.12), #1814, nccl-tests#227 (2.21); failure-modes.md, "NCCL channel lines"
         ("h:1:2 [0] NCCL INFO Channel 01 : 2[c7000] -> 0[87000] [send] via NET/IB/2/GDRDMA", "IB", 1),
         ("h:987:1260 [7] NCCL INFO Channel 03/0 : 47[7] -> 39[7] [receive] via NET/IBext_v8/2", "IBext_v8", 0),
         ("gpu36:1:2 [1] NCCL INFO Channel 00/0 : 3[1] -> 4[0] [send] via NET/IBext_v8/5(2)/GDRDMA", "IBext_v8", 1),

@@ -14,7 +14,7 @@ from typing import Any
 import paramiko
 import pytest
 
-from clusterctl.hosts.engine.docker import Engine
+from clusterctl.hosts.engine.docker import DockerEngine
 from clusterctl.hosts.ssh.connection import SshConnection
 from tests.unit.sshd import ANSWER, SSHD, OneNode
 
@@ -279,7 +279,7 @@ def test_thousands_of_short_commands_over_one_connection(node: OneNode, ssh: Ssh
     """paramiko's own transport lost the connection about once in a hundred commands that end by themselves."""
     node.docker(ANSWER)
     before = node.logins()
-    engine = Engine(ssh, sudo=False, timeout_s=20)
+    engine = DockerEngine(ssh, sudo=False, timeout_s=20)
     began = time.monotonic()
     with ThreadPoolExecutor(10) as pool:
         commands, versions = [], []
@@ -287,7 +287,7 @@ def test_thousands_of_short_commands_over_one_connection(node: OneNode, ssh: Ssh
             commands += [pool.submit(ssh.run, ["sh", "-c", "exit 3"]) for _ in range(4)]
             versions.append(pool.submit(engine.version))
         assert {run.result().exit_code for run in commands} == {3}
-        assert {version.result()["ApiVersion"] for version in versions} == {"1.41"}
+        assert {version.result().api for version in versions} == {"1.41"}
     print(f"2,000 commands and 500 calls of the engine: {time.monotonic() - began:.1f} s")
     engine.close()
     assert node.logins() == before, "one connection served all"

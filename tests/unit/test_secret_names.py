@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterctl.secrets.names import looks_secret, may_be_secret
+from clusterctl.secrets.names import is_refused, looks_secret, may_be_secret
 
 SECRETS = """HF_TOKEN hf-token MY_SECRET_2 db_password PGPASSFILE_PASSWD AWS_ACCESS_KEY_ID WANDB_APIKEY LICENSE_KEY
 SIGNING_KEYS SSH_PASSPHRASE DB_CREDENTIALS KEY AUTHTOKEN DEPLOY_KEY_1"""
@@ -40,3 +40,8 @@ WORDS = ["API", "KEY", "TOKEN", "TOKENS", "SECRET", "PASSWD", "FILE", "PATH", "N
 @given(st.lists(st.sampled_from(WORDS), max_size=6).map("".join))
 def test_a_bundle_hides_whatever_a_plan_hides(name: str) -> None:
     assert may_be_secret(name) or not looks_secret(name)
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=6).map("".join))
+def test_a_plan_hides_whatever_an_inventory_may_not_set(name: str) -> None:
+    assert looks_secret(name) or not is_refused(name)

@@ -50,7 +50,7 @@ def test_the_operators_file_wins_and_off_is_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "mode", "said"),
     [
-        ("k-e-y", 0o644, "read by others"),
+        ("k-e-y", 0o644, "readable by others"),
         ("", 0o600, "empty"),
         ("two\nlines", 0o600, "one line"),
         ("ö", 0o600, "ASCII"),

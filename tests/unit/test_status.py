@@ -135,7 +135,7 @@ def test_a_healthy_cluster_as_text() -> None:
     assert rows["gpu2"].split()[1:6] == ["worker", "10.77.0.12", "yes", "running", "ray"]
     assert [rows[name].split()[-2] for name in ("gpu1", "gpu2")] == ["1", "0"], "stages by Ray's actors, not by order"
     assert [rows[name].split()[-1] for name in ("gpu1", "gpu2")] == ["0", "0"], "restarts"
-    assert "restarts, the latest last" not in text
+    assert "restarts, latest last" not in text
 
 
 def restarted(count: int, first_s: int = 0) -> dict[str, Any]:
@@ -185,8 +185,8 @@ def test_what_a_recovery_waits_for_is_shown_until_it_is_over() -> None:
     waiting = "only 1 of 2 nodes are in Ray; missing: 10.77.0.12"
     found = seen(running({"phase": "gate", "waiting_for": waiting}), server=None)
     assert found.waiting_for == waiting
-    assert f"waits for  {waiting}" in render.status(found)
-    assert "waits for" not in render.status(seen(running({**HEAD_STATE, "waiting_for": waiting})))
+    assert f"waiting for  {waiting}" in render.status(found)
+    assert "waiting for" not in render.status(seen(running({**HEAD_STATE, "waiting_for": waiting})))
 
 
 def test_a_dead_generation_as_text_shows_both_answers() -> None:

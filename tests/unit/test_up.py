@@ -67,7 +67,7 @@ def test_a_completion_that_is_late_is_a_failure_only_when_nobody_gets_one(
     with pytest.raises(ClusterctlError) as caught:
         completion.first_completion(run_of(hosts), deployment(), Start(phase="serving"))
     assert type(caught.value) is expected
-    assert caught.value.told().startswith("gpu1: no completion came back")
+    assert caught.value.full_message().startswith("gpu1: no completion came back")
     assert asked == [completion.FIRST_COMPLETION_S]
 
 

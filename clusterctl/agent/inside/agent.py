@@ -173,7 +173,7 @@ class Agent:
         started: list[Child] = []
         for process in self._processes(gated=False):
             self.journal.phase(process["name"])
-            child = await Child.start(process["name"], process["program"], *after(process), *process["argv"])
+            child = await Child.start(process["name"], process["program"], *process["argv"], after=after(process))
             self.children[process["name"]] = child
             started.append(child)
             self._begins_well()
@@ -234,8 +234,8 @@ class Agent:
         # with them, and knows nothing of the other nodes, before it is told to go on.
         node.server["key"] = key = api_key(node.server)  # the file may be replaced while it runs
         secret = {"VLLM_API_KEY": key} if key else {}
-        argv = (process["program"], *after(process), *node.server["server_argv"])
-        server = await Child.start(process["name"], *argv, capture=True, env=secret)
+        argv = (process["program"], *node.server["server_argv"])
+        server = await Child.start(process["name"], *argv, after=after(process), capture=True, env=secret)
         self.children[process["name"]] = server
         server.forwarding = asyncio.create_task(forward(server, node))
 

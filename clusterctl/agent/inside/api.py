@@ -106,7 +106,7 @@ def progress(server: Mapping[str, Any], timeout_s: float, engine: int | None = N
 
 
 def requests_running(server: Mapping[str, Any]) -> bool:
-    """Whether a request is being answered: the middleware says so, or the engine. Not to know is no «no», as long as
+    """Whether a request is being answered: the middleware says so, or the engine. Not to know is no "no", as long as
     there is a server: who waits has a deadline."""
     for busy in STATE_DIR.glob(BUSY):
         if Path("/proc", busy.name.rpartition("-")[2]).exists():

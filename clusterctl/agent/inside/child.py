@@ -37,15 +37,21 @@ class Child:
 
     @classmethod
     async def start(
-        cls, name: str, program: str, *argv: str, capture: bool = False, env: Mapping[str, str] | None = None
+        cls,
+        name: str,
+        program: str,
+        *argv: str,
+        after: Sequence[str] = (),
+        capture: bool = False,
+        env: Mapping[str, str] | None = None,
     ) -> Child:
-        """Start `clusterctl_agent PROGRAM ARGV…`; with `capture`, stdout and stderr come back as one stream."""
+        """Start `clusterctl_agent PROGRAM AFTER… ARGV…`; with `capture`, stdout and stderr come back as one stream."""
         pipe = asyncio.subprocess.PIPE if capture else None
         # stderr is the agent's own channel for events, so a child that is not captured writes both to stdout.
         STARTING.add(name)  # until its process id is known, no zombie can be told from it
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, str(PACKAGE), program, *argv),
+                *(sys.executable, str(PACKAGE), program, *after, *argv),
                 stdin=pipe or asyncio.subprocess.DEVNULL,
                 stdout=pipe if capture else 1,
                 stderr=asyncio.subprocess.STDOUT if capture else 1,

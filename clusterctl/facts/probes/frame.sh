@@ -1,5 +1,5 @@
 # One pass over a node, run as `sh -s -- MODEL_PATH` over SSH: reads only, needs nothing installed beyond POSIX sh
-# and /proc. Each section is framed with its exit code, so that the reader can tell «absent» from «the probe failed».
+# and /proc. Each section is framed with its exit code, so that the reader can tell "absent" from "the probe failed".
 # Parsed by clusterctl/facts/parse.py. The parts in this directory are joined in the order of gather.PARTS.
 LC_ALL=C
 export LC_ALL

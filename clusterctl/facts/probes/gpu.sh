@@ -1,7 +1,7 @@
 # Accelerators, their driver, and what gives them to containers.
 
 # Columns as facts/gpu.py reads them; the last two came with the drivers that know NVLink fabrics: an older nvidia-smi
-# says 2 («not a valid field to query»).
+# says 2 ("not a valid field to query").
 gpus() {
     command -v nvidia-smi >/dev/null || return 44
     columns=index,name,uuid,memory.total,memory.used,pci.bus_id,driver_version
@@ -30,7 +30,7 @@ gpu_topology() {
     limited 20 nvidia-smi topo -m
 }
 
-# The loaded kernel module; «Open Kernel Module» can hand GPU memory to an HCA without nvidia_peermem (dma-buf).
+# The loaded kernel module; "Open Kernel Module" can hand GPU memory to an HCA without nvidia_peermem (dma-buf).
 nvidia_module() {
     [ -r "$root/proc/driver/nvidia/version" ] || return 44
     cat "$root/proc/driver/nvidia/version"

@@ -6,7 +6,7 @@ infiniband() {
     ls "$root/dev/infiniband"
 }
 
-# «path below /sys/class/infiniband», a tab, the file's first line. No process is started for a file: a host channel
+# `path below /sys/class/infiniband`, a tab, the file's first line. No process is started for a file: a host channel
 # adapter has hundreds of GIDs. Files that the kernel refuses to show (EINVAL for an empty GID) are left out.
 rdma_file() {
     { read -r value <"$1"; } 2>/dev/null && printf '%s\t%s\n' "${1#"$root/sys/class/infiniband/"}" "$value"

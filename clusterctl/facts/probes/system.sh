@@ -1,6 +1,6 @@
 # The machine, further: operating system, clock, disks, limits, interfaces, routes, its own name, the engine's process.
 
-# «name», a tab, the first line of a file; nothing where the file is absent. No process is started for it.
+# `name`, a tab, the first line of a file; nothing where the file is absent. No process is started for it.
 first_line() {
     { read -r value <"$2"; } 2>/dev/null && printf '%s\t%s\n' "$1" "$value"
 }
@@ -84,7 +84,7 @@ interfaces() {
 }
 
 # What the node's own name stands for: asked as programs ask, with a time limit, since a name server may not answer.
-# 2 is getent's «not found». musl's getent knows no ahostsv4 and says 1: then, as without getent, /etc/hosts counts.
+# 2 is getent's "not found". musl's getent knows no ahostsv4 and says 1: then, as without getent, /etc/hosts counts.
 hostname_addresses() {
     read -r own_name <"$root/proc/sys/kernel/hostname" || return
     if [ -z "$root" ] && command -v getent >/dev/null; then

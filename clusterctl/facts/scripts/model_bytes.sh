@@ -1,5 +1,5 @@
 # Digests of all bytes of a model's files, as `sh -s -- DIRECTORY b3sum|sha256sum`. Prints, as each file is done:
-# «done SIZE DIGEST NAME»; first «total FILES BYTES», and «tick» every few seconds, so that silence means a hang.
+# `done SIZE DIGEST NAME`; first `total FILES BYTES`, and `tick` every few seconds, so that silence means a hang.
 # The only thing here that writes: known digests are kept in a file of mode 0600 below the login's cache directory, by
 # size, modification time and inode, so that a second run reads nothing again. Deleting it costs only time.
 LC_ALL=C TZ=UTC

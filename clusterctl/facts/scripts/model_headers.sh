@@ -1,4 +1,4 @@
-# Whole headers of safetensors files, as `sh -s -- DIRECTORY FILE…`: for each a line «LENGTH NAME», then LENGTH bytes.
+# Whole headers of safetensors files, as `sh -s -- DIRECTORY FILE…`: for each a line `LENGTH NAME`, then LENGTH bytes.
 # Compressed where the node can. Read by clusterctl/facts/model_headers.py.
 LC_ALL=C
 export LC_ALL

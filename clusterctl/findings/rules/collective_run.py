@@ -12,7 +12,7 @@ from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
 from clusterctl.inventory.model import Inventory
-from clusterctl.signatures.explanation import Explanation
+from clusterctl.signatures.signature import Explanation
 
 FAILED = Code(
     name="collective-failed",

@@ -51,7 +51,7 @@ UNKNOWN = Code(
     runbook="collective.md",
     seen="NCCL{_version} did not report what its channels to other nodes use",
     why="the sum was right, but a silent fall-back to TCP would look the same",
-    fix="container.env must not limit NCCL's lines; report this NCCL version as a defect of clusterctl",
+    fix="container.env must not limit NCCL's lines; report this NCCL version as a bug in clusterctl",
 )
 
 

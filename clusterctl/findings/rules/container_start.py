@@ -20,8 +20,10 @@ FAILS = Code(
     runbook="image-report.md",
     seen="{reason}",
     why="the serving container has the same image and flags, so it would not start either",
-    fix="on the node: docker run --rm --entrypoint python3 {image} --version; then the flags that the message names "
-    "(container.ulimits, container.devices, container.cap_add)",
+    fix=lambda engine: (
+        f"on the node: {engine.run('--entrypoint python3 {image} --version')}; then the flags that the "
+        "message names (container.ulimits, container.devices, container.cap_add)"
+    ),
     note="The reason is the engine's message when it was to start the image with the serving container's flags, or the "
     "last line of python3 in it.",
 )
@@ -32,7 +34,7 @@ NO_REPORT = Code(
     runbook="image-report.md",
     seen="the image could not be asked what is in it: {reason}",
     why="versions, GPUs and limits in the container are not known",
-    fix="clusterctl check again; docker ps on the node shows whether a probe is still there",
+    fix=lambda engine: f"clusterctl check again; {engine.running} on the node shows whether a probe is still there",
 )
 WITHOUT_GPUS_ONLY = Code(
     name="gpu-container-fails",
@@ -41,8 +43,10 @@ WITHOUT_GPUS_ONLY = Code(
     runbook="image-report.md",
     seen="the image starts without GPUs, but not with them: {reason}",
     why="the engine cannot give GPUs to a container",
-    fix="on the node: install nvidia-container-toolkit, nvidia-ctk runtime configure --runtime=docker, "
-    "systemctl restart docker (Docker from snap cannot do it)",
+    fix=lambda engine: (
+        f"on the node: install nvidia-container-toolkit, {engine.give_gpus}, {engine.restart} (Docker "
+        "from snap cannot do it)"
+    ),
 )
 
 
@@ -50,9 +54,10 @@ WITHOUT_GPUS_ONLY = Code(
 def container_start(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The engine starts the image with the serving container's flags, and its python3 runs."""
     for name, report in (facts.deep.images if facts.deep is not None else {}).items():
+        commands = facts.nodes[name].commands
         if isinstance(report, RunFailed):
-            yield FAILS.found(name, reason=report.reason, image=inventory.container.image)
+            yield FAILS.found(name, engine=commands, reason=report.reason, image=inventory.container.image)
         elif isinstance(report, Unknown):
-            yield NO_REPORT.found(name, reason=report.reason)
+            yield NO_REPORT.found(name, engine=commands, reason=report.reason)
         elif report.gpu_error is not None:
-            yield WITHOUT_GPUS_ONLY.found(name, reason=report.gpu_error)
+            yield WITHOUT_GPUS_ONLY.found(name, engine=commands, reason=report.gpu_error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.records import EngineFacts
 from clusterctl.facts.system import Filesystem
 from clusterctl.findings.code import ERROR, WARNING, Code
@@ -34,7 +34,9 @@ FULL = Code(
     runbook="machine.md",
     seen="{path} ({use}) has {left} ({type})",
     why="the container's log, Ray's session files and compile caches are written there",
-    fix="on the node: df -h {path}; docker system df; docker image prune (removes images that nothing uses)",
+    fix=lambda engine: (
+        f"on the node: df -h {{path}}; {engine.disk_use}; {engine.prune} (removes images that nothing uses)"
+    ),
     note="The use is the engine's data root, or temporary files; what is left is `N of N free`, or `N of N inodes "
     "free`. Reported below 5 GiB in the data root, 64 MiB in /tmp, and 10,000 inodes. The model's own file system may "
     "be full: it is only read.",
@@ -49,13 +51,22 @@ def disks(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
         if isinstance(node.engine, EngineFacts):
             root = system.filesystem(node.engine.data_root)
             if root is not None:
-                yield from _full(name, root, "the engine's data root", DATA_ROOT_ERROR_BYTES, DATA_ROOT_WARNING_BYTES)
+                yield from _full(
+                    name,
+                    node,
+                    root,
+                    "the engine's data root",
+                    error_bytes=DATA_ROOT_ERROR_BYTES,
+                    warning_bytes=DATA_ROOT_WARNING_BYTES,
+                )
         tmp = system.filesystem(TMP)
         if tmp is not None:
-            yield from _full(name, tmp, "temporary files", 0, TMP_WARNING_BYTES)
+            yield from _full(name, node, tmp, "temporary files", error_bytes=0, warning_bytes=TMP_WARNING_BYTES)
 
 
-def _full(node: str, disk: Filesystem, use: str, error_bytes: int, warning_bytes: int) -> Iterator[Finding]:
+def _full(
+    name: str, node: NodeFacts, disk: Filesystem, use: str, *, error_bytes: int, warning_bytes: int
+) -> Iterator[Finding]:
     no_inodes = disk.total_inodes > 0 and disk.free_inodes < FEW_INODES
     if disk.free_bytes >= warning_bytes and not no_inodes:
         return
@@ -64,4 +75,4 @@ def _full(node: str, disk: Filesystem, use: str, error_bytes: int, warning_bytes
     else:
         left = f"{disk.free_inodes} of {disk.total_inodes} inodes free"
     severity = ERROR if disk.free_bytes < error_bytes else WARNING
-    yield FULL.found(node, severity=severity, path=disk.path, use=use, left=left, type=disk.type)
+    yield FULL.found(name, engine=node.commands, severity=severity, path=disk.path, use=use, left=left, type=disk.type)

@@ -29,15 +29,17 @@ UNUSABLE = Code(
     runbook="engine.md",
     seen="{reason}",
     why="the container on this node is started through the engine",
-    fix="on the node: systemctl status docker; for permission: usermod -aG docker USER and log in again, or set "
-    "container.sudo: true",
+    fix=lambda engine: (
+        f"on the node: {engine.status}; for permission: {engine.admit('USER')} and log in again, or set "
+        "container.sudo: true"
+    ),
     note="The reason is why the engine does not answer: none runs, or this login may not use it.",
     waivable=False,
 )
 LISTS_NOTHING = UNUSABLE.variant(
     seen="the engine answers, but its containers cannot be listed: {reason}",
     why="it is not known whether this cluster runs on the node, so nothing can be planned",
-    fix="on the node: docker ps --all; a container that hangs: systemctl restart containerd docker",
+    fix=lambda engine: f"on the node: {engine.list}; a container that hangs: {engine.restart_all}",
 )
 
 
@@ -49,6 +51,6 @@ def engine(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
         if node.engine is None:
             yield MISSING.found(name)
         elif isinstance(node.engine, Unknown):
-            yield UNUSABLE.found(name, reason=node.engine.reason)
+            yield UNUSABLE.found(name, engine=node.commands, reason=node.engine.reason)
         elif isinstance(node.containers, Unknown):
-            yield LISTS_NOTHING.found(name, reason=node.containers.reason)
+            yield LISTS_NOTHING.found(name, engine=node.commands, reason=node.containers.reason)

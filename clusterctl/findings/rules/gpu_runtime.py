@@ -20,8 +20,10 @@ MISSING = Code(
     runbook="gpu-driver.md",
     seen="the engine has no NVIDIA runtime (it has: {runtimes})",
     why='the engine refuses: could not select device driver "" with capabilities: [[gpu]]',
-    fix="install nvidia-container-toolkit on the node, then: nvidia-ctk runtime configure --runtime=docker; "
-    "systemctl restart docker; instead of the snap, install Docker Engine from docker.com",
+    fix=lambda engine: (
+        f"install nvidia-container-toolkit on the node, then: {engine.give_gpus}; {engine.restart}; "
+        "instead of the snap, install Docker Engine from docker.com"
+    ),
     note="Nor is there an nvidia-container-runtime-hook in the PATH, or a CDI specification.",
 )
 SNAP = MISSING.variant(
@@ -34,7 +36,8 @@ SNAP = MISSING.variant(
 def gpu_runtime(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The engine can hand GPUs to containers."""
     for name, nvidia in drivers(inventory, facts):
-        engine = facts.nodes[name].engine
+        node = facts.nodes[name]
+        engine = node.engine
         if not isinstance(engine, EngineFacts):
             continue
         snap = engine.data_root.startswith("/var/snap/")
@@ -42,4 +45,4 @@ def gpu_runtime(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
         # A snap's engine sees only what is inside the snap.
         outside = False if snap else nvidia.hook is True or nvidia.cdi is True
         if not outside and not any("nvidia" in runtime for runtime in engine.runtimes):
-            yield (SNAP if snap else MISSING).found(name, runtimes=", ".join(engine.runtimes))
+            yield (SNAP if snap else MISSING).found(name, engine=node.commands, runtimes=", ".join(engine.runtimes))

@@ -11,7 +11,7 @@ from clusterctl.findings.code import ERROR, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
-from clusterctl.findings.topics.nodes import UNREAD_FIX, UNREAD_WHY, minority
+from clusterctl.findings.topics.nodes import UNREAD_FIX, UNREAD_WHY, commands_of, minority
 from clusterctl.inventory.model import Inventory
 
 ABSENT = Code(
@@ -21,7 +21,7 @@ ABSENT = Code(
     runbook="image.md",
     seen="no image {image} on the node",
     why="the container is started from it, and up pulls nothing by itself",
-    fix="on the node: docker pull {image}",
+    fix=lambda engine: f"on the node: {engine.pull('{image}')}",
     waivable=False,
 )
 DIFFERS = Code(
@@ -31,8 +31,10 @@ DIFFERS = Code(
     runbook="image.md",
     seen="{image} is not the same image everywhere ({ids})",
     why="different Ray, Python or vLLM versions on the nodes of one gang fail late and obscurely",
-    fix="bring the same image to every node (docker pull {image}, best by digest), or copy it: "
-    "docker save {image} | ssh NODE docker load",
+    fix=lambda engine: (
+        f"bring the same image to every node ({engine.pull('{image}')}, best by digest), or copy it: "
+        f"{engine.copy('{image}', 'NODE')}"
+    ),
     note="Layers are compared, not IDs: two builds of one Dockerfile have different IDs and may have equal layers.",
 )
 UNKNOWN = Code(
@@ -56,7 +58,7 @@ def image(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     ids: dict[str, str] = {}
     for name, node in facts.nodes.items():
         if node.image is None:
-            yield ABSENT.found(name, image=reference)
+            yield ABSENT.found(name, engine=node.commands, image=reference)
         elif isinstance(node.image, Unknown):
             if not isinstance(node.engine, Unknown | None):
                 yield UNKNOWN.found(name, reason=node.image.reason)
@@ -66,4 +68,4 @@ def image(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             ids[name] = node.image.id
     if len(by_content) > 1:
         shown = "; ".join(f"{', '.join(names)}: {ids[names[0]][:19]}" for names in by_content.values())
-        yield DIFFERS.found(*minority(by_content), image=reference, ids=shown)
+        yield DIFFERS.found(*minority(by_content), engine=commands_of(facts), image=reference, ids=shown)

@@ -10,7 +10,7 @@ from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
 from clusterctl.findings.topics.gpus import known_per_node
-from clusterctl.inventory.layout import engine_room, layout_for
+from clusterctl.inventory.layout import engine_room, layout_of
 from clusterctl.inventory.model import Inventory
 
 IMPOSSIBLE = Code(
@@ -37,6 +37,6 @@ def layout_impossible(inventory: Inventory, facts: ClusterFacts) -> Iterator[Fin
     except ValueError:
         return  # mode-refused
     try:
-        layout_for(len(inventory.nodes), per_node, inventory.serve)
+        layout_of(inventory, per_node)
     except ValueError as error:
         yield IMPOSSIBLE.found(reason=error)

@@ -20,8 +20,10 @@ REFUSED = Code(
     seen="container.ulimits asks for memlock {wanted}, the engine (pid {pid}) is limited to {limit} bytes and may not "
     "raise it (no CAP_SYS_RESOURCE)",
     why="the engine refuses to start the container: error setting rlimit type 8; RDMA needs locked memory",
-    fix="on the node: systemctl edit docker, then [Service] LimitMEMLOCK=infinity, and restart it; or, without RDMA, "
-    "leave memlock out of container.ulimits",
+    fix=lambda engine: (
+        f"on the node: {engine.edit}, then [Service] LimitMEMLOCK=infinity, and restart it; or, without RDMA, "
+        "leave memlock out of container.ulimits"
+    ),
 )
 
 
@@ -36,4 +38,4 @@ def memlock(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
         hard = asked.hard if isinstance(asked, Ulimit) else asked
         limit = process.memlock_hard_bytes
         if limit != UNLIMITED and not 0 <= hard <= limit:
-            yield REFUSED.found(name, wanted=hard, pid=process.pid, limit=limit)
+            yield REFUSED.found(name, engine=node.commands, wanted=hard, pid=process.pid, limit=limit)

@@ -13,7 +13,7 @@ from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
 from clusterctl.findings.topics.image import reports
-from clusterctl.inventory.layout import layout_for
+from clusterctl.inventory.layout import layout_of
 from clusterctl.inventory.model import Inventory
 
 ONLY_DEEP = "Only with `check --deep`."
@@ -25,7 +25,7 @@ NOT_KNOWN = Code(
     runbook="image-report.md",
     seen="vLLM's ModelRegistry could not be asked: {error}",
     why="whether this vLLM can serve the model is not known",
-    fix="run it by hand: docker run with --entrypoint python3, from vllm import ModelRegistry",
+    fix=lambda engine: f"run it by hand: {engine.start} with --entrypoint python3, from vllm import ModelRegistry",
     note=ONLY_DEEP,
 )
 NOT_IN_REGISTRY = Code(
@@ -56,7 +56,7 @@ def model_support(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding
     for name, _, report in reports(facts):
         support = report.model_support
         if isinstance(support, Unknown):
-            yield NOT_KNOWN.found(name, error=support.reason)
+            yield NOT_KNOWN.found(name, engine=facts.nodes[name].commands, error=support.reason)
         elif isinstance(support, ModelSupport):
             architecture = ", ".join(support.architectures) or "no architecture"
             stages = _stages(inventory, facts)
@@ -67,9 +67,8 @@ def model_support(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding
 
 
 def _stages(inventory: Inventory, facts: ClusterFacts) -> int:
-    per_node = accelerators_per_node(inventory, facts)
     try:
-        layout = layout_for(len(inventory.nodes), per_node, inventory.serve)
+        layout = layout_of(inventory, accelerators_per_node(inventory, facts))
     except ValueError:
         return 1  # a finding of its own
     return layout.pipeline_parallel

@@ -10,7 +10,7 @@ from clusterctl.findings.finding import Finding
 from clusterctl.findings.identity import Rating, differences
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
-from clusterctl.findings.topics.nodes import minority
+from clusterctl.findings.topics.nodes import commands_of, minority
 from clusterctl.inventory.model import Inventory
 
 RUNBOOK = "nodes-differ.md"
@@ -23,7 +23,7 @@ RAY = Code(
     runbook=RUNBOOK,
     seen=SEEN,
     why="Ray refuses a node with another version",
-    fix="bring one image to every node, best by digest: docker pull {image}",
+    fix=lambda engine: f"bring one image to every node, best by digest: {engine.pull('{image}')}",
     note="The version of Ray, or of Python, whose patch level counts too.",
 )
 VLLM = Code(
@@ -33,7 +33,7 @@ VLLM = Code(
     runbook=RUNBOOK,
     seen=SEEN,
     why="the ranks exchange pickled objects of vLLM's own",
-    fix="bring one image to every node, best by digest: docker pull {image}",
+    fix=lambda engine: f"bring one image to every node, best by digest: {engine.pull('{image}')}",
 )
 NCCL = Code(
     name="nccl-differs",
@@ -97,6 +97,7 @@ def nodes_differ(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]
         if code := by_name.get(found.code or ""):
             yield code.variant(why=found.reason).found(
                 *minority(found.groups),
+                engine=commands_of(facts),
                 severity=ERROR if found.rating is Rating.FAILS else WARNING,
                 what=found.title,
                 nodes_and_values=found.values,

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from clusterctl.agent.paths import container_name
-from clusterctl.facts.cluster import NodeFacts
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import EngineFacts
+from clusterctl.hosts.engine.commands import DOCKER, EngineCommands
 from clusterctl.inventory.model import Inventory
 
 UNREAD_WHY = "what could not be read cannot be assumed to be right"
 """Why an unknown value matters that nothing can be decided without."""
 UNCHECKED_WHY = "what could not be read may be wrong"
 """Why any other unknown value matters."""
-UNREAD_FIX = "run the command by hand on the node, then try again"
+UNREAD_FIX = "log in to the node, repeat what failed (named above) to see why, then run clusterctl check again"
 """What to do about a value that could not be read."""
 
 
@@ -31,3 +32,8 @@ def minority(groups: Mapping[Any, list[str]]) -> tuple[str, ...]:
     """The nodes outside the largest group; the first group wins a tie, so of two nodes the second is named."""
     largest = max(groups.values(), key=len)
     return tuple(name for names in groups.values() if names is not largest for name in names)
+
+
+def commands_of(facts: ClusterFacts) -> EngineCommands:
+    """The nodes' engine in what is not about one of them: the first node's; Docker's where no node answered."""
+    return next((node.commands for node in facts.nodes.values()), DOCKER)

@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 import struct
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any, TypeVar
 
 import docker
@@ -24,10 +22,21 @@ import paramiko
 import urllib3
 
 from clusterctl.agent.labels import LABEL_CLUSTER
+from clusterctl.hosts.engine.answers import container_of, image_of, info_of, version_of
+from clusterctl.hosts.engine.commands import DOCKER, EngineCommands
 from clusterctl.hosts.engine.dial import SshAdapter
-from clusterctl.hosts.engine.engine import ID_LENGTH, OLDEST_API_VERSION, EngineError, FileInContainer, LogChunk, Output
+from clusterctl.hosts.engine.engine import (
+    Container,
+    EngineError,
+    EngineInfo,
+    EngineVersion,
+    FileInContainer,
+    Image,
+    LogChunk,
+    Output,
+)
 from clusterctl.hosts.engine.errors import Translate
-from clusterctl.hosts.engine.exec import ContainerCommand
+from clusterctl.hosts.engine.exec import DockerCommand
 from clusterctl.hosts.engine.files import tar_of
 from clusterctl.hosts.ssh.connection import SshConnection
 from clusterctl.hosts.ssh.errors import HostError
@@ -36,8 +45,16 @@ from clusterctl.hosts.ssh.transport import transport_of
 
 T = TypeVar("T")
 
+OLDEST_API_VERSION = "1.41"
+"""Docker Engine API of 20.10 (Debian 12's docker.io), the oldest engine that is tested. What is spoken is the engine's
+own version, asked for at the first call: newer engines refuse old ones (29.0 asks for 1.44)."""
 
-class Engine:
+
+ID_LENGTH = 64
+"""Digits of a container's ID; twelve of them are what people read."""
+
+
+class DockerEngine:
     """One node's Docker Engine. Methods raise EngineError, or ConnectionLostError when SSH breaks."""
 
     def __init__(self, ssh: SshConnection, *, sudo: bool, timeout_s: float) -> None:
@@ -69,24 +86,29 @@ class Engine:
         """Close the API's channels."""
         self._client.close()
 
-    def info(self) -> dict[str, Any]:
-        """`docker info`: version, runtimes, cgroup driver, data root."""
-        return dict(self._asked("describe itself", lambda api: api.info()))
+    @property
+    def commands(self) -> EngineCommands:
+        """Docker's own words, for hints."""
+        return DOCKER
 
-    def version(self) -> dict[str, Any]:
-        """`docker version`: the engine's own, its components' and its API's."""
-        return dict(self._asked("tell its version", lambda api: api.version()))
+    def info(self) -> EngineInfo:
+        """`docker info`."""
+        return info_of(self._asked("describe itself", lambda api: api.info()))
 
-    def image(self, reference: str) -> dict[str, Any] | None:
+    def version(self) -> EngineVersion:
+        """`docker version`."""
+        return version_of(self._asked("tell its version", lambda api: api.version()))
+
+    def image(self, reference: str) -> Image | None:
         """`docker image inspect`, or None when the image is absent."""
         try:
-            return dict(self._asked(f"inspect image {reference}", lambda api: api.inspect_image(reference)))
+            return image_of(self._asked(f"inspect image {reference}", lambda api: api.inspect_image(reference)))
         except EngineError as error:
             if error.status == 404:
                 return None
             raise
 
-    def containers(self, cluster: str) -> tuple[dict[str, Any], ...]:
+    def containers(self, cluster: str) -> tuple[Container, ...]:
         """`docker inspect` of every container, running or not, that carries this cluster's label."""
         wanted = {"label": f"{LABEL_CLUSTER}={cluster}"}
         rows = self._asked("list containers", lambda api: api.containers(all=True, filters=wanted))
@@ -97,11 +119,11 @@ class Engine:
                 found.append(inspected)
         return tuple(found)
 
-    def container(self, name_or_id: str) -> dict[str, Any] | None:
+    def container(self, name_or_id: str) -> Container | None:
         """`docker inspect`, or None when there is no such container."""
         what = f"inspect container {name_or_id if len(name_or_id) < ID_LENGTH else name_or_id[:12]}"
         try:
-            return dict(self._asked(what, lambda api: api.inspect_container(name_or_id)))
+            return container_of(self._asked(what, lambda api: api.inspect_container(name_or_id)))
         except EngineError as error:
             if error.status == 404:
                 return None
@@ -109,12 +131,8 @@ class Engine:
 
     def started_at(self, container: str) -> float:
         """When the container was last started: Unix time in seconds on the node's own clock; 0 when it is gone."""
-        inspected = self.container(container)
-        if inspected is None:
-            return 0.0
-        # Nanoseconds, of which Python knows six digits: 2026-01-02T03:04:05.678901234Z.
-        text = re.sub(r"(\.\d{6})\d*", r"\1", str(inspected["State"]["StartedAt"]))
-        return datetime.fromisoformat(text).timestamp()
+        found = self.container(container)
+        return found.started_t or 0.0 if found is not None else 0.0
 
     def create(self, name: str, config: Mapping[str, Any], host_config: Mapping[str, Any]) -> str:
         """Create a container, not started. `config` and `host_config` are the API's own bodies. Returns its ID."""
@@ -223,7 +241,7 @@ class Engine:
         environment: Mapping[str, str],
         stdin: bool,
         size: WindowSize | None = None,
-    ) -> ContainerCommand:
+    ) -> DockerCommand:
         """Start a command in a running container, with a terminal when a size is given.
 
         Raises EngineError, with `status` 409 when the container does not run and 404 when there is none.
@@ -241,7 +259,7 @@ class Engine:
             f"POST {path} HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\nConnection: Upgrade\r\n"
             f"Upgrade: tcp\r\nContent-Length: {len(content)}\r\n\r\n"
         )
-        command = ContainerCommand(self, body["Id"], self._ssh.session(self._dial), argv[0], tty=size is not None)
+        command = DockerCommand(self, body["Id"], self._ssh.session(self._dial), argv[0], tty=size is not None)
         command.begin(request.encode() + content)
         return command
 

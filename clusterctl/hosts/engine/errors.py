@@ -6,6 +6,7 @@ import docker
 import requests
 import urllib3
 
+from clusterctl.hosts.engine.commands import DOCKER
 from clusterctl.hosts.engine.dial import ChannelPool
 from clusterctl.hosts.engine.engine import EngineError
 from clusterctl.hosts.ssh.connection import SshConnection
@@ -47,7 +48,7 @@ class Translate:
             raise EngineError(
                 self._node,
                 f"the engine did not answer in time ({self._what})",
-                hint="on the node: systemctl status docker; journalctl -u docker -n 50",
+                hint=f"on the node: {DOCKER.status}; {DOCKER.journal}",
             ) from error
         cause = self._pool.last.ended_because() if self._pool.last else ""
         if not cause and isinstance(error, _CUT_OFF):
@@ -55,5 +56,5 @@ class Translate:
         raise EngineError(
             self._node,
             f"the engine cannot be asked to {self._what}: {cause or error}",
-            hint="on the node: docker version; journalctl -u docker -n 50",
+            hint=f"on the node: {DOCKER.version}; {DOCKER.journal}",
         ) from error

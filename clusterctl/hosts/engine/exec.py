@@ -35,7 +35,7 @@ class Executes(Protocol):
         """Of a command whose streams have ended."""
 
 
-class ContainerCommand:
+class DockerCommand:
     """A command that runs in a container. Its methods raise EngineError, or ConnectionLostError when SSH breaks.
 
     Input and output may be used from two threads; nobody else may read.
@@ -100,7 +100,7 @@ class ContainerCommand:
 class Frames:
     """Takes a stream without terminal apart into what was written where: 8 bytes of head (stream, length), then data.
 
-    Docker Engine API, «Attach to a container». Data is passed on before its frame is complete.
+    Docker Engine API, "Attach to a container". Data is passed on before its frame is complete.
     """
 
     def __init__(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ import fabric
 import paramiko
 
 from clusterctl.errors import ClusterctlError
-from clusterctl.hosts.ssh.errors import CommandTimeoutError, ConnectError, ConnectionLostError, HostError, HostKeyError
+from clusterctl.hosts.ssh.errors import CommandTimeoutError, ConnectionLostError, HostError
 from clusterctl.hosts.ssh.hops import (
     address_of,
     end_when_unanswered,
@@ -38,9 +37,9 @@ from clusterctl.hosts.ssh.known_hosts import (
     PinOnce,
     Refuse,
     UntrustedHostKeyError,
-    fingerprint,
     known_keys,
 )
+from clusterctl.hosts.ssh.opening import Opening
 from clusterctl.hosts.ssh.streams import Completed, Conversation, SshCommand, WindowSize, drain_stderr, read_until
 from clusterctl.hosts.ssh.transport import OrderedTransport, end_input, transport_of
 from clusterctl.inventory.model import Node, SshDefaults, Timeouts
@@ -52,7 +51,7 @@ KEEPALIVE_S = 15
 """Seconds between keepalives: who only reads would never learn that nobody is there any more."""
 
 
-# paramiko logs to stderr what is raised to us anyway («Secsh channel 3 open FAILED» for each refused port).
+# paramiko logs to stderr what is raised to us anyway ("Secsh channel 3 open FAILED" for each refused port).
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
@@ -164,92 +163,21 @@ class SshConnection:
         self._transport.set_keepalive(KEEPALIVE_S)
 
     def _open_hop(self, hop: fabric.Connection) -> None:
-        is_jump = hop is not self._connection
-        turn = in_turn(address_of(hop), self._connect_timeout_s) if is_jump else contextlib.nullcontext()
-        known = self._known_keys(hop)
+        opening = self._opening_of(hop)
+        turn = in_turn(address_of(hop), self._connect_timeout_s) if opening.is_jump else contextlib.nullcontext()
+        known = self._known_keys(opening)
         self._make_strict(hop, known)
         try:
             with turn:
                 hop.open()
         except (UntrustedHostKeyError, paramiko.BadHostKeyException) as error:
-            raise self._untrusted(hop, known, error) from error
+            raise opening.untrusted(error, known, self._known_hosts, self._known_hosts_files()) from error
         except (paramiko.SSHException, OSError, EOFError, ValueError) as error:
-            raise self._not_opened(hop, error) from error
+            raise opening.not_opened(error) from error
         end_when_unanswered(hop.client.get_transport())
 
-    def _untrusted(
-        self, hop: fabric.Connection, known: KnownKeys, error: UntrustedHostKeyError | paramiko.BadHostKeyException
-    ) -> HostKeyError:
-        where = self._shown(hop)
-        showed = f"{error.key.get_name()} {fingerprint(error.key)}"
-        if error.key in known.revoked:
-            return HostKeyError(
-                self.node,
-                f"{where}: its host key is revoked by an @revoked line in "
-                f"{' or '.join(map(str, self._known_hosts_files()))} (it showed {showed})",
-                hint="whoever has that key can pose as the machine: give the machine new host keys, then run once with "
-                "--accept-new-host-keys",
-            )
-        if isinstance(error, paramiko.BadHostKeyException):
-            return HostKeyError(
-                self.node,
-                f"{where}: its host key is NOT the one in {self._known_hosts}: expected "
-                f"{fingerprint(error.expected_key)}, it showed {fingerprint(error.key)}",
-                hint="either the machine was reinstalled or something answers in its place; when you know it was "
-                f"reinstalled: ssh-keygen -R '{known_as(hop)}' -f {self._known_hosts}, then --accept-new-host-keys",
-            )
-        certified = "host certificates (@cert-authority) are not supported here: " if known.certified else ""
-        return HostKeyError(
-            self.node,
-            f"{where}: its host key is not in {self._known_hosts} (it showed {showed})",
-            hint=f"{certified}compare that fingerprint with the machine's own (on its console: "
-            "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then run once with --accept-new-host-keys",
-        )
-
-    def _not_opened(self, hop: fabric.Connection, error: Exception) -> ConnectError:
-        if isinstance(hop.gateway, fabric.Connection) and hop.client.get_transport() is None:
-            return self._not_passed_on(hop, error)
-        match error:
-            case paramiko.PasswordRequiredException():
-                what, hint = "the private key is encrypted", "load it into an agent: ssh-add KEYFILE"
-            case paramiko.AuthenticationException():
-                what = f"SSH login refused ({error})"
-                login = address_of(hop).rsplit(":", 1)[0]
-                hint = f"check the user and key of this node in the inventory; try: ssh {login}"
-            case socket.gaierror():
-                what, hint = f"cannot resolve the host name ({error.strerror})", "check `host`"
-            case TimeoutError():
-                what = f"no answer within {self._connect_timeout_s:g} s"
-                hint = "is the machine on, and is its SSH port reachable from here?"
-            case paramiko.ssh_exception.NoValidConnectionsError():
-                reasons = {str(getattr(reason, "strerror", None) or reason) for reason in error.errors.values()}
-                what = f"cannot connect ({', '.join(sorted(reasons))})"
-                hint = "is the machine on, and is sshd running on that port?"
-            case _:
-                what, hint = f"SSH failed ({error or type(error).__name__})", f"ssh -v {address_of(hop)}"
-        return ConnectError(self.node, f"{self._shown(hop)}: {what}", hint=hint)
-
-    def _not_passed_on(self, hop: fabric.Connection, error: Exception) -> ConnectError:
-        """The jump host was reached, but no connection from there to the next machine came about."""
-        if isinstance(error, paramiko.ChannelException):
-            what = f"the jump host cannot connect to it ({error.text})"
-            hint = (
-                "is the machine on, and is sshd running on that port? Does the jump host allow forwarding "
-                "(AllowTcpForwarding)?"
-            )
-        elif hop.gateway.is_connected:  # nothing else raises while it stands: paramiko has no type for this
-            what = f"no answer within {self._connect_timeout_s:g} s"
-            hint = "is the machine on, and is its SSH port reachable from the jump host?"
-        else:
-            what = f"the jump host hung up ({error or type(error).__name__})"
-            hint = f"ssh -v {address_of(hop.gateway)}"
-        return ConnectError(self.node, f"{self._shown(hop)}: {what}", hint=hint)
-
-    def _shown(self, hop: fabric.Connection) -> str:
-        """Which machine on the way it is, and through which jump host it is reached."""
-        name = address_of(hop) if hop is self._connection else f"jump host {address_of(hop)}"
-        through = hop.gateway
-        return f"{name} through jump host {address_of(through)}" if isinstance(through, fabric.Connection) else name
+    def _opening_of(self, hop: fabric.Connection) -> Opening:
+        return Opening(self.node, hop, hop is not self._connection, self._connect_timeout_s)
 
     def close(self) -> None:
         """Close the connection and its jump hosts', for good; harmless when it is not open."""
@@ -286,17 +214,13 @@ class SshConnection:
         files = [self._known_hosts] if self._own_known_hosts else [SYSTEM_KNOWN_HOSTS, self._known_hosts]
         return [file for file in files if file.exists()]
 
-    def _known_keys(self, hop: fabric.Connection) -> KnownKeys:
+    def _known_keys(self, opening: Opening) -> KnownKeys:
         """Raises ConnectError when a known_hosts file is there but cannot be read."""
         try:
             lines = [line for file in self._known_hosts_files() for line in file.read_bytes().splitlines()]
         except OSError as error:
-            raise ConnectError(
-                self.node,
-                f"{self._shown(hop)}: cannot read {error.filename}: {error.strerror}",
-                hint="without known_hosts no host key can be checked; ssh.known_hosts names another file",
-            ) from error
-        return known_keys((line.decode(errors="replace") for line in lines), known_as(hop))
+            raise opening.unreadable(error) from error
+        return known_keys((line.decode(errors="replace") for line in lines), known_as(opening.hop))
 
     def _make_strict(self, hop: fabric.Connection, known: KnownKeys) -> None:
         accept = self._accept_new_host_keys
@@ -454,7 +378,7 @@ class SshConnection:
 
     def _hung_up(self, what: str, transport: OrderedTransport) -> ConnectionLostError:
         """The error for a connection that is gone."""
-        where = self._shown(self._connection)
+        where = self._opening_of(self._connection).where
         if self._closed:
             return ConnectionLostError(self.node, f"{where}: {what}: the SSH connection is closed")
         return ConnectionLostError(

@@ -74,7 +74,7 @@ def end_when_unanswered(transport: paramiko.Transport | None) -> None:
 
 def prepare_hop(hop: fabric.Connection, connect_s: float) -> None:
     """Give every step of opening the connection, and a machine behind it, this many seconds; and our transport."""
-    # Fabric truncates to whole seconds, and 0 would mean «no time-out».
+    # Fabric truncates to whole seconds, and 0 would mean "no time-out".
     hop.connect_timeout = max(1, round(connect_s))
     # A jump host's channel to the machine behind it waits for an hour by default (paramiko 5.1 transport.py).
     limits = dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), connect_s)

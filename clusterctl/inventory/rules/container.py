@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Iterator, Set
 
 from clusterctl.inventory.issue import Issue, KeyPath, quoted
 from clusterctl.inventory.raw import dig, entries, items, text, whole
+from clusterctl.secrets.names import is_refused
 
 RESERVED_IN_CONTAINER = ("/etc/clusterctl", "/opt/clusterctl")
-
-
-SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|API_KEY|ACCESS_KEY|PRIVATE_KEY|SECRET_KEY)$|PASSWORD$|PASSWD$", re.I)
 
 
 # Environment.
@@ -31,16 +28,16 @@ def derived_env(data: object, derived: Set[str]) -> Iterator[Issue]:
     """Values that differ from node to node are clusterctl's: those of `derived`."""
     for place, name in environments(data):
         if name.upper() in derived:
-            yield Issue(place, "clusterctl derives this variable on every node itself", "leave it out")
+            yield Issue(place, "clusterctl sets this variable itself on every node", "remove it")
 
 
 def secret_env(data: object, derived: Set[str]) -> Iterator[Issue]:
     """Secrets do not belong in a container's environment, nor in an inventory that is in version control. Those of
     `derived` are told by `derived_env`."""
     for place, name in environments(data):
-        if name.upper() not in derived and SECRET_NAME.search(name):
-            hint = "leave it out (a model at model.path needs no token), or mount a 0600 file with container.volumes"
-            yield Issue(place, "this looks like a secret, and `docker inspect` shows environment to everyone", hint)
+        if name.upper() not in derived and is_refused(name):
+            hint = "remove it (a model at model.path needs no token), or mount a 0600 file with container.volumes"
+            yield Issue(place, "this looks like a secret, and `docker inspect` shows the environment to everyone", hint)
 
 
 # Container.
@@ -51,7 +48,7 @@ def shared_memory(data: object) -> Iterator[Issue]:
     given = "shm_bytes" in entries(dig(data, "container"))
     if given and dig(data, "container", "ipc") == "host":
         message = "has no effect: with ipc host the container uses the node's own /dev/shm"
-        yield Issue(("container", "shm_bytes"), message, "leave it out, or set container.ipc: private")
+        yield Issue(("container", "shm_bytes"), message, "remove it, or set container.ipc: private")
 
 
 def ulimits(data: object) -> Iterator[Issue]:
@@ -75,13 +72,13 @@ def volumes(data: object) -> Iterator[Issue]:
         reserved = [kept for kept in RESERVED_IN_CONTAINER if covers(target, kept) or covers(kept, target)]
         if target in first:
             message = f"{quoted(target)} is already the target of container.volumes[{first[target]}]"
-            yield Issue(place, message, "mount each at its own path")
+            yield Issue(place, message, "mount each one at its own path")
         elif reserved:
-            message = f"{quoted(target)} would collide with {reserved[0]}, which clusterctl uses itself"
+            message = f"{quoted(target)} collides with {reserved[0]}, which clusterctl uses itself"
             yield Issue(place, message, "mount it elsewhere")
         elif model and covers(target, posixpath.normpath(model)):
-            message = f"{quoted(target)} would cover model.path {quoted(model)}, which is mounted by itself"
-            yield Issue(place, message, "leave it out, or mount it elsewhere")
+            message = f"{quoted(target)} would hide model.path {quoted(model)}, which is mounted automatically"
+            yield Issue(place, message, "remove it, or mount it elsewhere")
         first.setdefault(target, index)
 
 
@@ -109,4 +106,4 @@ def model_path(data: object) -> Iterator[Issue]:
     elif given.rstrip("/") != plain:
         yield Issue(("model", "path"), f"{quoted(given)} is not a plain path", f"write {plain}")
     elif any(covers(kept, plain) or covers(plain, kept) for kept in RESERVED_IN_CONTAINER):
-        yield Issue(("model", "path"), f"{quoted(given)} would collide with what clusterctl keeps in the container")
+        yield Issue(("model", "path"), f"{quoted(given)} collides with a path that clusterctl uses in the container")

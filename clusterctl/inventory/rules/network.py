@@ -54,22 +54,24 @@ def cidr(data: object) -> Iterator[Issue]:
     if given is None or found is None:
         return
     if isinstance(found, IPv6Network):
-        yield Issue(place, f"{quoted(given)} is an IPv6 network; IPv4 only for now")
+        yield Issue(place, f"{quoted(given)} is an IPv6 network; only IPv4 is supported")
         return
     nodes = len(items(dig(data, "nodes")))
     hosts = found.num_addresses - (2 if found.prefixlen < 31 else 0)  # /31 is a link between two, without broadcast
     if "/" not in given:
-        yield Issue(place, f"{quoted(given)} has no prefix length", f"write the size too, such as {given}/24")
+        yield Issue(place, f"{quoted(given)} has no prefix length", f"add one, such as {given}/24")
     elif str(ip_address(given.split("/")[0])) != str(found.network_address):
         yield Issue(place, f"{quoted(given)} has host bits set", f"did you mean {found}?")
     elif hosts < nodes:
-        message = f"{quoted(given)} has room for {hosts}, and there are {nodes} nodes"
-        yield Issue(place, message, "give a shorter prefix")
+        message = f"{quoted(given)} is too small for {nodes} nodes: it has room for {hosts}"
+        yield Issue(place, message, "use a shorter prefix")
     if any(found.overlaps(unusable) for unusable in UNUSABLE):
-        yield Issue(place, f"{quoted(given)} has addresses that no node can have", "give the nodes' private network")
+        yield Issue(
+            place, f"{quoted(given)} contains addresses that no node can have", "give the nodes' private network"
+        )
     elif dig(data, "network", "allow_public") is not True and not is_private(found):
-        hint = "traffic on it is unencrypted and can be abused to run code (F66); network.allow_public accepts it"
-        yield Issue(place, f"{quoted(given)} has public addresses", hint)
+        hint = "traffic on it is unencrypted and can be abused to run code; set network.allow_public to accept that"
+        yield Issue(place, f"{quoted(given)} contains public addresses", hint)
 
 
 def is_private(found: IPv4Network) -> bool:
@@ -84,7 +86,7 @@ def address_in_network(data: object) -> Iterator[Issue]:
         found = address(dig(node, "address"))
         place = ("nodes", index, "address")
         if isinstance(found, IPv6Address):
-            yield Issue(place, f'"{found}" is an IPv6 address; IPv4 only for now')
+            yield Issue(place, f'"{found}" is an IPv6 address; only IPv4 is supported')
         elif found is not None and inside is not None:
             yield from misplaced(found, inside, place)
 
@@ -94,13 +96,13 @@ def misplaced(found: IPv4Address, inside: IPv4Network, place: KeyPath) -> Iterat
     if found not in inside:
         yield Issue(place, f'"{found}" is outside network.cidr {inside}', "give the node's address in that network")
     elif inside.prefixlen < 31 and found == inside.network_address:
-        yield Issue(place, f'"{found}" is the network address of {inside}, not a node\'s')
+        yield Issue(place, f'"{found}" is the network address of {inside}, not that of a node')
     elif inside.prefixlen < 31 and found == inside.broadcast_address:
-        yield Issue(place, f'"{found}" is the broadcast address of {inside}, not a node\'s')
+        yield Issue(place, f'"{found}" is the broadcast address of {inside}, not that of a node')
 
 
 def serve_host(data: object) -> Iterator[Issue]:
     """Any IPv4 address may be given."""
     found = address(dig(data, "serve", "host"))
     if isinstance(found, IPv6Address):
-        yield Issue(("serve", "host"), f'"{found}" is an IPv6 address; IPv4 only for now')
+        yield Issue(("serve", "host"), f'"{found}" is an IPv6 address; only IPv4 is supported')

@@ -19,12 +19,12 @@ def version(data: object) -> Iterator[Issue]:
 
 
 def node_names(data: object) -> Iterator[Issue]:
-    """Names are how nodes are told apart, in every message and in `--node`."""
+    """Names distinguish the nodes, in every message and in `--node`."""
     return repeated(data, "name", lambda node: text(dig(node, "name")))
 
 
 def node_hosts(data: object) -> Iterator[Issue]:
-    """Two nodes behind one SSH address are one machine, unless port or jump host tell them apart (the lab)."""
+    """Two nodes behind one SSH address are one machine, unless port or jump host differ (the lab)."""
 
     def door(node: object) -> object:
         host = text(dig(node, "host"))
@@ -36,7 +36,7 @@ def node_hosts(data: object) -> Iterator[Issue]:
 
 
 def node_addresses(data: object) -> Iterator[Issue]:
-    """One address twice is the classic «Every node should have a unique IP address» (F1)."""
+    """One address twice is the classic "Every node should have a unique IP address" (F1)."""
     return repeated(data, "address", lambda node: address(dig(node, "address")))
 
 
@@ -49,7 +49,7 @@ def repeated(data: object, field: str, identity: Callable[[object], object]) -> 
             continue
         if value in first:
             message = f"{quoted(str(dig(node, field)))} is already the {field} of nodes[{first[value]}]"
-            yield Issue(("nodes", index, field), message, "every node needs its own")
+            yield Issue(("nodes", index, field), message, "every node needs a different one")
         first.setdefault(value, index)
 
 
@@ -66,4 +66,4 @@ def head(data: object) -> Iterator[Issue]:
         return
     near = nearest(given, names)
     few = f"nodes: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"
-    yield Issue(("head",), f"no node has the name {quoted(given)}", f"did you mean {near}?" if near else few)
+    yield Issue(("head",), f"no node is named {quoted(given)}", f"did you mean {near}?" if near else few)

@@ -29,12 +29,12 @@ def accelerators(data: object) -> Iterator[Issue]:
     """A CPU has no accelerators to count."""
     section = entries(dig(data, "accelerator"))
     if section.get("kind") == "cpu" and section.get("per_node", "auto") == "auto":
-        message = "kind cpu has no accelerators to count"
+        message = "with kind cpu there are no accelerators to count"
         yield Issue(("accelerator", "per_node"), message, "give the number of slots, such as per_node: 1")
 
 
 def layout(data: object) -> Iterator[Issue]:
-    """Data × tensor × pipeline parallel must fit the nodes, as far as the file tells."""
+    """Data × tensor × pipeline parallel must fit the nodes, as far as the file gives them."""
     nodes = len(items(dig(data, "nodes")))
     tensor, pipeline = size(data, "serve", "tensor_parallel"), size(data, "serve", "pipeline_parallel")
     per_node, engines = size(data, "accelerator", "per_node"), engines_of(data)
@@ -83,21 +83,21 @@ def option_names(data: object, owned: Mapping[str, str]) -> Iterator[Issue]:
             yield Issue(place, "clusterctl sets this option itself", owned[meant])
         elif meant == "disable-log-stats" and value is not False:
             # With it vLLM 0.32 has no vllm: metrics, by which agent.py sees progress behind a canary that waits.
-            message = "without vLLM's metrics a server that is busy cannot be told from one that hangs"
-            yield Issue(place, message, "leave it out")
+            message = "without vLLM's metrics a busy server cannot be distinguished from one that hangs"
+            yield Issue(place, message, "remove it")
         elif not re.fullmatch(OPTION_PATTERN, name):
             usable = re.fullmatch(OPTION_PATTERN, spelled)
-            message = "options are written in lower case, with dashes between words and none in front"
+            message = "options are written in lower case, with dashes between words and no leading dash"
             yield Issue(place, message, f"write {spelled}" if usable else None)
         elif value is None:
-            yield Issue(place, "has no value", "write true for an option that takes none")
+            yield Issue(place, "has no value", "use true for an option that takes no value")
 
 
 def api_key(data: object) -> Iterator[Issue]:
     """A key from a file, and none at all, contradict each other."""
     if dig(data, "serve", "api_key") == "off" and dig(data, "serve", "api_key_file") is not None:
         message = "has no effect: serve.api_key is off"
-        yield Issue(("serve", "api_key_file"), message, "leave it out, or leave serve.api_key out")
+        yield Issue(("serve", "api_key_file"), message, "remove it, or remove serve.api_key")
 
 
 TLS_FILES = ("ssl-certfile", "ssl-keyfile", "ssl-ca-certs")
@@ -115,14 +115,16 @@ def tls(data: object) -> Iterator[Issue]:
             continue
         path = text(options[name])
         if path is None or not path.startswith("/") or posixpath.normpath(path) != path:
-            yield Issue(place, "must be a plain absolute path in the container", "such as /etc/tls/api.pem")
+            yield Issue(place, "must be a plain absolute path in the container", "for example /etc/tls/api.pem")
         elif not any(covers(mount, path) for mount in mounts):
-            message = f"{quoted(path)} is below no mount of the container, so the server would not find it"
+            message = f"{quoted(path)} is in none of the container's mounts, so the server would not find it"
             folder = posixpath.dirname(path)
             yield Issue(place, message, f"mount it: container.volumes: [{folder}:{folder}:ro]")
     for given, other in (("ssl-certfile", "ssl-keyfile"), ("ssl-keyfile", "ssl-certfile")):
         if given in options and other not in options:
-            yield Issue(("serve", "options", given), f"needs {other} beside it", "vLLM takes both or neither")
+            yield Issue(("serve", "options", given), f"needs {other} too", "vLLM takes both or neither")
     if options.get("ssl-cert-reqs", 0) != 0:
-        message = "asks clients for certificates, and clusterctl's own completions have none to show"
-        yield Issue(("serve", "options", "ssl-cert-reqs"), message, "ask for them in a reverse proxy before the API")
+        message = "asks clients for certificates, but clusterctl's own requests have none"
+        yield Issue(
+            ("serve", "options", "ssl-cert-reqs"), message, "ask for them in a reverse proxy in front of the API"
+        )

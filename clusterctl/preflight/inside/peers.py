@@ -49,7 +49,7 @@ MTU_TRIES = 3
 MTU_WAIT_S = 0.3
 IP_UDP_HEADERS = 28
 IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 10, 3
-"""linux/in.h: set «don't fragment», and let the wire decide instead of a path MTU that the kernel remembers."""
+"""linux/in.h: set "don't fragment", and let the wire decide instead of a path MTU that the kernel remembers."""
 SIOCGIFMTU = 0x8921
 STREAMS = 4
 CHUNK_BYTES = 1 << 20
