@@ -91,8 +91,9 @@ RAY: tuple[Signature, ...] = (
         r"timed out during startup",
         name="ray-wrong-address",
         failure_mode="F44",
-        meaning="Ray was given an address that is not this node's",
-        fix="check network.cidr and the node's address",
+        meaning="Ray did not come up within its 30 s: the address it was given is not this node's, or the machine is "
+        "overloaded",
+        fix="check network.cidr and the node's address; if they are right, look for what else uses the machine's CPUs",
         consequence=True,
     ),
 )

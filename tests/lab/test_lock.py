@@ -30,7 +30,7 @@ from pathlib import Path
 from clusterctl.errors import ClusterctlError
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.load import load_inventory
-from clusterctl.lock import cluster_lock
+from clusterctl.lock.cluster import cluster_lock
 from clusterctl.ui.progress import PlainProgress
 
 inventory, command, wait_s = sys.argv[1:]
