@@ -22,9 +22,9 @@ class EngineStatus:
 
     rank: int
     nodes: tuple[str, ...]
-    running: float | None = None
+    running: int | None = None
     """Requests that it works on."""
-    waiting: float | None = None
+    waiting: int | None = None
     """Requests that wait for it."""
     kv_use: float | None = None
     """Fraction of its KV cache in use, 0 to 1."""

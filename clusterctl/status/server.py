@@ -137,7 +137,8 @@ def with_loads(places: Iterable[EnginePlace], loads: Mapping[int, EngineLoad]) -
 def _with_load(place: EnginePlace, load: EngineLoad | None) -> EngineStatus:
     if load is None:
         return EngineStatus(place.rank, place.nodes)
-    return EngineStatus(place.rank, place.nodes, load.requests_running, load.requests_waiting, load.kv_cache_usage)
+    running, waiting = int(load.requests_running), int(load.requests_waiting)
+    return EngineStatus(place.rank, place.nodes, running, waiting, load.kv_cache_usage)
 
 
 def _metrics_text(client: httpx.Client) -> str | Unknown:

@@ -22,7 +22,7 @@ from clusterctl.lab.lab import Lab
 from .faults import complete, kill_container, restart_engine, signal_process
 
 UP_DEADLINE_S = 420
-OURS = {6379, 6380, 6381, 6382, 6383, 6384, 8000, 52365}
+OURS = {6379, 6380, 6381, 6382, 6383, 6384, 8000, 29500, 29501, 29550, 52365}
 """Ports of the default inventory."""
 PROCESSES = ("clusterctl_agent", "raylet", "gcs_server", "ray::", "VLLM::")
 """What the processes of a cluster are called."""
