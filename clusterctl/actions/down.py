@@ -36,7 +36,7 @@ def down(run: Run, *, drain_s: float | None = None) -> DownResult:
     what could be removed elsewhere is removed all the same.
     """
     hosts, inventory, progress = run.hosts, run.inventory, run.progress
-    progress.phase("looking at what runs")
+    progress.phase("reading what runs")
     found = hosts.each(lambda host: host.engine.containers(inventory.cluster))
     before = gather(hosts)
     owned = hosts.each(lambda host: host_pids(host, found.values[host.name]), found.values)

@@ -20,8 +20,8 @@ def restart(run: Run, asked: UpOptions) -> UpSummary:
     """Replace the whole gang, as `up` does when something differs. Raises what `up` raises, and ClusterctlError when
     nothing runs that could be restarted."""
     cluster = run.inventory.cluster
-    run.progress.phase("looking at what runs")
-    running = run.hosts.each(lambda host: host.engine.containers(cluster)).or_raise("looking at what runs")
+    run.progress.phase("reading what runs")
+    running = run.hosts.each(lambda host: host.engine.containers(cluster)).or_raise("reading what runs")
     if not any(running.values()):
         raise ClusterctlError(f"{cluster}: nothing runs that could be restarted", hint="clusterctl up")
     return up(run, replace(asked, anew=True))
@@ -33,7 +33,7 @@ def restart_server(run: Run, *, drain_s: float | None) -> UpSummary:
 
     Raises ClusterctlError when there is no gang whose server could be restarted, StartFailedError.
     """
-    run.progress.phase("looking at what runs")
+    run.progress.phase("reading what runs")
     prepared = prepare(run.hosts, run.progress)
     head = run.inventory.head_name
     container = head_container(prepared.facts, head)

@@ -143,7 +143,7 @@ class PeerProbe:
                     self._answers.put(json.loads(line))
         last = errors.decode(errors="replace").strip().splitlines()[-1:]
         self._answers.put(
-            {"event": "failed", "reason": f"the network probe ended: {''.join(last) or 'no reason said'}"}
+            {"event": "failed", "reason": f"the network probe ended: {''.join(last) or 'no reason given'}"}
         )
 
 

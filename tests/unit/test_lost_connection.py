@@ -99,7 +99,7 @@ def test_why_sshd_ended_the_connection_is_said_in_its_own_words(host: Host, mark
 
 def test_a_connection_that_ends_without_a_word_is_said_to(node: OneNode, host: Host, mark: Path) -> None:
     thread = during(mark, node.sshd.kill)
-    with pytest.raises(ConnectionLostError, match="closed from the other side without a word"):
+    with pytest.raises(ConnectionLostError, match="closed by the node without giving a reason"):
         host.ssh.run(["sh", "-c", WAITS_ONCE.format(mark=mark)])
     thread.join()
 
@@ -170,7 +170,7 @@ def test_a_node_that_cannot_be_reached_again_is_lost_for_the_first_reason_and_tr
     node: OneNode, host: Host, mark: Path
 ) -> None:
     thread = during(mark, node.sshd.kill)
-    with pytest.raises(ConnectionLostError, match="without a word"):
+    with pytest.raises(ConnectionLostError, match="without giving a reason"):
         host.ssh.run(["sh", "-c", WAITS_ONCE.format(mark=mark)], read_only=True)
     thread.join()
     node.sshd.start()

@@ -94,7 +94,7 @@ class Agent:
         if phase in ("stopping", "stopped"):
             self.journal.restart("container", "started-again", "the container was stopped, and started again")
         elif phase not in (None, "restarting"):
-            detail = f"it had ended without a word ({phase}): killed, out of memory, or the node lost its power"
+            detail = f"it had ended without notice ({phase}): killed, out of memory, or the node lost its power"
             self.journal.restart("container", "container-ended", detail)
 
     # The end.

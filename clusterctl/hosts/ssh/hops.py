@@ -55,7 +55,7 @@ def how_it_ended(transport: OrderedTransport) -> str:
         said = "".join(character for character in transport.farewell if character.isprintable())
         return f"sshd closed the SSH connection: {said[:FAREWELL_LENGTH] or 'without a reason'}"
     if transport.cause is None or isinstance(transport.cause, EOFError):
-        return "the SSH connection was closed from the other side without a word"
+        return "the SSH connection was closed by the node without giving a reason"
     return f"the SSH connection broke ({transport.cause})"
 
 
