@@ -118,7 +118,13 @@ class OrderedTransport(paramiko.Transport):
             if data.door.shut:
                 return
             data.door.shut = kind == CHANNEL_CLOSE
-        super()._send_message(data)  # type: ignore[misc]
+        try:
+            super()._send_message(data)  # type: ignore[misc]
+        except (EOFError, OSError) as error:
+            # What carries us is gone (a jump host hung up, say), and paramiko's own thread has not read that yet.
+            if self.authenticated and self.cause is None:
+                self.cause = error
+            raise
 
     def _parse_newkeys(self, m: paramiko.Message) -> None:
         super()._parse_newkeys(m)  # type: ignore[misc]
