@@ -111,7 +111,7 @@ def gang(tmp_path: Path) -> Iterator[NewGang]:
 def rank_of(run: Run) -> str:
     """Process id of the node's rank."""
     file = run.fake / "server.pid"
-    run.until(file.exists, "a rank")
+    run.until(lambda: file.exists() and file.read_text(encoding="ascii"), "a rank")  # it may be made, and not written
     return file.read_text(encoding="ascii")
 
 
