@@ -80,7 +80,7 @@ def test_one_port_blocked_one_way_is_found_with_its_direction_and_up_refuses(cle
         found = findings(clean)
         refused = clean.clusterctl("up")
     assert [(f["code"], f["nodes"]) for f in found] == [("ports-blocked", ["node1", "node2"])]
-    assert "node1 -> node2: TCP 6380 of" in found[0]["seen"]
+    assert "node1 -> node2: connections to TCP 6380 of" in found[0]["seen"]
     assert "dropped" in found[0]["seen"]
     assert refused.code == 1
     assert "ports-blocked" in refused.err
@@ -91,7 +91,7 @@ def test_a_range_that_is_rejected_is_named_as_a_range(clean: Rehearsal) -> None:
     with firewall(clean, "node1", "in tcp dport { 6379-6384, 10002-10999 } reject with tcp reset"):
         found = findings(clean)
     assert [(f["code"], f["nodes"]) for f in found] == [("ports-blocked", ["node2", "node1"])]
-    assert "node2 -> node1: TCP 6379-6384, 10002-10999 of" in found[0]["seen"]
+    assert "node2 -> node1: connections to TCP 6379-6384, 10002-10999 of" in found[0]["seen"]
     assert "refused" in found[0]["seen"]
 
 
