@@ -96,7 +96,9 @@ def _script(inventory: Path) -> Times:
 
 def _variables(path: Path) -> Mapping[str, str]:
     """The script's settings, from the same inventory: the same flags, environment and ports."""
-    inventory = load_inventory(path)
+    asked = load_inventory(path)
+    # The script serves over Ray, as `executor: auto` does on two nodes with an image that has it.
+    inventory = asked.model_copy(update={"serve": asked.serve.model_copy(update={"executor": "ray"})})
     with Hosts(inventory) as hosts:
         deployment = resolve(inventory, gather(hosts))
     head = deployment.head
