@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from clusterctl.agent import paths
 from clusterctl.agent.state import AgentState
 from clusterctl.inventory.layout import Layout, layout_of
-from clusterctl.inventory.model import Inventory, MpPorts, Serve
+from clusterctl.inventory.model import Inventory, MpPorts
 from clusterctl.inventory.rules.all import Rule
 from clusterctl.inventory.rules.serve import layout
 from clusterctl.modes.engines import (
@@ -39,7 +39,7 @@ from clusterctl.modes.mode import (
     Watch,
 )
 from clusterctl.modes.place import Deployment, Place
-from clusterctl.modes.ports import PortField, ports_on
+from clusterctl.modes.ports import API, PortField, ports_on
 
 TOKEN_PATH = f"{paths.CONFIG_DIR}/gang-token"
 """What the agents of one gang know each other by."""
@@ -84,12 +84,11 @@ def _port_fields() -> Iterator[PortField]:
     for name, everywhere in (("agent", False), ("master", True), ("data_parallel", False)):
         port = getattr(MpPorts(), name)
         yield PortField(("mp", "ports", name), (port, port), head_only=True, everywhere=everywhere)
-    api = Serve().port
-    yield PortField(("serve", "port"), (api, api), head_only=True, for_clients=True)
+    yield API
 
 
 LISTENS = tuple(_port_fields())
-AGENT, MASTER, DATA_PARALLEL, API = LISTENS
+AGENT, MASTER, DATA_PARALLEL, _ = LISTENS
 
 
 class Mp:

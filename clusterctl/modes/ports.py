@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from clusterctl.inventory.issue import KeyPath
-from clusterctl.inventory.model import Inventory, PortRange
+from clusterctl.inventory.model import Inventory, PortRange, Serve
 from clusterctl.inventory.raw import dig, entries, whole
 
 RANGE_SAMPLES = 8
@@ -44,6 +44,10 @@ class PortField:
     def is_range(self) -> bool:
         """Whether it holds a range."""
         return self.default[0] != self.default[1]
+
+
+API = PortField(("serve", "port"), (Serve().port,) * 2, head_only=True, for_clients=True)
+"""The API's, which every mode has."""
 
 
 def ports_on(listens: Sequence[PortField], inventory: Inventory, node: str) -> Mapping[int, str]:

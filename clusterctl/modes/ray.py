@@ -13,7 +13,7 @@ from clusterctl.agent import paths
 from clusterctl.agent.state import AgentState
 from clusterctl.inventory.issue import Issue
 from clusterctl.inventory.layout import Layout, layout_of
-from clusterctl.inventory.model import Inventory, PortRange, RayPorts, Serve
+from clusterctl.inventory.model import Inventory, PortRange, RayPorts
 from clusterctl.inventory.raw import size
 from clusterctl.inventory.rules.all import Rule
 from clusterctl.inventory.rules.serve import engines_of, layout
@@ -31,7 +31,7 @@ from clusterctl.modes.mode import (
     Watch,
 )
 from clusterctl.modes.place import Deployment, Place
-from clusterctl.modes.ports import PortField, listener_of, ports_on
+from clusterctl.modes.ports import API, PortField, listener_of, ports_on
 from clusterctl.secrets.masking import SECRETS_IN_USE
 from clusterctl.secrets.names import looks_secret
 
@@ -83,8 +83,7 @@ def _port_fields() -> Iterator[PortField]:
         value = getattr(defaults, name)
         span = (value.first, value.last) if isinstance(value, PortRange) else (value, value)
         yield PortField(("ray", "ports", name), span, head_only=name == "gcs")
-    api = Serve().port
-    yield PortField(("serve", "port"), (api, api), head_only=True, for_clients=True)
+    yield API
 
 
 LISTENS = tuple(_port_fields())
