@@ -14,6 +14,7 @@ from clusterctl.findings.finding import Finding
 from clusterctl.findings.identity import Difference, differences
 from clusterctl.findings.rules import check
 from clusterctl.hosts.host import Hosts
+from clusterctl.inventory.model import Inventory
 from clusterctl.preflight.run import Asked, with_deep
 from clusterctl.progress import Progress
 
@@ -31,22 +32,28 @@ class Checked:
 
 
 def check_cluster(
-    hosts: Hosts, asked: Asked, progress: Progress, *, codes: Collection[str] = (), all_bytes: bool = False
+    hosts: Hosts,
+    inventory: Inventory,
+    asked: Asked,
+    progress: Progress,
+    *,
+    codes: Collection[str] = (),
+    all_bytes: bool = False,
 ) -> Checked:
     """Read the nodes, run the image on each and try the network between them; changes nothing.
 
     With `codes` only findings with these codes count. `all_bytes`: read every byte of the model's files.
     """
     progress.phase("reading the nodes")
-    facts = gather(hosts, progress)
-    decide(hosts, facts, progress)
+    facts = gather(hosts, inventory, progress)
+    inventory = decide(hosts, inventory, facts, progress).inventory
     if all_bytes:
-        facts = with_digests(hosts, facts, progress)
+        facts = with_digests(hosts, inventory.model.path, facts, progress)
     progress.phase("running the image on every node, and trying the network between them")
-    facts = with_deep(hosts, facts, asked)
+    facts = with_deep(hosts, inventory, facts, asked)
     return Checked(
         facts,
-        tuple(finding for finding in check(hosts.inventory, facts) if not codes or finding.code in codes),
-        differences(hosts.inventory, facts),
-        network_environments(hosts.inventory, facts),
+        tuple(finding for finding in check(inventory, facts) if not codes or finding.code in codes),
+        differences(inventory, facts),
+        network_environments(inventory, facts),
     )

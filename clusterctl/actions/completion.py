@@ -32,7 +32,7 @@ def first_completion(run: Run, deployment: Deployment, start: Start) -> Completi
     hosts = run.hosts
     head = hosts.head.name
     before = _canary(hosts, deployment)
-    with api_client(hosts, deployment.endpoint) as client:
+    with api_client(hosts, deployment.inventory, deployment.endpoint) as client:
         answer = complete(client, deployment.inventory.served_name, timeout_s=FIRST_COMPLETION_S)
     if isinstance(answer, Completion):
         return answer

@@ -8,27 +8,27 @@ from clusterctl.deployment.executor import Choice, choose
 from clusterctl.facts.cluster import ClusterFacts, DeepFacts
 from clusterctl.facts.image_report import ImageReport
 from clusterctl.hosts.host import Hosts
+from clusterctl.inventory.model import Inventory
 from clusterctl.preflight.image import gather_images, gpus_wanted
 from clusterctl.progress import SILENT, Progress
 
 
-def decide(hosts: Hosts, facts: ClusterFacts, progress: Progress = SILENT) -> Choice:
-    """What `serve.executor` means; `hosts` has the decided inventory from here on.
+def decide(hosts: Hosts, inventory: Inventory, facts: ClusterFacts, progress: Progress = SILENT) -> Choice:
+    """What `serve.executor` means: the choice holds the decided inventory, which counts from here on.
 
     Where the inventory and what runs leave it open, the image is run once on one node and asked (a second).
     """
-    choice = choose(hosts.inventory, facts)
+    choice = choose(inventory, facts)
     if choice.executor is None:
-        choice = _by_image(hosts, facts, progress)
-    hosts.inventory = choice.inventory
+        choice = _by_image(hosts, inventory, facts, progress)
     return choice
 
 
-def _by_image(hosts: Hosts, facts: ClusterFacts, progress: Progress) -> Choice:
+def _by_image(hosts: Hosts, inventory: Inventory, facts: ClusterFacts, progress: Progress) -> Choice:
     progress.detail("asking the image whether it has Ray")
-    answers = gather_images(hosts, facts, one=True)
-    deep = DeepFacts(images=answers, gpus_wanted=gpus_wanted(hosts.inventory, facts))
-    choice = choose(hosts.inventory, replace(facts, deep=deep))
+    answers = gather_images(hosts, inventory, facts, one=True)
+    deep = DeepFacts(images=answers, gpus_wanted=gpus_wanted(inventory, facts))
+    choice = choose(inventory, replace(facts, deep=deep))
     if choice.executor is not None:
         return choice
     # Why it could not be asked is a finding of its own: no image, or one that does not run.

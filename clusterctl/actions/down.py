@@ -38,7 +38,7 @@ def down(run: Run, *, drain_s: float | None = None) -> DownResult:
     hosts, inventory, progress = run.hosts, run.inventory, run.progress
     progress.phase("reading what runs")
     found = hosts.each(lambda host: host.engine.containers(inventory.cluster))
-    before = gather(hosts)
+    before = gather(hosts, inventory)
     owned = hosts.each(lambda host: host_pids(host, found.values[host.name]), found.values)
     failures: dict[str, ClusterctlError] = {**hosts.unreachable, **found.errors}
 
@@ -50,7 +50,7 @@ def down(run: Run, *, drain_s: float | None = None) -> DownResult:
     run.lock.ensure()
     failures |= hosts.each(lambda host: _remove(host, found.values[host.name]), found.values).errors
     progress.phase("verifying that everything is gone")
-    left = verify_gone(hosts, before, found.values, owned.values)
+    left = verify_gone(run, before, found.values, owned.values)
 
     problems = [NodeFailure(name, error.message, error.hint) for name, error in _in_order(inventory, failures)]
     problems += [NodeFailure(name, what, fix) for name, what, fix in left]

@@ -138,7 +138,7 @@ def run_on_each(hosts: Hosts, order: Order, write: Write) -> None:
     failures = {name: NodeFailure(name, error.message, error.hint) for name, error in errors.items()}
     failures |= {name: NodeFailure(name, f"exit code {code}") for name, code in outcomes.values.items() if code != 0}
     if failures:
-        raise NodesError("exec", [failures[node.name] for node in hosts.inventory.nodes if node.name in failures])
+        raise NodesError("exec", [failures[name] for name in hosts.nodes if name in failures])
 
 
 def open_shell(host: Host, cluster: str, terminal: Terminal, *, on_host: bool) -> int:

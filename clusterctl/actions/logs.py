@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from clusterctl.actions.follow import comes_back
-from clusterctl.agent.paths import container_name
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError, UsageError
 from clusterctl.hosts.engine.lines import Lines
 from clusterctl.hosts.host import Host, Hosts
@@ -23,9 +22,10 @@ def chosen_nodes(inventory: Inventory, nodes: Sequence[str]) -> Sequence[str]:
 
 
 def show_logs(
-    hosts: Hosts, chosen: Sequence[str], *, follow: bool, tail: int | None, write: Callable[[str], None]
+    hosts: Hosts, container: str, chosen: Sequence[str], *, follow: bool, tail: int | None, write: Callable[[str], None]
 ) -> None:
-    """Write the log lines of the chosen nodes; with `follow`, until the containers have ended and do not come back.
+    """Write the log lines of the container on the chosen nodes; with `follow`, until it has ended everywhere and does
+    not come back.
 
     Raises NodesError when a node was not reached, has no container, or its log cannot be read to its end.
     """
@@ -33,7 +33,7 @@ def show_logs(
     reached = [name for name in chosen if name in hosts.connected]
     width = max((len(name) for name in chosen), default=0)
     read = _interleaved if follow else _one_by_one
-    for name, line in read(hosts, reached, tail, failures):
+    for name, line in read([hosts.connected[name] for name in reached], container, tail, failures):
         write(f"{name:<{width}} | {line}" if len(chosen) > 1 else line)
     if failures:
         raise NodesError("logs", sorted(failures, key=lambda failure: chosen.index(failure.node)))
@@ -66,34 +66,34 @@ def _lines_of_all_lives(host: Host, name: str, tail: int | None) -> Iterator[str
 
 
 def _one_by_one(
-    hosts: Hosts, names: Sequence[str], tail: int | None, failures: list[NodeFailure]
+    hosts: Sequence[Host], container: str, tail: int | None, failures: list[NodeFailure]
 ) -> Iterator[tuple[str, str]]:
-    for name in names:
+    for host in hosts:
         try:
-            for line in _lines(hosts.connected[name], container_name(hosts.inventory.cluster), follow=False, tail=tail):
-                yield name, line
+            for line in _lines(host, container, follow=False, tail=tail):
+                yield host.name, line
         except ClusterctlError as error:
-            failures.append(NodeFailure(name, error.message, error.hint))
+            failures.append(NodeFailure(host.name, error.message, error.hint))
 
 
 def _interleaved(
-    hosts: Hosts, names: Sequence[str], tail: int | None, failures: list[NodeFailure]
+    hosts: Sequence[Host], container: str, tail: int | None, failures: list[NodeFailure]
 ) -> Iterator[tuple[str, str]]:
     """Lines of all nodes as they come; ends when every container has ended for good."""
     lines: queue.Queue[tuple[str, str | None]] = queue.Queue()
 
     def read(host: Host) -> None:
         try:
-            for line in _lines_of_all_lives(host, container_name(hosts.inventory.cluster), tail):
+            for line in _lines_of_all_lives(host, container, tail):
                 lines.put((host.name, line))
         except ClusterctlError as error:
             failures.append(NodeFailure(host.name, error.message, error.hint))
         finally:
             lines.put((host.name, None))
 
-    for name in names:
-        threading.Thread(target=read, args=(hosts.connected[name],), daemon=True).start()
-    open_streams = set(names)
+    for host in hosts:
+        threading.Thread(target=read, args=(host,), daemon=True).start()
+    open_streams = {host.name for host in hosts}
     while open_streams:
         name, line = lines.get()
         if line is None:

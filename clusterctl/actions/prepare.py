@@ -14,6 +14,7 @@ from clusterctl.facts.gather import gather
 from clusterctl.findings.finding import ChecksFailedError, Cure, Finding, has_errors
 from clusterctl.findings.rules import check
 from clusterctl.hosts.host import Hosts
+from clusterctl.inventory.model import Inventory
 from clusterctl.lock.run import Run
 from clusterctl.modes.place import Deployment
 from clusterctl.planning.plan import Plan, make_plan
@@ -31,15 +32,20 @@ class Prepared:
     plan: Plan
     keys: ApiKeys
 
+    @property
+    def inventory(self) -> Inventory:
+        """What is asked for, with the executor decided."""
+        return self.deployment.inventory
 
-def prepare(hosts: Hosts, progress: Progress = SILENT, *, anew: bool = False) -> Prepared:
+
+def prepare(hosts: Hosts, inventory: Inventory, progress: Progress = SILENT, *, anew: bool = False) -> Prepared:
     """Read, check and plan; changes nothing. Raises ChecksFailedError when starting would surely fail, and UsageError
     for a file that cannot be a key.
 
     With `anew` the plan replaces what runs, whether it differs or not.
     """
-    facts = gather(hosts, progress)
-    choice = decide(hosts, facts, progress)
+    facts = gather(hosts, inventory, progress)
+    choice = decide(hosts, inventory, facts, progress)
     findings = passed(check(choice.inventory, facts))
     deployment = resolve(choice.inventory, facts)
     keys = api_keys(choice.inventory, hosts.head, container_name(choice.inventory.cluster))
@@ -54,12 +60,12 @@ def prepare_to_start(run: Run, *, full_check: bool, anew: bool) -> Prepared:
     Raises ChecksFailedError.
     """
     run.progress.phase("checking the nodes")
-    prepared = prepare(run.hosts, run.progress, anew=anew)
+    prepared = prepare(run.hosts, run.inventory, run.progress, anew=anew)
     if not full_check or not prepared.plan.new_gang:
         return prepared
     run.progress.detail("running the image on every node, and trying the network between them")
-    facts = with_deep(run.hosts, prepared.facts)
-    return replace(prepared, facts=facts, findings=passed(check(run.inventory, facts)))
+    facts = with_deep(run.hosts, prepared.inventory, prepared.facts)
+    return replace(prepared, facts=facts, findings=passed(check(prepared.inventory, facts)))
 
 
 def passed(findings: tuple[Finding, ...], cures: Collection[Cure] = ()) -> tuple[Finding, ...]:

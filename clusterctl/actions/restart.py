@@ -34,7 +34,8 @@ def restart_server(run: Run, *, drain_s: float | None) -> UpSummary:
     Raises ClusterctlError when there is no gang whose server could be restarted, StartFailedError.
     """
     run.progress.phase("reading what runs")
-    prepared = prepare(run.hosts, run.progress)
+    prepared = prepare(run.hosts, run.inventory, run.progress)
+    run = replace(run, inventory=prepared.inventory)
     head = run.inventory.head_name
     container = head_container(prepared.facts, head)
     agent = container.agent if container is not None and container.running else AgentState()

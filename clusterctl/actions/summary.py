@@ -72,7 +72,7 @@ def summary(run: Run, prepared: Prepared, start: Start, completion: Completion) 
 
 def _loads(hosts: Hosts, deployment: Deployment) -> Mapping[int, EngineLoad]:
     """What the engines do now."""
-    with api_client(hosts, deployment.endpoint) as client:
+    with api_client(hosts, deployment.inventory, deployment.endpoint) as client:
         return engine_loads(client)
 
 

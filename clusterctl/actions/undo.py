@@ -43,7 +43,7 @@ def undone_on_failure(run: Run, prepared: Prepared, *, keep: bool) -> Iterator[l
 def _put_options_back(run: Run, prepared: Prepared, files: list[NewFiles], error: ClusterctlError) -> None:
     """Give the server its old options again, and say in the error whether it serves with them, and where the evidence
     is of why it did not with the new."""
-    saved = collect_after_failure(run.hosts, error, None)
+    saved = collect_after_failure(run.hosts, run.inventory, error, None)
     run.progress.phase("giving the server its old options back")
     try:
         run.lock.ensure()
@@ -66,7 +66,7 @@ def _remove_created(
     if keep:
         _add_hints(error, "what this run started is left as it is (--keep); clusterctl diagnose collects the evidence")
         return
-    saved = collect_after_failure(run.hosts, error, None)
+    saved = collect_after_failure(run.hosts, run.inventory, error, None)
     lost = run.lock.lost()
     mine = {name: container for name, container in started.items() if name in run.hosts.connected and name not in lost}
     left = remove(run, mine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clusterctl.actions.changes import adopt, apply_plan
 from clusterctl.actions.completion import first_completion
@@ -34,6 +34,7 @@ def up(run: Run, asked: UpOptions) -> UpSummary:
     ones back: what ran before is not lost. Raises ChecksFailedError, LockLostError, NodesError, StartFailedError.
     """
     prepared = prepare_to_start(run, full_check=asked.full_check, anew=asked.anew)
+    run = replace(run, inventory=prepared.inventory)
     with undone_on_failure(run, prepared, keep=asked.keep) as undo:
         started = apply_plan(run, prepared, undo, drain_s=asked.drain_s)
         served = wait_until_serving(run, prepared, started)

@@ -11,8 +11,8 @@ from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.gather import gather
 from clusterctl.hosts.engine.engine import Container
-from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.model import Inventory
+from clusterctl.lock.run import Run
 from clusterctl.modes.all import BY_NAME, possible_modes
 from clusterctl.modes.mode import Mode
 
@@ -27,20 +27,20 @@ Containers = Mapping[str, tuple[Container, ...]]
 
 
 def verify_gone(
-    hosts: Hosts, before: ClusterFacts, containers: Containers, owned: Mapping[str, frozenset[int]]
+    run: Run, before: ClusterFacts, containers: Containers, owned: Mapping[str, frozenset[int]]
 ) -> list[tuple[str, str, str]]:
     """Look again until nothing is left or the deadline passes; what is left, as (node, what, fix)."""
     deadline = time.monotonic() + SETTLE_S
-    possible = modes_seen(hosts.inventory, before)
+    possible = modes_seen(run.inventory, before)
     while True:
-        facts = gather(hosts)
+        facts = gather(run.hosts, run.inventory)
         left = [
             (name, what, fix)
             for name, after in facts.nodes.items()
             for what, fix in remains(
                 before.nodes.get(name),
                 after,
-                ports={port for mode in possible for port in mode.ports(hosts.inventory, name)}
+                ports={port for mode in possible for port in mode.ports(run.inventory, name)}
                 if _any_running(containers.get(name, ()))
                 else set(),
                 pids=owned.get(name, frozenset()),
@@ -49,7 +49,7 @@ def verify_gone(
         left += [
             (name, node.reason, node.fix or "")
             for name, node in facts.unreachable.items()
-            if name not in hosts.unreachable
+            if name not in run.hosts.unreachable
         ]
         if not left or time.monotonic() > deadline:
             return left

@@ -30,7 +30,7 @@ def api_key(options: Options) -> None:
 
     inventory = options.inventory()
     # The head alone: a worker that is down must not keep anybody from asking the API.
-    with options.hosts(only=(inventory.head_name,)) as hosts:
+    with options.hosts(inventory, only=(inventory.head_name,)) as hosts:
         head, container = hosts.head, container_name(inventory.cluster)
         key = held_api_key(head, container)
         exists = key is not None or head.engine.container(container) is not None

@@ -64,16 +64,17 @@ def check(
             raise UsageError("--explain needs a CODE", hint="for example: clusterctl check image-absent --explain")
         emit("\n\n".join(texts))
         return
-    with options.hosts() as hosts, progress_on_stderr() as progress:
+    inventory = options.inventory()
+    with options.hosts(inventory) as hosts, progress_on_stderr() as progress:
         asked = Asked(registry=deep, bandwidth=bandwidth, collective=nccl)
-        found = check_cluster(hosts, asked, progress, codes=codes, all_bytes=full)
+        found = check_cluster(hosts, inventory, asked, progress, codes=codes, all_bytes=full)
     if as_json:
         findings, differing = [f.to_json() for f in found.findings], [row.to_json() for row in found.differing]
         network = network_json(found.environments, found.facts.deep)
         emit({"findings": findings, "identity": differing, **network})
     else:
         network_text = render.network(found.environments, found.facts.deep)
-        emit(render.check_result(found.findings, found.differing, len(hosts.inventory.nodes), network=network_text))
+        emit(render.check_result(found.findings, found.differing, len(inventory.nodes), network=network_text))
     if junit is not None:
         write_file(junit, junit_xml(codes or sorted(rules.codes()), found.findings))
     if has_errors(found.findings):

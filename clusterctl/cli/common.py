@@ -45,11 +45,11 @@ class Options:
 
         return load_inventory(self.path, (waivers, mode_rules))
 
-    def hosts(self, only: Container[str] | None = None) -> Hosts:
-        """Connections to all nodes, or only to those of these names; not yet open."""
+    def hosts(self, inventory: Inventory, only: Container[str] | None = None) -> Hosts:
+        """Connections to all nodes of the inventory, or only to those of these names; not yet open."""
         from clusterctl.hosts.host import Hosts
 
-        return Hosts(self.inventory(), accept_new_host_keys=self.accept_new_host_keys, only=only)
+        return Hosts(inventory, accept_new_host_keys=self.accept_new_host_keys, only=only)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

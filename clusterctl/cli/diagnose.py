@@ -32,9 +32,10 @@ def diagnose(options: Options, *, as_json: bool, output: Path | None, no_bundle:
     from clusterctl.diagnosis.collect import Wanted, collect
     from clusterctl.ui.progress import progress_on_stderr
 
-    with options.hosts() as hosts, progress_on_stderr() as progress:
+    inventory = options.inventory()
+    with options.hosts(inventory) as hosts, progress_on_stderr() as progress:
         wanted = Wanted(Path.cwd(), output, write=not no_bundle, inventory_file=options.path)
-        bundle = collect(hosts, wanted, progress)
+        bundle = collect(hosts, inventory, wanted, progress)
     if as_json:
         emit(bundle.to_json())
     else:

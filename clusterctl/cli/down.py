@@ -21,10 +21,11 @@ def down(options: Options, *, as_json: bool, drain_s: float | None, wait_s: floa
     from clusterctl.ui import render
     from clusterctl.ui.progress import progress_on_stderr
 
+    inventory = options.inventory()
     with (
-        options.hosts() as hosts,
+        options.hosts(inventory) as hosts,
         progress_on_stderr() as progress,
-        locked_run(hosts, "down", progress, wait_s=wait_s) as run,
+        locked_run(hosts, inventory, "down", progress, wait_s=wait_s) as run,
     ):
         result = take_down(run, drain_s=drain_s)
     emit(asdict(result) if as_json else render.down_result(result))

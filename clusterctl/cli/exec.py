@@ -76,7 +76,7 @@ def exec_(
     chosen = chosen_nodes(inventory, nodes)
     order = Order(inventory.cluster, argv, on_host, timeout_s)
     try:
-        with options.hosts(chosen) as hosts:
+        with options.hosts(inventory, chosen) as hosts:
             if everywhere or len(chosen) > 1:
                 run_on_each(hosts, order, write)
                 return

@@ -13,6 +13,7 @@ from clusterctl.errors import UsageError
 if TYPE_CHECKING:
     from clusterctl.deployment.firewall import NodeRules
     from clusterctl.facts.cluster import ClusterFacts
+    from clusterctl.inventory.model import Inventory
 
 FORMATS = ("text", "nft", "iptables", "ufw", "firewalld")
 
@@ -45,7 +46,7 @@ def firewall(options: Options, *, form: str, clients: tuple[str, ...], nodes: tu
     inventory = options.inventory()
     chosen = chosen_nodes(inventory, nodes)
     networks = [_network(given) for given in clients]
-    facts = None if offline else _facts(options)
+    facts = None if offline else _facts(options, inventory)
     places = addresses(inventory, facts)
     if facts is not None:
         inventory = choose(inventory, facts).inventory
@@ -53,11 +54,11 @@ def firewall(options: Options, *, form: str, clients: tuple[str, ...], nodes: tu
     echo("\n\n".join(_page(form, node) for node in rules if node.node in chosen))
 
 
-def _facts(options: Options) -> ClusterFacts:
+def _facts(options: Options, inventory: Inventory) -> ClusterFacts:
     from clusterctl.facts.gather import gather
 
-    with options.hosts() as hosts:
-        return gather(hosts)
+    with options.hosts(inventory) as hosts:
+        return gather(hosts, inventory)
 
 
 def _page(form: str, node: NodeRules) -> str:

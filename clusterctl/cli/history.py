@@ -29,12 +29,13 @@ def history(options: Options, *, as_json: bool, nodes: tuple[str, ...], limit: i
 
     if forget and as_json:
         raise UsageError("--forget prints nothing, so --json does not go with it")
-    chosen = chosen_nodes(options.inventory(), nodes)
-    with options.hosts() as hosts:
+    inventory = options.inventory()
+    chosen = chosen_nodes(inventory, nodes)
+    with options.hosts(inventory) as hosts:
         if forget:
-            forget_history(hosts, chosen)
+            forget_history(hosts, inventory.cluster, chosen)
             return
-        found = read_history(hosts, chosen, limit=limit)
+        found = read_history(hosts, inventory.cluster, chosen, limit=limit)
     emit(found.to_json() if as_json else history_text.text(found))
     if len(found.unread) == len(chosen):
         sys.exit(ExitCode.FAILED)

@@ -20,8 +20,9 @@ def layout(options: Options, as_json: bool) -> None:
     from clusterctl.layout.report import report as layout_report
     from clusterctl.ui import layout as layout_text
 
-    with options.hosts() as hosts:
-        found = layout_report(hosts.inventory, gather(hosts))
+    inventory = options.inventory()
+    with options.hosts(inventory) as hosts:
+        found = layout_report(inventory, gather(hosts, inventory))
     if isinstance(found, Unknown):
         raise ClusterctlError(f"no layout can be computed: {found.reason}", hint="clusterctl check shows what is wrong")
     emit(layout_text.to_json(found) if as_json else layout_text.text(found))

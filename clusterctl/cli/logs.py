@@ -16,7 +16,9 @@ from clusterctl.cli.common import Options, echo
 def logs(options: Options, nodes: tuple[str, ...], follow: bool, tail: int | None) -> None:
     """Print the containers' logs, each line prefixed with its node's name."""
     from clusterctl.actions.logs import chosen_nodes, show_logs
+    from clusterctl.agent.paths import container_name
 
-    chosen = chosen_nodes(options.inventory(), nodes)
-    with options.hosts(chosen) as hosts:
-        show_logs(hosts, chosen, follow=follow, tail=tail, write=echo)
+    inventory = options.inventory()
+    chosen = chosen_nodes(inventory, nodes)
+    with options.hosts(inventory, chosen) as hosts:
+        show_logs(hosts, container_name(inventory.cluster), chosen, follow=follow, tail=tail, write=echo)

@@ -22,8 +22,9 @@ def plan(options: Options, as_json: bool, detailed_exitcode: bool) -> None:
     """Show what `up` would change. Changes nothing."""
     from clusterctl.actions.prepare import prepare
 
-    with options.hosts() as hosts:
-        prepared = prepare(hosts)
+    inventory = options.inventory()
+    with options.hosts(inventory) as hosts:
+        prepared = prepare(hosts, inventory)
     emit(prepared.plan.to_json() if as_json else "\n".join(prepared.plan.lines()))
     if detailed_exitcode and not prepared.plan.empty:
         sys.exit(ExitCode.CHANGES)

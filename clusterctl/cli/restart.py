@@ -26,10 +26,11 @@ def restart(options: Options, *, as_json: bool, server_only: bool, drain_s: floa
     from clusterctl.ui.progress import progress_on_stderr
 
     command = "restart --server-only" if server_only else "restart"
+    inventory = options.inventory()
     with (
-        options.hosts() as hosts,
+        options.hosts(inventory) as hosts,
         progress_on_stderr() as progress,
-        locked_run(hosts, command, progress, wait_s=wait_s) as run,
+        locked_run(hosts, inventory, command, progress, wait_s=wait_s) as run,
     ):
         summary = restart_server(run, drain_s=drain_s) if server_only else restart_all(run, UpOptions(drain_s=drain_s))
     emit(asdict(summary) if as_json else render.up_summary(summary, key_command(run.inventory)))

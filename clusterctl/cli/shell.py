@@ -27,7 +27,7 @@ def shell(options: Options, node: str, *, on_host: bool) -> None:
         raise UsageError("a shell needs a terminal", hint=f"for a script: clusterctl exec {node} -- sh -c '…'")
     inventory = options.inventory()
     (name,) = chosen_nodes(inventory, (node,))
-    with options.hosts((name,)) as hosts:
+    with options.hosts(inventory, (name,)) as hosts:
         host = hosts.one(name)
         with RawTerminal() as terminal:
             code = open_shell(host, inventory.cluster, terminal, on_host=on_host)

@@ -37,10 +37,11 @@ def status(options: Options, as_json: bool, watch: bool, interval_s: float) -> N
     from clusterctl.status.status import exit_code_of, read_status
     from clusterctl.ui import render
 
-    with options.hosts() as hosts:
+    inventory = options.inventory()
+    with options.hosts(inventory) as hosts:
         if watch:
-            watch_status(hosts, interval_s, _print_line if as_json else _redraw(interval_s))
-        found = read_status(hosts)
+            watch_status(hosts, inventory, interval_s, _print_line if as_json else _redraw(interval_s))
+        found = read_status(hosts, inventory)
     emit(found.to_json() if as_json else render.status(found))
     sys.exit(exit_code_of(found))
 

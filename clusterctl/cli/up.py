@@ -33,10 +33,11 @@ def up(options: Options, *, as_json: bool, keep: bool, checks: str, wait_s: floa
     from clusterctl.ui.progress import progress_on_stderr
 
     asked = UpOptions(keep=keep, full_check=checks == "full")
+    inventory = options.inventory()
     with (
-        options.hosts() as hosts,
+        options.hosts(inventory) as hosts,
         progress_on_stderr() as progress,
-        locked_run(hosts, "up", progress, wait_s=wait_s) as run,
+        locked_run(hosts, inventory, "up", progress, wait_s=wait_s) as run,
     ):
         summary = bring_up(run, asked)
     emit(asdict(summary) if as_json else render.up_summary(summary, key_command(run.inventory)))

@@ -60,7 +60,7 @@ class Wanted:
     limits: Limits = THOROUGH
 
 
-def collect(hosts: Hosts, wanted: Wanted, progress: Progress = SILENT) -> Bundle:
+def collect(hosts: Hosts, inventory: Inventory, wanted: Wanted, progress: Progress = SILENT) -> Bundle:
     """Ask every node that was reached for everything, and put it into one file that only its owner may read.
 
     Raises ClusterctlError when the file cannot be written (before any node is asked, where that can be known); nothing
@@ -68,17 +68,19 @@ def collect(hosts: Hosts, wanted: Wanted, progress: Progress = SILENT) -> Bundle
     """
     began = time.monotonic()
     now = datetime.now(UTC)
-    name = f"clusterctl-{hosts.inventory.cluster}-{now:%Y%m%dT%H%M%SZ}"
+    name = f"clusterctl-{inventory.cluster}-{now:%Y%m%dT%H%M%SZ}"
     target = (wanted.output or wanted.folder / f"{name}.tar.gz") if wanted.write else None
     file = created_file(target) if target else None
     try:
-        with_facts, evidence, store = _collected(hosts, wanted, progress, deadline=began + wanted.limits.total_s)
+        with_facts, evidence, store = _collected(
+            hosts, inventory, wanted, progress, deadline=began + wanted.limits.total_s
+        )
         causes = tuple(redacted_cause(cause, store.redactor) for cause in diagnose(evidence))
         unreachable = {n: store.redactor.text(reason) for n, (reason, _) in evidence.unreachable.items()}
-        of_the_cluster(store, hosts.inventory, with_facts, evidence, wanted.inventory_file)
+        of_the_cluster(store, inventory, with_facts, evidence, wanted.inventory_file)
         store.close()
         bundle = Bundle(
-            hosts.inventory.cluster,
+            inventory.cluster,
             target,
             situation(evidence),
             causes,
@@ -98,12 +100,14 @@ def collect(hosts: Hosts, wanted: Wanted, progress: Progress = SILENT) -> Bundle
     return bundle
 
 
-def collect_after_failure(hosts: Hosts, error: ClusterctlError | str, facts: ClusterFacts | None) -> str:
+def collect_after_failure(
+    hosts: Hosts, inventory: Inventory, error: ClusterctlError | str, facts: ClusterFacts | None
+) -> str:
     """The same for a command that failed, before it cleans up: a sentence with the bundle's path, or why there
     is none. Raises nothing, and takes 30 s at most, also when a node hangs."""
     text = error.message if isinstance(error, ClusterctlError) else error
     try:
-        bundle = collect(hosts, Wanted(Path.cwd(), facts=facts, error=text, limits=AFTER_FAILURE))
+        bundle = collect(hosts, inventory, Wanted(Path.cwd(), facts=facts, error=text, limits=AFTER_FAILURE))
     except ClusterctlError as problem:
         return f"no evidence could be collected: {problem.message}"
     except Exception as problem:  # noqa: BLE001 (the failure itself is reported, whatever happens to its evidence)
@@ -116,7 +120,7 @@ def collect_after_failure(hosts: Hosts, error: ClusterctlError | str, facts: Clu
 
 
 def _collected(
-    hosts: Hosts, wanted: Wanted, progress: Progress, *, deadline: float
+    hosts: Hosts, inventory: Inventory, wanted: Wanted, progress: Progress, *, deadline: float
 ) -> tuple[ClusterFacts | None, Evidence, Store]:
     facts, limits = wanted.facts, wanted.limits
     nodes = {name: NodeCollection(host) for name, host in hosts.connected.items()}
@@ -125,10 +129,10 @@ def _collected(
     store = Store(Redactor(()))
     try:
         progress.phase("listing containers")
-        reading = pool.submit(gather, hosts) if facts is None else None
-        opened = {name: pool.submit(_look, node, hosts.inventory.cluster) for name, node in nodes.items()}
+        reading = pool.submit(gather, hosts, inventory) if facts is None else None
+        opened = {name: pool.submit(_look, node, inventory.cluster) for name, node in nodes.items()}
         _wait(opened.values(), min(deadline, time.monotonic() + limits.item_s))
-        secrets = [*own_secrets(hosts.inventory), *(s for node in nodes.values() for s in list(node.secrets))]
+        secrets = [*own_secrets(inventory), *(s for node in nodes.values() for s in list(node.secrets))]
         store = Store(Redactor(secrets))
         asked = {}
         for name, future in opened.items():
@@ -138,7 +142,7 @@ def _collected(
                 continue
             if problem:
                 store.miss(name, "containers", problem)
-            asked[name] = [*node_jobs(nodes[name], hosts.inventory, store, limits)]
+            asked[name] = [*node_jobs(nodes[name], inventory, store, limits)]
         progress.phase("collecting from every node")
         _run(asked, store, limits, deadline)
         if reading is not None:
@@ -153,11 +157,11 @@ def _collected(
     if facts is not None:
         unreachable |= {n: (lost.reason, lost.fix) for n, lost in facts.unreachable.items() if n not in unreachable}
         try:
-            findings = check(hosts.inventory, facts)
+            findings = check(inventory, facts)
         except Exception as broken:  # noqa: BLE001 (a rule that breaks on odd facts must not cost the evidence)
             store.miss("", "findings", f"{type(broken).__name__}: {broken}")
     evidence = Evidence(
-        head=hosts.inventory.head_name,
+        head=inventory.head_name,
         nodes={name: evidence_of(node) for name, node in nodes.items() if name not in unreachable},
         unreachable=unreachable,
         findings=findings,

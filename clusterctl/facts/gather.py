@@ -41,7 +41,9 @@ PARTS = ("frame", "node", "system", "gpu", "rdma", "model", "end")
 PROBE = b"\n".join(Path(__file__).with_name("probes").joinpath(f"{part}.sh").read_bytes() for part in PARTS)
 
 
-def gather(hosts: Hosts, progress: Progress = SILENT, now: Callable[[], float] = time.time) -> ClusterFacts:
+def gather(
+    hosts: Hosts, inventory: Inventory, progress: Progress = SILENT, now: Callable[[], float] = time.time
+) -> ClusterFacts:
     """Facts of all nodes. A node that fails in the middle is reported as unreachable with the reason.
 
     `now` is our own clock (Unix time in seconds), which the nodes' are compared with.
@@ -53,10 +55,10 @@ def gather(hosts: Hosts, progress: Progress = SILENT, now: Callable[[], float] =
             rest = f", waiting for {', '.join(names)}" if names else ""
             progress.detail(f"{count - len(names)}/{count} nodes read{rest}")
 
-    outcomes = hosts.each(lambda host: gather_node(host, hosts.inventory, now), waiting_for=waiting_for)
+    outcomes = hosts.each(lambda host: gather_node(host, inventory, now), waiting_for=waiting_for)
     unreachable = {name: Unreachable(error.message, error.hint) for name, error in hosts.unreachable.items()}
     unreachable |= {name: Unreachable(error.message, error.hint) for name, error in outcomes.errors.items()}
-    return ClusterFacts(model_headers.with_headers(hosts, outcomes.values), unreachable)
+    return ClusterFacts(model_headers.with_headers(hosts, inventory.model.path, outcomes.values), unreachable)
 
 
 def gather_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> NodeFacts:

@@ -25,15 +25,15 @@ _TOTAL = re.compile(r"total (\d+) (\d+)")
 _DONE = re.compile(r"done (\d+) ([0-9a-f]{64}) (.+)")
 
 
-def with_digests(hosts: Hosts, facts: ClusterFacts, progress: Progress) -> ClusterFacts:
-    """The facts, and digests of all bytes of the model on every node that has it."""
+def with_digests(hosts: Hosts, path: str, facts: ClusterFacts, progress: Progress) -> ClusterFacts:
+    """The facts, and digests of all bytes of the model in `path` on every node that has it."""
     models = {name: node.model for name, node in facts.nodes.items() if isinstance(node.model, ModelFiles)}
     tool = chosen_tool(models)
     if tool is None:
         without = Unknown("neither b3sum nor sha256sum is on every node")
         return replace(facts, digests=dict.fromkeys(models, without))
-    progress.phase(f"reading all bytes of {hosts.inventory.model.path} ({tool})")
-    outcomes = hosts.each(lambda host: _read(host, hosts.inventory.model.path, tool, progress), models)
+    progress.phase(f"reading all bytes of {path} ({tool})")
+    outcomes = hosts.each(lambda host: _read(host, path, tool, progress), models)
     failed = {name: Unknown(error.message) for name, error in outcomes.errors.items()}
     return replace(facts, digests={name: failed.get(name) or outcomes.values[name] for name in models})
 

@@ -26,14 +26,14 @@ MAX_BYTES = 512 * 1024 * 1024
 Headers = Mapping[str, Header | Unknown]
 
 
-def with_headers(hosts: Hosts, nodes: Mapping[str, NodeFacts]) -> dict[str, NodeFacts]:
-    """The facts, with the headers of every node's safetensors files. One more round trip, to one node a group."""
+def with_headers(hosts: Hosts, path: str, nodes: Mapping[str, NodeFacts]) -> dict[str, NodeFacts]:
+    """The facts, with the headers of every node's safetensors files in `path`: one more round trip, to one node a
+    group."""
     groups: dict[Hashable, list[str]] = defaultdict(list)
     for name, node in nodes.items():
         if isinstance(node.model, ModelFiles) and readable(node.model):
             groups[_group(name, node.model)].append(name)
     asked = {names[0]: names for names in groups.values()}
-    path = hosts.inventory.model.path
     outcomes = hosts.each(lambda host: _ask(host, path, nodes[host.name]), asked)
     found: dict[str, NodeFacts] = dict(nodes)
     for first, names in asked.items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -76,7 +77,8 @@ class Outcomes(Generic[T]):
 class Hosts:
     """The connections of one run. A context manager: leaving it closes every connection."""
 
-    inventory: Inventory
+    declared: InitVar[Inventory]
+    """Whom to connect to, and how. What is to be served is no business of the connections: it is not kept."""
     accept_new_host_keys: bool = False
     only: Container[str] | None = None
     """Names of the nodes to connect to; None is all of them."""
@@ -86,6 +88,16 @@ class Hosts:
     """Nodes that did not, each with the reason."""
     run: str = field(default_factory=lambda: secrets.token_hex(4))
     """What tells this run from others, in the names of what it starts for a moment."""
+
+    def __post_init__(self, declared: Inventory) -> None:
+        self._head = declared.head_name
+        self._nodes = {node.name: node for node in declared.nodes if self.only is None or node.name in self.only}
+        self._host = partial(Host, declared, accept_new_host_keys=self.accept_new_host_keys)
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The nodes to connect to, by name, in inventory order."""
+        return self._nodes
 
     def __enter__(self) -> Self:
         self.connected = {}
@@ -100,7 +112,7 @@ class Hosts:
     @property
     def head(self) -> Host:
         """The head's connection. Raises its ConnectError when it was not reached."""
-        return self.one(self.inventory.head_name)
+        return self.one(self._head)
 
     def one(self, name: str) -> Host:
         """A node's connection. Raises its ConnectError when it was not reached."""
@@ -122,15 +134,10 @@ class Hosts:
 
     def _connect_missing(self) -> None:
         """Every wanted node is in `connected` or in `unreachable` afterwards, in inventory order."""
-        wanted = [node for node in self.inventory.nodes if self.only is None or node.name in self.only]
-        fresh = {
-            node.name: Host(self.inventory, node, accept_new_host_keys=self.accept_new_host_keys)
-            for node in wanted
-            if node.name not in self.connected
-        }
+        fresh = {name: self._host(node) for name, node in self._nodes.items() if name not in self.connected}
         errors = each(fresh, lambda host: host.ssh.open()).errors
         hosts = {**fresh, **self.connected}
-        self.connected = {node.name: hosts[node.name] for node in wanted if node.name not in errors}
+        self.connected = {name: hosts[name] for name in self._nodes if name not in errors}
         self.unreachable = {name: _not_reached(name, error) for name, error in errors.items()}
 
     def give_up(self, name: str, error: ClusterctlError) -> None:

@@ -77,7 +77,7 @@ class ClusterLock:
     def ensure(self) -> None:
         """To be called before every step that changes something. Raises LockLostError, which names the nodes."""
         if lost := self.lost():
-            raise LockLostError(self._hosts.inventory.cluster, lost)
+            raise LockLostError(str(self._about["cluster"]), lost)
 
     def lost(self) -> Mapping[str, str]:
         """Node → why its lock is gone, for those where it is."""
@@ -117,17 +117,19 @@ class ClusterLock:
 
 
 @contextmanager
-def cluster_lock(hosts: Hosts, command: str, *, wait_s: float | None, progress: Progress) -> Iterator[ClusterLock]:
+def cluster_lock(
+    hosts: Hosts, cluster: str, command: str, *, wait_s: float | None, progress: Progress
+) -> Iterator[ClusterLock]:
     """Hold the cluster's lock on every connected node. `command` is what other runs see; no secret in it.
 
     All or nothing. When another run holds it: LockedError at once, or with `wait_s` after that many seconds. A node
     that does not answer is given up (Hosts.give_up), so that what is not locked is not touched. Raises NodesError when
     a node cannot be locked at all. How the block ends is written into the nodes' history.
     """
-    about = _about(hosts.inventory.cluster, command)
+    about = _about(cluster, command)
     locks: dict[str, NodeLock] = {}
     try:
-        _open(hosts, locks)
+        _open(hosts, cluster, locks)
         locks = {name: locks[name] for name in hosts.connected}  # in inventory order
         _take(hosts, locks, about, wait_s=wait_s, progress=progress)
         lock = ClusterLock(hosts, locks, about)
@@ -175,11 +177,11 @@ def _record(values: Mapping[str, Any]) -> str:
     return json.dumps(values)[1:]
 
 
-def _open(hosts: Hosts, locks: dict[str, NodeLock]) -> None:
+def _open(hosts: Hosts, cluster: str, locks: dict[str, NodeLock]) -> None:
     """Start the script on all nodes."""
 
     def start(host: Host) -> None:
-        locks[host.name] = NodeLock(host, hosts.inventory.cluster)
+        locks[host.name] = NodeLock(host, cluster)
 
     errors = hosts.each(start).errors
     for name, error in errors.items():
@@ -204,7 +206,7 @@ def _take(
         _not_by_ourselves(busy, run)
         left_s = 0.0 if wait_s is None else wait_s - (time.monotonic() - began)
         if left_s <= 0:
-            raise LockedError(hosts.inventory.cluster, _everywhere(hosts, locks, busy), waited_s=wait_s)
+            raise LockedError(str(about["cluster"]), _everywhere(hosts, locks, busy), waited_s=wait_s)
         if not waiting:
             waiting = True
             progress.phase("waiting for the cluster's lock")
@@ -216,8 +218,7 @@ def _take(
 def in_order(hosts: Hosts, locks: Mapping[str, NodeLock]) -> Sequence[str]:
     """The one order in which everybody takes the nodes, whatever the order in his inventory: who has the first one gets
     the others too, and of two that start at once one wins."""
-    addresses = {node.name: node.host for node in hosts.inventory.nodes}
-    return sorted(locks, key=lambda name: (addresses[name], name))
+    return sorted(locks, key=lambda name: (hosts.nodes[name].host, name))
 
 
 def _try_all(hosts: Hosts, locks: Mapping[str, NodeLock], order: Sequence[str], record: str) -> Mapping[str, Busy]:

@@ -116,20 +116,18 @@ class History:
         }
 
 
-def read_history(hosts: Hosts, nodes: Sequence[str], *, limit: int) -> History:
+def read_history(hosts: Hosts, cluster: str, nodes: Sequence[str], *, limit: int) -> History:
     """The last `limit` entries that the named nodes have; a node that cannot be read is named. Changes nothing."""
     unread = {name: error.message for name, error in hosts.unreachable.items() if name in nodes}
     reached = [name for name in nodes if name in hosts.connected]
-    outcomes = hosts.each(lambda host: _read(host, hosts.inventory.cluster), reached)
+    outcomes = hosts.each(lambda host: _read(host, cluster), reached)
     unread |= {name: error.message for name, error in outcomes.errors.items()}
-    return history(hosts.inventory.cluster, outcomes.values, unread, limit=limit)
+    return history(cluster, outcomes.values, unread, limit=limit)
 
 
-def forget_history(hosts: Hosts, nodes: Sequence[str]) -> None:
+def forget_history(hosts: Hosts, cluster: str, nodes: Sequence[str]) -> None:
     """Remove the file from the named nodes. Raises NodesError with every node where that failed."""
-    outcomes = hosts.each(
-        lambda h: _script(h, hosts.inventory.cluster, "forget"), [n for n in nodes if n in hosts.connected]
-    )
+    outcomes = hosts.each(lambda h: _script(h, cluster, "forget"), [n for n in nodes if n in hosts.connected])
     errors: dict[str, ClusterctlError] = {**hosts.unreachable, **outcomes.errors}
     if failures := [NodeFailure(n, errors[n].message, errors[n].hint) for n in nodes if n in errors]:
         raise NodesError("removing the history", failures)

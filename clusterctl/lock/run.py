@@ -35,27 +35,25 @@ class Laps:
 
 @dataclass(frozen=True)
 class Run:
-    """Connections, where progress is reported, the lock that is held, and by whom."""
+    """What is asked for, connections, where progress is reported, the lock that is held, and by whom."""
 
     hosts: Hosts
+    inventory: Inventory
     progress: Progress
     lock: ClusterLock
     by: str
     """Who asks, for the record: user@host."""
     laps: Laps
 
-    @property
-    def inventory(self) -> Inventory:
-        """What is asked for."""
-        return self.hosts.inventory
-
 
 @contextmanager
-def locked_run(hosts: Hosts, command: str, progress: Progress, *, wait_s: float | None) -> Iterator[Run]:
+def locked_run(
+    hosts: Hosts, inventory: Inventory, command: str, progress: Progress, *, wait_s: float | None
+) -> Iterator[Run]:
     """A run that holds the cluster's lock on every connected node, until the block ends.
 
     `command` and `wait_s`, and what it raises: see `cluster_lock`.
     """
     laps = Laps()
-    with cluster_lock(hosts, command, wait_s=wait_s, progress=progress) as lock:
-        yield Run(hosts, progress, lock, whoami(), laps)
+    with cluster_lock(hosts, inventory.cluster, command, wait_s=wait_s, progress=progress) as lock:
+        yield Run(hosts, inventory, progress, lock, whoami(), laps)

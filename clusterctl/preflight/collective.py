@@ -14,6 +14,7 @@ from clusterctl.facts.collective import Collective, NodeRun, read_run
 from clusterctl.facts.fact import Unknown
 from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.hosts.host import Host, Hosts
+from clusterctl.inventory.model import Inventory
 from clusterctl.modes.all import listens_of
 from clusterctl.modes.place import Deployment
 from clusterctl.modes.ports import ranges_of, reached_ports
@@ -25,12 +26,12 @@ MARGIN_S = 30.0
 """Seconds beyond the collective's own deadline, for the engine to start and remove the container."""
 
 
-def gather_collective(hosts: Hosts, facts: ClusterFacts) -> Collective | Unknown:
+def gather_collective(hosts: Hosts, inventory: Inventory, facts: ClusterFacts) -> Collective | Unknown:
     """Run it on all nodes at once; about 10 s, at most DEADLINE_S. Nothing of it stays."""
     if reason := _not_now(facts):
         return Unknown(reason)
     try:
-        deployment = resolve(hosts.inventory, facts)
+        deployment = resolve(inventory, facts)
     except ValueError as error:
         return Unknown(str(error))
     plan = collective_probe(deployment, facts)
@@ -38,7 +39,7 @@ def gather_collective(hosts: Hosts, facts: ClusterFacts) -> Collective | Unknown
     def run(host: Host) -> NodeRun:
         node = plan.nodes[host.name]
         files = [FileInContainer(COLLECTIVE_PATH, COLLECTIVE_SOURCE.read_bytes()), node.file]
-        name = probe_name(hosts.inventory.cluster, "collective", hosts.run)
+        name = probe_name(inventory.cluster, "collective", hosts.run)
         output = host.engine.run_once(name, node.config, node.host_config, files, deadline_s=DEADLINE_S + MARGIN_S)
         return read_run((output.stdout + b"\n" + output.stderr).decode(errors="replace").splitlines())
 

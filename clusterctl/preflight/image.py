@@ -29,7 +29,7 @@ MARGIN_S = 15
 
 
 def gather_images(
-    hosts: Hosts, facts: ClusterFacts, *, ask_registry: bool = False, one: bool = False
+    hosts: Hosts, inventory: Inventory, facts: ClusterFacts, *, ask_registry: bool = False, one: bool = False
 ) -> Mapping[str, Answer]:
     """The image's report from every node that has the image, all at once; with `one` only from the first of them.
 
@@ -41,14 +41,17 @@ def gather_images(
     ]
     nodes = nodes[:1] if one else nodes
     deep = nodes[:1] if ask_registry else []
-    outcomes = hosts.each(lambda host: _report_of(host, hosts, facts, ask_registry=host.name in deep), nodes)
+
+    def report_of(host: Host) -> Answer:
+        probe = image_probe(inventory, facts, host.name, ask_registry=host.name in deep)
+        deadline_s = MARGIN_S + (DEEP_DEADLINE_S if host.name in deep else REPORT_DEADLINE_S)
+        return _report_of(host, probe_name(inventory.cluster, "image", hosts.run), probe, deadline_s)
+
+    outcomes = hosts.each(report_of, nodes)
     return {name: outcomes.values.get(name) or Unknown(outcomes.errors[name].message) for name in nodes}
 
 
-def _report_of(host: Host, hosts: Hosts, facts: ClusterFacts, *, ask_registry: bool) -> Answer:
-    probe = image_probe(hosts.inventory, facts, host.name, ask_registry=ask_registry)
-    name = probe_name(hosts.inventory.cluster, "image", hosts.run)
-    deadline_s = MARGIN_S + (DEEP_DEADLINE_S if ask_registry else REPORT_DEADLINE_S)
+def _report_of(host: Host, name: str, probe: ImageProbe, deadline_s: float) -> Answer:
     try:
         return _run(host, name, probe, deadline_s)
     except EngineError as error:

@@ -147,10 +147,9 @@ class PeerProbe:
         )
 
 
-def gather_pairs(hosts: Hosts, facts: ClusterFacts, *, bandwidth: bool = False) -> Pairs | None:
+def gather_pairs(hosts: Hosts, inventory: Inventory, facts: ClusterFacts, *, bandwidth: bool = False) -> Pairs | None:
     """What passes between the nodes; None with fewer than two nodes to ask. Takes about 2 s, and with `bandwidth`
     4 s more for each further node."""
-    inventory = hosts.inventory
     places = candidates(inventory, facts)
     container = probe_name(inventory.cluster, "peers", hosts.run)
     if len(places) < 2:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from clusterctl.facts.cluster import ClusterFacts, DeepFacts
 from clusterctl.hosts.host import Hosts
+from clusterctl.inventory.model import Inventory
 from clusterctl.preflight.collective import gather_collective
 from clusterctl.preflight.container import remove_probes
 from clusterctl.preflight.image import gather_images, gpus_wanted
@@ -30,17 +31,17 @@ class Asked:
 NOTHING_MORE = Asked()
 
 
-def with_deep(hosts: Hosts, facts: ClusterFacts, asked: Asked = NOTHING_MORE) -> ClusterFacts:
+def with_deep(hosts: Hosts, inventory: Inventory, facts: ClusterFacts, asked: Asked = NOTHING_MORE) -> ClusterFacts:
     """The facts, and what running something on the nodes adds to them."""
     remove_probes(hosts, facts)
-    return replace(facts, deep=gather_deep(hosts, facts, asked))
+    return replace(facts, deep=gather_deep(hosts, inventory, facts, asked))
 
 
-def gather_deep(hosts: Hosts, facts: ClusterFacts, asked: Asked = NOTHING_MORE) -> DeepFacts:
+def gather_deep(hosts: Hosts, inventory: Inventory, facts: ClusterFacts, asked: Asked = NOTHING_MORE) -> DeepFacts:
     """Everything that is asked by running something. Each part is one call here and one field of DeepFacts."""
     return DeepFacts(
-        images=gather_images(hosts, facts, ask_registry=asked.registry),
-        gpus_wanted=gpus_wanted(hosts.inventory, facts),
-        pairs=gather_pairs(hosts, facts, bandwidth=asked.bandwidth),
-        collective=gather_collective(hosts, facts) if asked.collective else None,
+        images=gather_images(hosts, inventory, facts, ask_registry=asked.registry),
+        gpus_wanted=gpus_wanted(inventory, facts),
+        pairs=gather_pairs(hosts, inventory, facts, bandwidth=asked.bandwidth),
+        collective=gather_collective(hosts, inventory, facts) if asked.collective else None,
     )

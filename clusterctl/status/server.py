@@ -17,6 +17,7 @@ from clusterctl.facts.fact import Unknown
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.hosts.ssh.errors import HostError
 from clusterctl.inventory.endpoint import tls_certfile
+from clusterctl.inventory.model import Inventory
 from clusterctl.modes.engines import EngineStatus
 from clusterctl.modes.mode import EnginePlace
 
@@ -65,19 +66,19 @@ class _CannotAsk(httpx.BaseTransport):
         raise httpx.ConnectError(self._reason, request=request)
 
 
-def api_client(hosts: Hosts, endpoint: str) -> httpx.Client:
+def api_client(hosts: Hosts, inventory: Inventory, endpoint: str) -> httpx.Client:
     """A client of the cluster's API at this base URL, through SSH to the head, ready to ask.
 
     The API key and the TLS certificate are those in the head's container, so that what really runs is asked, from
     whichever machine; no key is sent where the container holds none. When they cannot be read, every request ends with
     the reason, as it does when the API cannot be reached. A context manager. Raises ConnectError without the head.
     """
-    head, container = hosts.head, container_name(hosts.inventory.cluster)
-    certfile = tls_certfile(hosts.inventory)
+    head, container = hosts.head, container_name(inventory.cluster)
+    certfile = tls_certfile(inventory)
     try:
         key = held_api_key(head, container)
         certificate = _certificate(head, container, certfile) if certfile is not None else None
-        return head.http(endpoint, timeout_s=hosts.inventory.timeouts.command_s, key=key, certificate=certificate)
+        return head.http(endpoint, timeout_s=inventory.timeouts.command_s, key=key, certificate=certificate)
     except (HostError, ValueError) as error:
         return httpx.Client(base_url=endpoint, transport=_CannotAsk(str(error)))
 

@@ -171,12 +171,12 @@ def exit_code_of(status: ClusterStatus) -> ExitCode:
     return _EXIT_CODES[status.state]
 
 
-def read_status(hosts: Hosts) -> ClusterStatus:
+def read_status(hosts: Hosts, inventory: Inventory) -> ClusterStatus:
     """Ask the nodes and the server. Changes nothing."""
-    facts = gather(hosts)
-    endpoint = endpoint_from(hosts.inventory, facts)
-    asked = _ask_server(hosts, facts, endpoint)
-    return cluster_status(hosts.inventory, facts, endpoint, asked.answers, asked.loads)
+    facts = gather(hosts, inventory)
+    endpoint = endpoint_from(inventory, facts)
+    asked = _ask_server(hosts, inventory, facts, endpoint)
+    return cluster_status(inventory, facts, endpoint, asked.answers, asked.loads)
 
 
 def endpoint_from(inventory: Inventory, facts: ClusterFacts) -> str | None:
@@ -187,13 +187,13 @@ def endpoint_from(inventory: Inventory, facts: ClusterFacts) -> str | None:
     return endpoint_of(inventory, address) if address is not None else None
 
 
-def _ask_server(hosts: Hosts, facts: ClusterFacts, endpoint: str | None) -> Asked:
-    head = facts.nodes.get(hosts.inventory.head_name)
+def _ask_server(hosts: Hosts, inventory: Inventory, facts: ClusterFacts, endpoint: str | None) -> Asked:
+    head = facts.nodes.get(inventory.head_name)
     if endpoint is None or head is None or not any(container.running for container in containers_of(head)):
         return Asked(None)
-    with api_client(hosts, endpoint) as client:
+    with api_client(hosts, inventory, endpoint) as client:
         before, began = metrics(client), time.monotonic()
-        answered, completion = health(client), complete(client, hosts.inventory.served_name)
+        answered, completion = health(client), complete(client, inventory.served_name)
         if isinstance(before, Unknown):
             return Asked(ServerAnswers(answered, completion, before, None))
         time.sleep(max(0.0, RATE_WINDOW_S - (time.monotonic() - began)))

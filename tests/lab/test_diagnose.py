@@ -20,6 +20,7 @@ from clusterctl.errors import ClusterctlError
 from clusterctl.hosts.engine.engine import FileInContainer
 from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.load import load_inventory
+from clusterctl.inventory.model import Inventory
 from clusterctl.lab import lab as labs
 
 from .conftest import Ran, Rehearsal
@@ -63,21 +64,29 @@ DEAD = "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an iss
 
 
 @contextmanager
-def hosts_of(rehearsal: Rehearsal) -> Iterator[Hosts]:
-    with Hosts(load_inventory(rehearsal.clusterctl.inventory)) as hosts:
-        yield hosts
+def hosts_of(rehearsal: Rehearsal) -> Iterator[tuple[Hosts, Inventory]]:
+    found = load_inventory(rehearsal.clusterctl.inventory)
+    with Hosts(found) as hosts:
+        yield hosts, found
 
 
-def start(hosts: Hosts, node: str, *lines: str, stays: bool = False, state: Mapping[str, object] | None = None) -> None:
+def start(
+    nodes: tuple[Hosts, Inventory],
+    node: str,
+    *lines: str,
+    stays: bool = False,
+    state: Mapping[str, object] | None = None,
+) -> None:
     """A container as the cluster's, of the lab's image, that says what a real one says, and more than it should."""
-    engine, cluster = hosts.connected[node].engine, hosts.inventory.cluster
+    hosts, found = nodes
+    engine, cluster = hosts.connected[node].engine, found.cluster
     labels = {
         "clusterctl.cluster": cluster,
-        "clusterctl.role": "head" if node == hosts.inventory.head_name else "worker",
+        "clusterctl.role": "head" if node == found.head_name else "worker",
     }
     environment = {"HF_TOKEN": ENVIRONMENT, "LOGGED": LOGGED, "DB_PASSWORD": SHORT, "STAYS": str(int(stays))}
     config = {
-        "image": hosts.inventory.container.image,
+        "image": found.container.image,
         "entrypoint": ["python3", "-u", "-c", SCRIPT],
         "command": list(lines),
         "environment": environment,
@@ -139,9 +148,9 @@ def bundle_of(ran: Ran) -> Path:
 
 def test_a_failed_cluster_with_a_node_without_power(clean: Rehearsal, tmp_path: Path) -> None:
     failed = {"phase": "failed", "ready": False, "reason": "server-exited", "detail": "`vllm serve` ended with code 0"}
-    with hosts_of(clean) as hosts:
-        start(hosts, "node1", TRUNCATED, DEAD, state=failed)
-        start(hosts, "node2", stays=True)
+    with hosts_of(clean) as nodes:
+        start(nodes, "node1", TRUNCATED, DEAD, state=failed)
+        start(nodes, "node2", stays=True)
     labs.power_off(clean.lab, "node2")
     before = left_behind(clean)
     ran = clean.clusterctl("diagnose")
@@ -182,9 +191,9 @@ def test_a_healthy_cluster_and_one_that_is_down(clean: Rehearsal, tmp_path: Path
     assert ran.code == 0
     assert "down: no container of this cluster" in ran.out
     serving = {"phase": "serving", "ready": True}
-    with hosts_of(clean) as hosts:
-        start(hosts, "node1", DEAD, stays=True, state=serving)
-        start(hosts, "node2", stays=True)
+    with hosts_of(clean) as nodes:
+        start(nodes, "node1", DEAD, stays=True, state=serving)
+        start(nodes, "node2", stays=True)
     target = tmp_path / "mine.tar.gz"
     ran = clean.clusterctl("diagnose", "--json", "--output", str(target))
     assert ran.code == 0
@@ -200,11 +209,11 @@ def test_after_a_failed_start_it_takes_seconds_and_ends_in_a_sentence(
     clean: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with hosts_of(clean) as hosts:
-        start(hosts, "node1", TRUNCATED)
-        start(hosts, "node2", stays=True)
+    with hosts_of(clean) as nodes:
+        start(nodes, "node1", TRUNCATED)
+        start(nodes, "node2", stays=True)
         began = time.monotonic()
-        said = collect_after_failure(hosts, ClusterctlError(f"node1: it failed, token {TOKEN}"), None)
+        said = collect_after_failure(*nodes, ClusterctlError(f"node1: it failed, token {TOKEN}"), None)
         assert time.monotonic() - began < WITHIN_S
     (path,) = tmp_path.iterdir()
     assert str(path) in said
@@ -217,11 +226,11 @@ def test_a_node_that_lost_its_power_after_the_connection_was_opened(
     clean: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with hosts_of(clean) as hosts:
-        start(hosts, "node1", TRUNCATED)
+    with hosts_of(clean) as nodes:
+        start(nodes, "node1", TRUNCATED)
         labs.power_off(clean.lab, "node2")
         began = time.monotonic()
-        said = collect_after_failure(hosts, "it failed", None)
+        said = collect_after_failure(*nodes, "it failed", None)
         assert time.monotonic() - began < AFTER_FAILURE.total_s + WITHIN_S
     assert "without node2: not reached" in said
     (path,) = tmp_path.iterdir()
@@ -239,8 +248,8 @@ def test_where_it_cannot_be_written(clean: Rehearsal, tmp_path: Path, monkeypatc
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    with hosts_of(clean) as hosts:
-        said = collect_after_failure(hosts, "it failed", None)
+    with hosts_of(clean) as nodes:
+        said = collect_after_failure(*nodes, "it failed", None)
     assert said.startswith("no evidence could be collected")
 
 
@@ -248,14 +257,14 @@ def test_an_engine_that_hangs_holds_up_nobody(
     clean: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with hosts_of(clean) as hosts:
-        start(hosts, "node1", TRUNCATED)
+    with hosts_of(clean) as nodes:
+        start(nodes, "node1", TRUNCATED)
     pids = clean.lab.exec("node2", ["pgrep", "-x", "dockerd"]).split()
     clean.lab.exec("node2", ["kill", "-STOP", *pids])
     try:
-        with hosts_of(clean) as hosts:
+        with hosts_of(clean) as nodes:
             began = time.monotonic()
-            said = collect_after_failure(hosts, "it failed", None)
+            said = collect_after_failure(*nodes, "it failed", None)
             assert time.monotonic() - began < 35
         (path,) = tmp_path.glob("*.tar.gz")
         assert str(path) in said

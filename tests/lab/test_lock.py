@@ -35,9 +35,11 @@ from clusterctl.ui.progress import PlainProgress
 
 inventory, command, wait_s = sys.argv[1:]
 try:
-    with Hosts(load_inventory(Path(inventory))) as hosts:
+    found = load_inventory(Path(inventory))
+    with Hosts(found) as hosts:
         progress = PlainProgress(sys.stdout)
-        with cluster_lock(hosts, command, wait_s=float(wait_s) if wait_s else None, progress=progress) as lock:
+        limit_s = float(wait_s) if wait_s else None
+        with cluster_lock(hosts, found.cluster, command, wait_s=limit_s, progress=progress) as lock:
             print("locked", *lock.nodes, flush=True)
             for word in sys.stdin:
                 if word == "ensure\\n":
@@ -284,10 +286,10 @@ def test_what_goes_wrong_inside_is_put_down(locks: Rehearsal) -> None:
     with (
         pytest.raises(KeyboardInterrupt),
         Hosts(inventory) as hosts,
-        cluster_lock(hosts, "up", wait_s=None, progress=SILENT),
+        cluster_lock(hosts, inventory.cluster, "up", wait_s=None, progress=SILENT),
     ):
         raise KeyboardInterrupt
-    with Hosts(inventory) as hosts, cluster_lock(hosts, "down", wait_s=None, progress=SILENT):
+    with Hosts(inventory) as hosts, cluster_lock(hosts, inventory.cluster, "down", wait_s=None, progress=SILENT):
         pass
     lines = locks.clusterctl("history").out.splitlines()
     assert [line.split("  ")[2:] for line in lines] == [["up", "interrupted after 0 s"], ["down", "ok after 0 s"]]

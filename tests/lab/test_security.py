@@ -116,7 +116,7 @@ def asked(clusterctl: Clusterctl, key: str | None = KEY) -> Iterator[httpx.Clien
             engine.start(container)
             head = inventory.head_node.address
             assert head is not None
-            with api_client(hosts, endpoint_of(inventory, head)) as client:
+            with api_client(hosts, inventory, endpoint_of(inventory, head)) as client:
                 yield client
         finally:
             engine.remove(container)
@@ -224,7 +224,7 @@ def test_what_vllm_itself_copies_logs_and_guards(clean: Rehearsal) -> None:
     )
     inventory = load_inventory(changed.inventory)
     with Hosts(inventory) as hosts:
-        deployment = resolve(inventory, gather(hosts))
+        deployment = resolve(inventory, gather(hosts, inventory))
         spec = container_specs(deployment)[inventory.head_name]
         file = FileInContainer(NOT_CARRIED_PATH, spec.files[NOT_CARRIED_PATH].encode())
         environment = {**spec.config["environment"], "VLLM_API_KEY": KEY, "HF_TOKEN": "hf_x"}

@@ -131,10 +131,10 @@ class StandIn:
     engine: Engine
 
 
-def hosts_of(engines: Iterable[Engine], changes: Mapping[str, Any] | None = None) -> Hosts:
+def hosts_of(engines: Iterable[Engine]) -> Hosts:
     """The nodes of the base inventory, with these engines behind their names."""
     connected = {engine.node: cast(Host, StandIn(engine.node, engine)) for engine in engines}
-    return Hosts(inventory(changes), connected=connected)
+    return Hosts(inventory(), connected=connected)
 
 
 @dataclass
@@ -150,6 +150,8 @@ class Lock:
         assert not self.lost()
 
 
-def run_of(hosts: Hosts, *, progress: Progress = SILENT, lock: Lock | None = None) -> Run:
-    """A run of me@here over these hosts."""
-    return Run(hosts, progress, cast(ClusterLock, lock or Lock()), "me@here", Laps())
+def run_of(
+    hosts: Hosts, changes: Mapping[str, Any] | None = None, *, progress: Progress = SILENT, lock: Lock | None = None
+) -> Run:
+    """A run of me@here over these hosts, for the base inventory with these changes."""
+    return Run(hosts, inventory(changes), progress, cast(ClusterLock, lock or Lock()), "me@here", Laps())

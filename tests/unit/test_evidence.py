@@ -65,7 +65,7 @@ def nobody() -> Hosts:
 
 
 def test_nobody_answers(nobody: Hosts, tmp_path: Path) -> None:
-    bundle = collect(nobody, Wanted(tmp_path, error="it failed with hf_AbCdEfGhIjKlMnOp0123"))
+    bundle = collect(nobody, inventory(), Wanted(tmp_path, error="it failed with hf_AbCdEfGhIjKlMnOp0123"))
     assert not bundle.fine
     assert [cause.code for cause in bundle.causes] == ["node-unreachable"]
     assert bundle.path is not None
@@ -84,7 +84,7 @@ def test_nobody_answers(nobody: Hosts, tmp_path: Path) -> None:
 
 
 def test_without_a_bundle_nothing_is_written(nobody: Hosts, tmp_path: Path) -> None:
-    assert collect(nobody, Wanted(tmp_path, write=False)).path is None
+    assert collect(nobody, inventory(), Wanted(tmp_path, write=False)).path is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -92,7 +92,7 @@ def test_an_existing_file_is_kept(nobody: Hosts, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.write_text("mine")
     with pytest.raises(ClusterctlError, match="exists"):
-        collect(nobody, Wanted(tmp_path, output=mine))
+        collect(nobody, inventory(), Wanted(tmp_path, output=mine))
     assert mine.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [mine]
 
@@ -101,7 +101,7 @@ def test_two_runs_do_not_write_one_file(nobody: Hosts, tmp_path: Path) -> None:
     part = tmp_path / "mine.part"
     part.write_text("of a run that goes on")
     with pytest.raises(ClusterctlError, match=r"mine\.part already exists"):
-        collect(nobody, Wanted(tmp_path, output=tmp_path / "mine"))
+        collect(nobody, inventory(), Wanted(tmp_path, output=tmp_path / "mine"))
     assert part.read_text() == "of a run that goes on"
 
 
@@ -111,10 +111,10 @@ def test_a_disk_that_gets_full_leaves_nothing(nobody: Hosts, tmp_path: Path, mon
 
     monkeypatch.setattr(bundle, "_add", full)
     with pytest.raises(ClusterctlError, match="No space left"):
-        collect(nobody, Wanted(tmp_path))
+        collect(nobody, inventory(), Wanted(tmp_path))
     assert list(tmp_path.iterdir()) == []
     monkeypatch.chdir(tmp_path)
-    assert "No space left" in collect_after_failure(nobody, "it failed", None)
+    assert "No space left" in collect_after_failure(nobody, inventory(), "it failed", None)
     assert list(tmp_path.iterdir()) == []
 
 

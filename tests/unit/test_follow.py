@@ -47,9 +47,9 @@ class Followers:
             Engine(node, [], logs_of={id: logs[id]}, states={id: list(known[id])})
             for node, id in (("gpu1", "h"), ("gpu2", "w"))
         ]
-        hosts = hosts_of(self.engines, {"timeouts": dict(limits or {})})
+        run = run_of(hosts_of(self.engines), {"timeouts": dict(limits or {})}, progress=progress, lock=lock)
         containers = {"gpu1": Followed("h", since), "gpu2": Followed("w", since)}
-        return follow(run_of(hosts, progress=progress, lock=lock), containers, **options)
+        return follow(run, containers, **options)
 
 
 @pytest.fixture

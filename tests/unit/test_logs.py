@@ -52,7 +52,7 @@ def cannot_be_read() -> None:
 
 def shown(*nodes: Lives, tail: int | None = None, follow: bool = True) -> list[str]:
     lines: list[str] = []
-    show_logs(hosts_of(nodes), [each.node for each in nodes], follow=follow, tail=tail, write=lines.append)
+    show_logs(hosts_of(nodes), NAME, [each.node for each in nodes], follow=follow, tail=tail, write=lines.append)
     return lines
 
 
@@ -72,7 +72,7 @@ def test_a_node_that_cannot_be_read_is_an_error_with_its_fix_after_the_others_li
     lines: list[str] = []
     nodes = [node("gpu1", [[said("one\n"), cannot_be_read]]), node("gpu2", [[said("two\n")]])]
     with pytest.raises(NodesError) as caught:
-        show_logs(hosts_of(nodes), ["gpu1", "gpu2"], follow=follow, tail=None, write=lines.append)
+        show_logs(hosts_of(nodes), NAME, ["gpu1", "gpu2"], follow=follow, tail=None, write=lines.append)
     assert sorted(lines) == ["gpu1 | one", "gpu2 | two"]
     assert caught.value.message == "logs failed on 1 node:\n  gpu1: the engine is away\n    fix: start it"
     assert caught.value.exit_code == 1
@@ -82,7 +82,7 @@ def test_nodes_that_failed_are_named_in_the_inventorys_order() -> None:
     hosts = hosts_of([node("gpu1", [[cannot_be_read]])])
     hosts.unreachable["gpu2"] = ConnectError("gpu2", "no answer")
     with pytest.raises(NodesError) as caught:
-        show_logs(hosts, ["gpu1", "gpu2"], follow=True, tail=None, write=print)
+        show_logs(hosts, NAME, ["gpu1", "gpu2"], follow=True, tail=None, write=print)
     assert [failure.node for failure in caught.value.failures] == ["gpu1", "gpu2"]
 
 

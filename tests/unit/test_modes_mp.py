@@ -261,9 +261,9 @@ def test_where_nothing_runs_the_image_is_asked_on_one_node(
 
     monkeypatch.setattr(image_preflight, "_report_of", report)
     hosts = hosts_of([Engine("gpu1", []), Engine("gpu2", [])])
-    choice = decide(hosts, cluster_facts())
+    choice = decide(hosts, inventory(), cluster_facts())
     assert (asked, choice.executor, choice.why) == (["gpu1"], executor, why)
-    assert hosts.inventory is choice.inventory, "whatever follows goes by it"
+    assert choice.inventory.serve.executor == (executor or "auto"), "whatever follows goes by it"
 
 
 def test_down_looks_for_the_ports_of_what_ran() -> None:

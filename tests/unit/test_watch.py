@@ -12,6 +12,7 @@ import pytest
 from clusterctl.actions.watch import watch_status
 from clusterctl.cli.status import _print_line
 from clusterctl.hosts.host import Hosts
+from tests.unit.support import inventory
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def watched(connections: Connections, monkeypatch: pytest.MonkeyPatch, events: l
     """Watch until the events (what is on from then on) are over; one comes after each look."""
     left: Iterator[dict[str, bool]] = iter(events)
 
-    def look(_: object) -> Status:
+    def look(*_: object) -> Status:
         found = connections.status()
         if (event := next(left, None)) is None:
             raise KeyboardInterrupt
@@ -60,7 +61,7 @@ def watched(connections: Connections, monkeypatch: pytest.MonkeyPatch, events: l
 
     monkeypatch.setattr("clusterctl.actions.watch.read_status", look)
     with pytest.raises(KeyboardInterrupt):
-        watch_status(cast(Hosts, connections), 0.01, _print_line)
+        watch_status(cast(Hosts, connections), inventory(), 0.01, _print_line)
 
 
 def test_a_node_that_comes_back_is_seen_at_the_next_look(
