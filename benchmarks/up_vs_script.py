@@ -100,7 +100,7 @@ def _variables(path: Path) -> Mapping[str, str]:
     # The script serves over Ray, as `executor: auto` does on two nodes with an image that has it.
     inventory = asked.model_copy(update={"serve": asked.serve.model_copy(update={"executor": "ray"})})
     with Hosts(inventory) as hosts:
-        deployment = resolve(inventory, gather(hosts))
+        deployment = resolve(inventory, gather(hosts, inventory))
     head = deployment.head
     workers = [place for place in deployment.places.values() if place.role == "worker"]
     options = {
@@ -129,8 +129,8 @@ def _variables(path: Path) -> Mapping[str, str]:
         "EXPECTED": str(len(inventory.nodes)),
         "HEAD_RUN": _docker_options(deployment, head.name),
         "WORKER_RUN": _docker_options(deployment, workers[0].name),
-        "HEAD_RAY": shlex.join(ray_argv(deployment, head)),
-        "WORKER_RAY": shlex.join(ray_argv(deployment, workers[0])),
+        "HEAD_RAY": shlex.join(ray_argv(deployment, head)[1:]),
+        "WORKER_RAY": shlex.join(ray_argv(deployment, workers[0])[1:]),
         "SERVE_OPTIONS": shlex.join([inventory.model.path, *(f"--{name}={value}" for name, value in options.items())]),
     }
 
