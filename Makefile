@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(BIN)/clusterctl -i .lab/demo/inventory.yaml
 
-.PHONY: demo test lint types docs setup unit image lab-test lab-starts show-lab-starts lab-looks house bench faults clean help
+.PHONY: demo test lint types docs setup unit image lab-test lab-starts show-lab-starts lab-looks house bench faults modes clean help
 
 help: ## Show these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,6 +74,10 @@ faults: setup ## Break a cluster that serves, and one that starts, in every way;
 	$(BIN)/python benchmarks/faults_while_serving.py
 	$(BIN)/python benchmarks/faults_at_random.py --matrix
 	$(BIN)/python benchmarks/faults_at_random.py --runs 100 --seed 1
+
+modes: setup ## Serve in every way, and break each; goes on where it was cut off (root; hours)
+	$(BIN)/python benchmarks/modes.py --healing
+	$(BIN)/python benchmarks/modes.py --table
 
 clean: ## Remove what these commands made in this directory (labs: clusterctl lab down)
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

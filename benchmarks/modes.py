@@ -1,0 +1,246 @@
+"""Every way to serve, on a lab: does it start, does it say the same, is nothing left; and with --healing, what happens
+to its clients when something of it dies. One line for each as it ends.
+
+    python benchmarks/modes.py [--healing] [--only TEXT] [--minutes 60] [--results FILE] [--lab NAME]
+    python benchmarks/modes.py --table
+
+What is in the results' file is not done again, so a run that was cut off goes on where it was. --table prints the file
+as the tables of docs/reference/modes-tested.md. Needs root; makes a lab of its own (two nodes) and removes it. Exit
+code 1 when something was not as it must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from clusterctl.errors import ClusterctlError
+from clusterctl.lab import lab as labs
+from clusterctl.lab.lab import Lab, LabOptions
+from tests.lab.conftest import Clusterctl
+from tests.lab.during_up import left_behind
+from tests.lab.faults import Fault, Load, suffer
+from tests.lab.modes import CELLS, TOLERANCE, Cell, apart, healing, logprobs, restarts
+
+RESULTS = Path(".lab/modes.jsonl")
+RECOVERY_DEADLINE_S = 420
+SERVICE_S = 65
+"""After a minute of service a failure counts as the first again."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the results: a start, or a fault."""
+
+    cell: str
+    fault: str
+    """Empty for a start."""
+    wrong: tuple[str, ...]
+    """What was not as it must be; none: ok."""
+    figures: Mapping[str, Any]
+    commit: str
+    date: str
+
+    def line(self) -> str:
+        """As it is printed."""
+        what = f"{self.cell}: {self.fault or 'start'}"
+        figures = ", ".join(f"{name} {value}" for name, value in self.figures.items())
+        return f"{what:<72} {'; '.join(self.wrong) or 'ok'}  ({figures})"
+
+
+class Results:
+    """The file of results, a JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    def rows(self) -> list[Row]:
+        """All of them; of one thing that was done twice the last."""
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        found = (Row(**json.loads(line)) for line in lines)
+        return list({(row.cell, row.fault): row for row in found}.values())
+
+    def add(self, cell: Cell, fault: str, wrong: Sequence[str], figures: Mapping[str, Any]) -> bool:
+        """Keep and print one. Returns whether it was ok."""
+        row = Row(cell.name, fault, tuple(wrong), figures, self._commit, time.strftime("%Y-%m-%d"))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(json.dumps(asdict(row)) + "\n")
+        print(row.line(), flush=True)
+        return not wrong
+
+    def done(self, cell: Cell) -> set[str]:
+        """What is known of a cell and was ok: names of faults, and an empty one for its start."""
+        return {row.fault for row in self.rows() if row.cell == cell.name and not row.wrong}
+
+
+def main() -> int:
+    """Run what is left to do, or print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--healing", action="store_true", help="also break what was started, in every way")
+    parser.add_argument("--only", default="", help="only ways to serve whose name contains this (several: a|b)")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin nothing after so many minutes")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--lab", default="modes", help="the lab's name")
+    parser.add_argument("--table", action="store_true", help="print the results as Markdown, and do nothing")
+    options = parser.parse_args()
+    results = Results(options.results)
+    if options.table:
+        print("\n".join(tables(results.rows())))
+        return 0
+    cells = [cell for name, cell in CELLS.items() if any(part in name for part in options.only.split("|"))]
+    until = time.monotonic() + options.minutes * 60
+    labs.down(options.lab, say=print)
+    with TemporaryDirectory() as folder:
+        lab = labs.up(options.lab, LabOptions(nodes=2, gpus=2, directory=Path(folder)), say=print)
+        try:
+            fine = [tried(lab, cell, results, until, heal=options.healing) for cell in cells]
+        finally:
+            labs.down(options.lab, say=print)
+    return 0 if all(fine) else 1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to serve, on a lab."""
+
+    lab: Lab
+    cell: Cell
+    results: Results
+    clusterctl: Clusterctl
+
+    def differs(self, summary: Mapping[str, Any]) -> float:
+        """The largest difference to the reference, of all engines."""
+        endpoint, model = summary["endpoint"], summary["model"]
+        return max(
+            apart(logprobs(endpoint, model, engine=rank), self.cell.reference) for rank in range(len(self.cell.engines))
+        )
+
+    def restarts(self) -> int | None:
+        """How often anything was started anew; None while it does not serve."""
+        with quiet():
+            status = self.clusterctl("status", "--json")
+        return restarts(status.json()) if status.code == 0 else None
+
+
+def tried(lab: Lab, cell: Cell, results: Results, until: float, *, heal: bool) -> bool:
+    """One way to serve: whatever of it is not in the results yet. Returns whether all of it was ok."""
+    faults = healing(cell, lab.name) if heal else {}
+    left = [fault for name, fault in faults.items() if name not in results.done(cell)]
+    if time.monotonic() > until or ("" in results.done(cell) and not left):
+        return True
+    trial = Trial(lab, cell, results, cell.clusterctl(lab, Clusterctl(lab.inventory), {"serve.api_key": "off"}))
+    with quiet():
+        trial.clusterctl("down")
+        up = trial.clusterctl("up", "--json")
+    if up.code != 0:
+        return results.add(cell, "", [f"`up` ended with {up.code}: {up.err.strip()[-400:]}"], {})
+    wrong, figures = served(trial, up.json())
+    fine = [suffered(trial, fault, up.json()) for fault in left if time.monotonic() < until]
+    with quiet():
+        down = trial.clusterctl("down")
+    if down.code:
+        wrong.append(f"`down` ended with {down.code}: {down.err.strip()[-400:]}")
+    wrong += [f"left: {each}" for each in left_behind(lab, lab.name)]
+    return results.add(cell, "", wrong, figures) and all(fine)
+
+
+def served(trial: Trial, summary: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """What is wrong with a cluster that came up, and its figures."""
+    cell, wrong = trial.cell, []
+    if summary["executor"] != cell.executor:
+        wrong.append(f"executor {summary['executor']}, not {cell.executor}")
+    if [tuple(engine["nodes"]) for engine in summary["engines"]] != list(cell.engines):
+        wrong.append(f"engines {summary['engines']}")
+    difference = trial.differs(summary)
+    if difference > TOLERANCE:
+        wrong.append(f"log-probabilities differ by {difference:.4f}")
+    with quiet():
+        plan, status = trial.clusterctl("plan", "--detailed-exitcode"), trial.clusterctl("status")
+    if plan.code != 0:
+        wrong.append(f"`plan` is not empty: {plan.out.strip()[-300:]}")
+    if status.code != 0:
+        wrong.append(f"`status` ended with {status.code}")
+    return wrong, {"first completion s": round(summary["timings_s"]["total"], 1), "differs by": round(difference, 4)}
+
+
+def suffered(trial: Trial, fault: Fault, summary: Mapping[str, Any]) -> bool:
+    """One fault under load, until it serves steadily again."""
+    plain_s = summary["timings_s"]["total"] - summary["timings_s"]["checks"]
+    before = trial.restarts() or 0
+    wrong: list[str] = []
+    figures: dict[str, Any] = {}
+    try:
+        with Load(summary["endpoint"], summary["model"]) as load:
+            noticed = partial(_more_than, trial.restarts, before)
+            result = suffer(trial.lab, fault, load, RECOVERY_DEADLINE_S, noticed=noticed)
+        figures = {
+            "recovery s": result.recovery_s,
+            "beyond a plain start s": round(result.recovery_s - plain_s, 1),
+            "outage s": result.outage_s,
+            "requests": result.requests,
+            "failed": result.failed,
+            "longest s": result.longest_s,
+        }
+        difference = trial.differs(summary)
+        wrong += [f"log-probabilities differ by {difference:.4f}"] if difference > TOLERANCE else []
+    except (AssertionError, OSError) as error:
+        wrong.append(f"{error}"[:300])
+        with quiet():
+            trial.clusterctl("up")  # the next one finds a cluster that serves
+    fine = trial.results.add(trial.cell, fault.name, wrong, figures)
+    time.sleep(SERVICE_S)
+    return fine
+
+
+def _more_than(count: Callable[[], int | None], before: int) -> bool:
+    return (count() or 0) > before
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the command lines that `Clusterctl` prints for a test's report."""
+    with contextlib.redirect_stdout(None):
+        yield
+
+
+def tables(rows: Sequence[Row]) -> Iterator[str]:
+    """Markdown: the starts, then what happened to each."""
+    starts = [row for row in rows if not row.fault]
+    yield from _table(starts, ("way to serve",), lambda row: (row.cell,))
+    yield ""
+    faults = [row for row in rows if row.fault]
+    yield from _table(faults, ("way to serve", "fault"), lambda row: (row.cell, row.fault))
+
+
+def _table(rows: Sequence[Row], first: Sequence[str], cells: Callable[[Row], Sequence[str]]) -> Iterator[str]:
+    names = list(dict.fromkeys(name for row in rows for name in row.figures))
+    header = [*first, *names, "result", "commit, date"]
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+    for row in rows:
+        figures = [str(row.figures.get(name, "")) for name in names]
+        verdict = "; ".join(row.wrong) or "ok"
+        yield "| " + " | ".join([*cells(row), *figures, verdict, f"{row.commit}, {row.date}"]) + " |"
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ClusterctlError as error:
+        sys.exit(f"Error: {error}")
