@@ -50,6 +50,7 @@ def summary(run: Run, prepared: Prepared, start: Start, completion: Completion) 
     inventory, mode = deployment.inventory, mode_of(deployment.inventory)
     agent = agent_in(run.hosts.head, container_name(inventory.cluster))
     names = {str(place.address): name for name, place in deployment.places.items()}
+    states = {inventory.head_name: agent}
     return UpSummary(
         cluster=inventory.cluster,
         changed=not prepared.plan.empty,
@@ -60,8 +61,8 @@ def summary(run: Run, prepared: Prepared, start: Start, completion: Completion) 
         executor=prepared.plan.executor,
         data_parallel=deployment.layout.data_parallel,
         expert_parallel=inventory.serve.expert_parallel,
-        engines=with_loads(mode.engines(deployment), _loads(run.hosts, deployment)),
-        stages=mode.stages({inventory.head_name: agent}, names, deployment),
+        engines=with_loads(mode.engines(deployment), mode.held(states, names), _loads(run.hosts, deployment)),
+        stages=mode.stages(states, names, deployment),
         kv_cache=kv_cache([*start.kept, *agent.kept]),
         completion=completion,
         new_api_key=prepared.keys.generated and prepared.keys.held is None,

@@ -27,9 +27,7 @@ def choose(inventory: Inventory, facts: ClusterFacts) -> Choice:
     if asked != "auto":
         return Choice(inventory, asked, "serve.executor says so")
     if len(possible) == 1:
-        alone = "on one node nothing else is needed"
-        why = alone if len(inventory.nodes) == 1 else f"data_parallel {inventory.serve.data_parallel} needs it"
-        return _chosen(inventory, possible[0].name, why)
+        return _chosen(inventory, possible[0].name, "on one node nothing else is needed")
     if (running := executor_of(facts)) is not None:
         return _chosen(inventory, running, "it is what runs")
     has_ray = ray_in_image(facts)

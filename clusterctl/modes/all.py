@@ -30,8 +30,7 @@ def possible_modes(inventory: Inventory) -> tuple[Mode, ...]:
         return (BY_NAME[inventory.serve.executor],)
     if len(inventory.nodes) == 1:
         return (MP,)
-    # What the file alone rules out is none: see the rules of each mode.
-    return tuple(mode for mode in MODES if not mode.never(inventory))
+    return MODES
 
 
 def mode_of(inventory: Inventory) -> Mode:
@@ -61,7 +60,4 @@ def modes_of_data(data: object) -> tuple[Mode, ...]:
     asked = BY_NAME.get(str(dig(data, "serve", "executor")))
     if asked is not None:
         return (asked,)
-    if len(items(dig(data, "nodes"))) == 1:
-        return (MP,)
-    engines = dig(data, "serve", "data_parallel")
-    return (MP,) if isinstance(engines, int) and engines > 1 else MODES
+    return (MP,) if len(items(dig(data, "nodes"))) == 1 else MODES

@@ -164,9 +164,6 @@ class Mode(Protocol):
     def refuses(self, inventory: Inventory, seen: Seen) -> Iterator[Refusal]:
         """Why it cannot serve this."""
 
-    def never(self, inventory: Inventory) -> bool:
-        """Whether the inventory alone rules it out where the choice is free."""
-
     def listens_for(self, inventory: Inventory) -> tuple[PortField, ...]:
         """Those of `listens` that this inventory needs."""
 
@@ -201,7 +198,11 @@ class Mode(Protocol):
         """What a node's agent watches."""
 
     def engines(self, deployment: Deployment) -> tuple[EnginePlace, ...]:
-        """The server's engines."""
+        """The server's engines, as they are planned."""
+
+    def held(self, states: Mapping[str, AgentState], nodes: Mapping[str, str]) -> Mapping[int, tuple[str, ...]]:
+        """Rank of an engine -> the nodes on which its workers are seen; of those that nobody sees, the plan counts.
+        `states` and `nodes`: see `stages`."""
 
     def members(self, state: AgentState) -> Mapping[str, float] | None:
         """Nodes that the head's agent has counted, from what it reports: address -> accelerators; None: it has not."""

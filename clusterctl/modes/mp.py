@@ -113,10 +113,6 @@ class Mp:
         """Nothing that every mode would not."""
         return iter(())
 
-    def never(self, inventory: Inventory) -> bool:
-        """It serves whatever can be served."""
-        return False
-
     def world(self, inventory: Inventory, accelerators: int) -> Layout:
         """Tensor parallel inside a node unless it is asked for, whole pipeline stages or whole engines on each."""
         return layout_of(inventory, accelerators)
@@ -192,6 +188,10 @@ class Mp:
     def engines(self, deployment: Deployment) -> tuple[EnginePlace, ...]:
         """One over all nodes, or several that each lie on one."""
         return engine_places(deployment.inventory)
+
+    def held(self, states: Mapping[str, AgentState], nodes: Mapping[str, str]) -> Mapping[int, tuple[str, ...]]:
+        """They lie as planned: each node's options name its ranks."""
+        return {}
 
     def members(self, state: AgentState) -> Mapping[str, float] | None:
         """Nobody counts accelerators here: agents are counted, by the gate."""

@@ -16,8 +16,8 @@ from clusterctl.inventory.layout import Layout, layout_of
 from clusterctl.inventory.model import Inventory, PortRange, RayPorts
 from clusterctl.inventory.raw import size
 from clusterctl.inventory.rules.all import Rule
-from clusterctl.inventory.rules.serve import engines_of, layout
-from clusterctl.modes.engines import api_servers, sizes
+from clusterctl.inventory.rules.serve import layout
+from clusterctl.modes.engines import api_servers, engine_places, engines_per_node, sizes
 from clusterctl.modes.mode import (
     Completion,
     EnginePlace,
@@ -113,18 +113,17 @@ def worker_ports(data: object) -> Iterator[Issue]:
         yield Issue(workers.path, message, "use a few hundred: Ray also keeps an idle worker for each CPU core")
 
 
-def one_engine(data: object) -> Iterator[Issue]:
-    """The inventory's rule for several engines over Ray: who would heal them has not been shown."""
-    engines = engines_of(data)
-    if engines is not None and engines > 1:
-        message = f"data_parallel {engines} over Ray is not supported"
-        yield Issue(("serve", "data_parallel"), message, "set serve.executor: mp, or data_parallel: 1")
-
-
 _PP = re.compile(r"_PP(\d+)")
 """vllm_Worker_<id>[_TP{t}][_PP{p}], each part only where its size is above 1 (vLLM 0.32, v1/executor/ray_utils.py,
 build_actor_name). With three or more nodes the order of stages is by random Ray node ID, so only the actors tell it
 (vllm-ray-facts, surprise 5)."""
+
+_ENGINE = re.compile(r"_dp(\d+)(?=_TP|_PP|$)")
+"""With several engines <id> ends in _dp{rank} (vLLM 0.32, v1/engine/utils.py, _apply_dp_identity_suffix). Which of the
+other nodes gets which engine is by random Ray node ID too; only the head's are always the first."""
+
+PER_NODE = frozenset({"GLOO_SOCKET_IFNAME", "NCCL_IB_DISABLE", "NCCL_IB_HCA", "NCCL_NET", "NCCL_SOCKET_IFNAME"})
+"""Variables that each node has its own value of (deployment/environment.py)."""
 
 
 class Ray:
@@ -138,7 +137,7 @@ class Ray:
     owned_environment = frozenset(
         {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "VLLM_CONFIG_ROOT"}
     )
-    rules: tuple[Rule, ...] = (worker_ports, layout, one_engine)
+    rules: tuple[Rule, ...] = (worker_ports, layout)
     listens = LISTENS
     secret_paths: tuple[str, ...] = (TOKEN_PATH,)
     own_ports = "Ray's ports"
@@ -148,17 +147,10 @@ class Ray:
     counted: Mapping[str, str] = {"nodes": "nodes in Ray"}
 
     def refuses(self, inventory: Inventory, seen: Seen) -> Iterator[Refusal]:
-        """An image without Ray, and several engines."""
+        """An image without Ray."""
         if seen.lacks is not None and "ray" in seen.lacks:
             instead = "set serve.executor: mp, which needs none, or an image that has Ray"
             yield Refusal(f"{inventory.container.image} holds no Ray", instead)
-        if self.never(inventory):
-            reason = f"data_parallel {inventory.serve.data_parallel} over Ray is not supported"
-            yield Refusal(reason, "set serve.executor: mp, or data_parallel: 1")
-
-    def never(self, inventory: Inventory) -> bool:
-        """Several engines."""
-        return inventory.serve.data_parallel > 1
 
     def listens_for(self, inventory: Inventory) -> tuple[PortField, ...]:
         """All of them."""
@@ -199,7 +191,7 @@ class Ray:
         """One server, on the head."""
         if place.role != "head":
             return {}
-        return {**sizes(deployment, "ray"), **api_servers(deployment)}
+        return {**sizes(deployment, "ray"), **_data_parallel(deployment), **api_servers(deployment)}
 
     def processes(self, deployment: Deployment, place: Place) -> tuple[Process, ...]:
         """Ray on every node; on the head the server too."""
@@ -228,26 +220,34 @@ class Ray:
         ray = ProcessLives("ray", "ray-exited")
         if place.role != "head":
             return (ray, ControlStore("ray", *_control_store(deployment)))
-        completions = (Completion("server", engine.rank) for engine in self.engines(deployment))
+        engines = self.engines(deployment)
+        completions = (Completion("server", engine.rank, len(engines)) for engine in engines)
         return (ray, ProcessLives("server", "server-exited"), *completions, RayActors("server"))
 
     def engines(self, deployment: Deployment) -> tuple[EnginePlace, ...]:
-        """One, over all nodes."""
-        return (EnginePlace(0, tuple(deployment.places)),)
+        """One over all nodes, or several that each lie on one; the head's come first."""
+        return engine_places(deployment.inventory)
 
     def members(self, state: AgentState) -> Mapping[str, float] | None:
         """Ray's own count."""
         return state.nodes
+
+    def held(self, states: Mapping[str, AgentState], nodes: Mapping[str, str]) -> Mapping[int, tuple[str, ...]]:
+        """By the names and addresses of vLLM's actors, where there are several engines."""
+        holders: dict[int, set[str]] = defaultdict(set)
+        for actor, address in _workers(states):
+            if match := _ENGINE.search(actor):
+                holders[int(match[1])].add(nodes.get(address, address))
+        return {rank: tuple(sorted(held)) for rank, held in holders.items()}
 
     def stages(
         self, states: Mapping[str, AgentState], nodes: Mapping[str, str], deployment: Deployment | None = None
     ) -> tuple[Stage, ...]:
         """In order, from the names and addresses of vLLM's actors, which the head's agent reports."""
         holders: dict[int, set[str]] = defaultdict(set)
-        for state in states.values():
-            for actor, address in state.workers.items():
-                match = _PP.search(actor)
-                holders[int(match[1]) if match else 0].add(nodes.get(str(address), str(address)))
+        for actor, address in _workers(states):
+            match = _PP.search(actor)
+            holders[int(match[1]) if match else 0].add(nodes.get(address, address))
         return tuple(Stage(rank, tuple(sorted(held))) for rank, held in sorted(holders.items()))
 
 
@@ -259,16 +259,36 @@ def _control_store(deployment: Deployment) -> tuple[str, int]:
     return str(deployment.head.address), deployment.inventory.ray.ports.gcs
 
 
+def _workers(states: Mapping[str, AgentState]) -> Iterator[tuple[str, str]]:
+    """Names and addresses of vLLM's actors, as the agents report them."""
+    return ((name, str(address)) for state in states.values() for name, address in state.workers.items())
+
+
+def _data_parallel(deployment: Deployment) -> Mapping[str, Any]:
+    """The options of several engines behind one endpoint (vLLM 0.32); nothing for one. vLLM itself asks Ray for as many
+    on each other node as on the head (VLLM_RAY_DP_PACK_STRATEGY strict, its default: v1/engine/utils.py,
+    create_dp_placement_groups)."""
+    if deployment.layout.data_parallel == 1:
+        return {}
+    return {
+        "data-parallel-size": deployment.layout.data_parallel,
+        "data-parallel-size-local": engines_per_node(deployment.inventory),
+        "data-parallel-address": str(deployment.head.address),
+        "data-parallel-backend": "ray",
+    }
+
+
 def not_carried(inventory: Inventory) -> list[str]:
     """Names of variables that vLLM must not copy from the server to its workers.
 
     vLLM copies all of the server's environment to workers that lack a value (RayExecutorV2), or what begins with VLLM_,
     HF_ and the like (the older executor, data parallel), but for the names in this list: vllm/ray/ray_env.py and
     vllm/v1/executor/ray_env_utils.py of 0.32. It knows no patterns, so names are written out. What the inventory sets
-    is on each node that it is meant for anyway.
+    is on each node that it is meant for anyway; and engines' actors would get the head's interfaces, which need not be
+    theirs.
     """
-    asked = [*inventory.container.env, *(name for node in inventory.nodes for name in node.env)]
-    return sorted({*SECRETS_IN_USE, *(name for name in asked if looks_secret(name))})
+    own = {name for node in inventory.nodes for name in node.env}
+    return sorted({*SECRETS_IN_USE, *PER_NODE, *own, *(name for name in inventory.container.env if looks_secret(name))})
 
 
 def ray_argv(deployment: Deployment, place: Place) -> tuple[str, ...]:

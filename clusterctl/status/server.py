@@ -130,16 +130,17 @@ def engine_loads(client: httpx.Client) -> Mapping[int, EngineLoad]:
     return {} if isinstance(text, Unknown) else parse_engine_loads(text)
 
 
-def with_loads(places: Iterable[EnginePlace], loads: Mapping[int, EngineLoad]) -> tuple[EngineStatus, ...]:
-    """The engines with what they do, where that is known."""
-    return tuple(_with_load(place, loads.get(place.rank)) for place in places)
+def with_loads(
+    places: Iterable[EnginePlace], held: Mapping[int, tuple[str, ...]], loads: Mapping[int, EngineLoad]
+) -> tuple[EngineStatus, ...]:
+    """The engines, on the nodes where they are seen (`held`) or planned, with what they do where that is known."""
+    return tuple(_with_load(place.rank, held.get(place.rank, place.nodes), loads.get(place.rank)) for place in places)
 
 
-def _with_load(place: EnginePlace, load: EngineLoad | None) -> EngineStatus:
+def _with_load(rank: int, nodes: tuple[str, ...], load: EngineLoad | None) -> EngineStatus:
     if load is None:
-        return EngineStatus(place.rank, place.nodes)
-    running, waiting = int(load.requests_running), int(load.requests_waiting)
-    return EngineStatus(place.rank, place.nodes, running, waiting, load.kv_cache_usage)
+        return EngineStatus(rank, nodes)
+    return EngineStatus(rank, nodes, int(load.requests_running), int(load.requests_waiting), load.kv_cache_usage)
 
 
 def _metrics_text(client: httpx.Client) -> str | Unknown:

@@ -244,7 +244,11 @@ def cluster_status(
         executor=choice.executor,
         data_parallel=inventory.serve.data_parallel,
         expert_parallel=inventory.serve.expert_parallel,
-        engines=with_loads(engine_places(inventory), loads),
+        engines=with_loads(
+            engine_places(inventory),
+            mode_of(inventory).held({inventory.head_name: head_state}, _addresses(inventory, facts)),
+            loads,
+        ),
         nodes=_node_statuses(inventory, facts, deployment, head_state),
         server=server,
         kv_cache=kv_cache(head_state.kept),

@@ -125,6 +125,20 @@ CELLS: Mapping[str, Cell] = {
             "node1: VLLM::EngineCore_DP1",
         ),
         _cell(
+            "DP2 over nodes, Ray",
+            (("node1",), ("node2",)),
+            {"accelerator.per_node": 1, "serve.data_parallel": 2, "serve.executor": "ray"},
+            "node2: ray::EngineCoreActor",
+            "node2: ray::RayWorkerProc",
+        ),
+        _cell(
+            "DP2 x TP2 over nodes, mp",
+            (("node1",), ("node2",)),
+            {"accelerator.per_node": 2, "serve.data_parallel": 2, "serve.executor": "mp"},
+            "node2: VLLM::Worker_DP1_TP1",
+            "node1: VLLM::EngineCore_DP0",
+        ),
+        _cell(
             "DP2 over nodes, mp",
             (("node1",), ("node2",)),
             {"accelerator.per_node": 1, "serve.data_parallel": 2, "serve.executor": "mp"},

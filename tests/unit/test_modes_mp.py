@@ -221,7 +221,8 @@ def containers(executor: str | None) -> Mapping[str, tuple[ContainerFacts, ...]]
         ({}, "ray", None, "ray", "it is what runs"),
         ({}, None, "2.60.0", "ray", "the image has Ray"),
         ({}, None, None, "mp", "the image has no Ray"),
-        ({"serve": {"data_parallel": 2}}, "ray", "2.60.0", "mp", "data_parallel 2 needs it"),
+        ({"serve": {"data_parallel": 2}}, None, "2.60.0", "ray", "the image has Ray"),
+        ({"serve": {"data_parallel": 2}}, None, None, "mp", "the image has no Ray"),
     ],
 )
 def test_which_executor_auto_is(
