@@ -60,9 +60,12 @@ class Architecture:
     heads: int | None
     kv_heads: int | None
     head_dim: int | None
+    hidden: int | None
+    """Values of a token between layers: what ranks exchange."""
     intermediate: int | None
     """Inner size of dense feed-forward layers; None where all layers have experts."""
     experts: int | None
+    experts_per_token: int | None
     expert_intermediate: int | None
     latent: int | None
     """Values a token and layer in the KV cache with multi-head latent attention: kv_lora_rank + qk_rope_head_dim."""
@@ -93,8 +96,10 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         heads=heads,
         kv_heads=_kv_heads(text, model_type, heads),
         head_dim=head_dim,
+        hidden=hidden,
         intermediate=intermediate if not experts or _has_dense_layers(text) else None,
         experts=experts,
+        experts_per_token=_int(text, "num_experts_per_tok", "moe_topk", "num_experts_per_token") if experts else None,
         expert_intermediate=(own_experts or intermediate) if experts else None,
         latent=lora + rope if model_type in LATENT and lora and rope else None,
         dtype_bytes=2 if _dtype(config, text) == 4 else _dtype(config, text),

@@ -36,6 +36,8 @@ class Load:
     request_tokens: int | None
     value_bytes: int
     expert_parallel: bool = False
+    engines: int = 1
+    """Engines, over whose ranks whole experts are spread with `expert_parallel`."""
     partition: str | None = None
     unknown: tuple[str, ...] = ()
 
@@ -88,7 +90,10 @@ def judge(load: Load, tensor_parallel: int, pipeline_parallel: int) -> Candidate
     if problems or not arch.layers:
         return Candidate(tensor_parallel, pipeline_parallel, problems, (), None, None, False, None)
     split = layers_per_stage(arch.layers, pipeline_parallel, load.partition)
-    weights = None if load.tensors is None else weights_per_gpu(arch, load.tensors, split, tensor_parallel)
+    expert_ranks = tensor_parallel * load.engines if load.expert_parallel else None
+    weights = (
+        None if load.tensors is None else weights_per_gpu(arch, load.tensors, split, tensor_parallel, expert_ranks)
+    )
     stages = tuple(
         _stage(load, tensor_parallel, layers, None if weights is None else weights[number])
         for number, layers in enumerate(split)

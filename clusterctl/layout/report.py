@@ -15,7 +15,9 @@ from clusterctl.inventory.layout import engine_room, filled_in
 from clusterctl.inventory.model import Inventory
 from clusterctl.layout.architecture import Architecture, architecture
 from clusterctl.layout.candidate import GIB, Candidate, Load, Memory, judge
+from clusterctl.layout.estimate import Workload
 from clusterctl.layout.kv_cache import BLOCK_TOKENS
+from clusterctl.layout.ranking import Ranking, ranking
 
 UTILIZATION = 0.92
 """vLLM's default of gpu-memory-utilization (0.32, config/cache.py)."""
@@ -46,6 +48,9 @@ class Report:
     request_tokens: int | None
     chosen: Candidate
     others: tuple[Candidate, ...]
+    """Those with as many engines."""
+    ranking: Ranking
+    """Every way to serve, also with other numbers of engines."""
     notes: tuple[str, ...]
     unknown: tuple[str, ...]
     """Why something could not be estimated."""
@@ -67,8 +72,11 @@ class Report:
         return next((candidate for candidate in (self.chosen, *self.others) if candidate.possible), None)
 
 
-def report(inventory: Inventory, facts: ClusterFacts) -> Report | Unknown:
-    """The layouts, judged; Unknown where no node has a readable config.json, or accelerators are not known."""
+def report(inventory: Inventory, facts: ClusterFacts, work: Workload | None = None) -> Report | Unknown:
+    """The layouts, judged, and ranked for a workload.
+
+    Unknown where no node has a readable config.json, or accelerators are not known.
+    """
     per_node = accelerators(inventory, facts)
     load = load_of(inventory, facts)
     if isinstance(load, Unknown):
@@ -98,6 +106,7 @@ def report(inventory: Inventory, facts: ClusterFacts) -> Report | Unknown:
         request_tokens=load.request_tokens,
         chosen=chosen,
         others=others,
+        ranking=ranking(inventory, facts, load, per_node, work or Workload()),
         notes=tuple(_notes(inventory, facts, load, tensor, per_node)),
         unknown=_unknown(load),
     )
@@ -128,6 +137,7 @@ def load_of(inventory: Inventory, facts: ClusterFacts) -> Load | Unknown:
         request_tokens=request,
         value_bytes=_value_bytes(options, arch),
         expert_parallel=inventory.serve.expert_parallel,
+        engines=inventory.serve.data_parallel,
         partition=inventory.container.env.get("VLLM_PP_LAYER_PARTITION"),
         unknown=tuple(_uncounted(options, arch)),
     )

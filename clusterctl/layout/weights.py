@@ -20,15 +20,22 @@ _OTHER_MODALITY = re.compile(
 )
 _EMBEDDING = re.compile(r"(?:embed_tokens|tok_embeddings|embed_in|wte|word_embeddings)\.")
 _OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output)\.(?!.*layers)")
+EXPERT = re.compile(r"(?:^|\.)experts\.")
+"""A tensor of one expert, or of all of them; not of the shared ones, which every token passes."""
 _REPLICATED = re.compile(r"norm|q_a_proj|kv_a_proj|(?:^|\.)gate\.|router|e_score_correction_bias|(?:q|k)_layernorm")
 _KEY_OR_VALUE = re.compile(r"(?:^|\.)[kv]_proj\.")
 _FUSED = re.compile(r"(?:qkv_proj|query_key_value|c_attn|W_pack)\.")
 
 
 def weights_per_gpu(
-    arch: Architecture, tensors: Mapping[str, Tensor], split: Sequence[int], tensor_parallel: int
+    arch: Architecture,
+    tensors: Mapping[str, Tensor],
+    split: Sequence[int],
+    tensor_parallel: int,
+    expert_ranks: int | None = None,
 ) -> tuple[int, ...]:
-    """Bytes of weights on each GPU of every stage. `split`: layers per stage."""
+    """Bytes of weights on each GPU of every stage. `split`: layers per stage; `expert_ranks`: ranks over which whole
+    experts are spread, None where each is divided by TP."""
     stages = [Fraction(0)] * len(split)
     first_layers = [sum(split[:stage]) for stage in range(len(split))]
     last = len(split) - 1
@@ -43,7 +50,7 @@ def weights_per_gpu(
             if number >= sum(split):
                 continue  # layers for speculative decoding (DeepSeek's MTP), not loaded without it
             stage = max(s for s, begin in enumerate(first_layers) if begin <= number and split[s])
-            places, share = range(stage, stage + 1), _share(arch, layer[2], tensor_parallel)
+            places, share = range(stage, stage + 1), _share(arch, layer[2], tensor_parallel, expert_ranks)
         elif _EMBEDDING.search(name):
             places = range(0, len(split), last) if tied and last else range(1)
             share = Fraction(1, tensor_parallel)
@@ -63,8 +70,10 @@ def _loaded_bytes(arch: Architecture, tensor: Tensor) -> int:
     return tensor.size_bytes
 
 
-def _share(arch: Architecture, name: str, tensor_parallel: int) -> Fraction:
+def _share(arch: Architecture, name: str, tensor_parallel: int, expert_ranks: int | None) -> Fraction:
     """The part of a layer's tensor that one rank holds."""
+    if expert_ranks is not None and EXPERT.search(name):
+        return Fraction(1, expert_ranks)
     if _REPLICATED.search(name):
         return Fraction(1)
     if arch.kv_heads and arch.latent is None:

@@ -1,0 +1,124 @@
+"""How fast accelerators reach each other, inside a node and between nodes: measured where it was, else as it is named.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from clusterctl.deployment.address import private_address
+from clusterctl.deployment.rdma import chosen_ports, gbit_per_s
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.collective import Collective
+from clusterctl.facts.nvidia import NvidiaFacts, Topology
+from clusterctl.facts.records import Gpu
+from clusterctl.inventory.model import Inventory
+from clusterctl.layout.hardware import accelerator
+
+PCIE_BYTES_PER_S = 20e9
+"""Between GPUs of a node without NVLink: what PCIe 4.0 x16 carries in one direction, less its overhead. Nominal."""
+
+LATENCY_S = {"NVLink": 12e-6, "PCIe": 20e-6, "RDMA": 30e-6, "TCP": 60e-6}
+"""For one small all-reduce: orders of magnitude, of nccl-tests' published results. Over TCP a measured round trip
+between the nodes counts instead."""
+
+_NVLINKS = re.compile(r"NV(\d+)")
+
+
+@dataclass(frozen=True)
+class Link:
+    """What carries data between ranks."""
+
+    name: str
+    """`NVLink`, `PCIe`, `RDMA` or `TCP`."""
+    bytes_per_s: float
+    """In one direction; of a collective, its bus bandwidth."""
+    latency_s: float
+    """Of one small all-reduce."""
+    measured: bool
+    """Whether the rate was measured in this run; else it is the one that the link is named for."""
+
+    @property
+    def text(self) -> str:
+        """`TCP, 2.6 GB/s measured`."""
+        return f"{self.name}, {self.bytes_per_s / 1e9:.3g} GB/s {'measured' if self.measured else 'nominal'}"
+
+
+def inside(facts: ClusterFacts, per_node: int) -> Link | None:
+    """Between the accelerators of one node, the slowest pair of any node; None where there are none or it is not
+    known."""
+    links = [link for node in facts.nodes.values() if (link := _inside_node(node, per_node)) is not None]
+    return min(links, key=lambda link: link.bytes_per_s, default=None) if len(links) == len(facts.nodes) else None
+
+
+def _inside_node(node: NodeFacts, per_node: int) -> Link | None:
+    topology = node.nvidia.topology if isinstance(node.nvidia, NvidiaFacts) else None
+    gpus = node.gpus if isinstance(node.gpus, tuple) else ()
+    if not isinstance(topology, Topology) or not gpus or per_node < 2:
+        return None
+    names = [f"GPU{index}" for index in range(per_node)]
+    pairs = [topology.links.get(one, {}).get(other) for one in names for other in names if one < other]
+    figures = accelerator(gpus[0].name)
+    widths = [int(match[1]) if (match := _NVLINKS.fullmatch(how or "")) else 0 for how in pairs]
+    if not widths or not min(widths) or figures is None or not figures.nvlink_bytes_per_s:
+        return Link("PCIe", PCIE_BYTES_PER_S, LATENCY_S["PCIe"], measured=False)
+    return Link("NVLink", min(widths) * figures.nvlink_bytes_per_s, LATENCY_S["NVLink"], measured=False)
+
+
+def between(inventory: Inventory, facts: ClusterFacts) -> Link | None:
+    """Between the nodes: an all-reduce that was run (`check --nccl`) before a stream that was sent (`--bandwidth`)
+    before what ports and interfaces are named for; None with one node, and where nothing tells."""
+    if len(inventory.nodes) < 2:
+        return None
+    rdma = inventory.rdma != "off" and all(_rdma_rate(inventory, name, node) for name, node in facts.nodes.items())
+    name = "RDMA" if rdma else "TCP"
+    deep = facts.deep
+    if deep is not None and isinstance(deep.collective, Collective):
+        rate = deep.collective.bus_gbyte_per_s
+        if rate is not None and deep.collective.backend == "nccl":
+            return Link(name, rate * 1e9, _latency(facts, name), measured=True)
+    if not rdma and deep is not None and deep.pairs is not None and deep.pairs.gbit_per_s:
+        rate = min(deep.pairs.gbit_per_s.values())
+        return Link(name, rate * 1e9 / 8, _latency(facts, name), measured=True)
+    rates = [*_nominal(inventory, facts, rdma=rdma)]
+    if len(rates) < len(facts.nodes) or not rates:
+        return None
+    return Link(name, min(rates), _latency(facts, name), measured=False)
+
+
+def _latency(facts: ClusterFacts, name: str) -> float:
+    """Of one small all-reduce between the nodes, in seconds: over TCP at least the longest median round trip."""
+    pairs = facts.deep.pairs if facts.deep is not None else None
+    trips = [link.median_us for link in pairs.links.values() if link.median_us is not None] if pairs else []
+    return max(LATENCY_S[name], max(trips) * 1e-6) if trips and name == "TCP" else LATENCY_S[name]
+
+
+def _nominal(inventory: Inventory, facts: ClusterFacts, *, rdma: bool) -> Iterator[float]:
+    """Bytes a second of each node's way to the others, where it is known."""
+    for name, node in facts.nodes.items():
+        rate = _rdma_rate(inventory, name, node) if rdma else _interface_rate(inventory, name, node)
+        if rate:
+            yield rate
+
+
+def _rdma_rate(inventory: Inventory, name: str, node: NodeFacts) -> float:
+    """Bytes a second of all ports that NCCL is given; 0 where there are none, or their rates are not known."""
+    place = private_address(inventory, name, node)
+    ports = chosen_ports(node, place.interface) if place is not None else ()
+    return sum(gbit_per_s(port) * 1e9 / 8 for port in ports)
+
+
+def _interface_rate(inventory: Inventory, name: str, node: NodeFacts) -> float:
+    place = private_address(inventory, name, node)
+    interfaces = node.system.interfaces if isinstance(node.system.interfaces, tuple) else ()
+    speeds = [each.speed_mbps for each in interfaces if place is not None and each.name == place.interface]
+    return next((speed * 1e6 / 8 for speed in speeds if speed is not None and speed > 0), 0.0)
+
+
+def common_accelerator(facts: ClusterFacts) -> Gpu | None:
+    """A GPU that stands for all: the first, where all are of one name."""
+    gpus = [gpu for node in facts.nodes.values() if isinstance(node.gpus, tuple) for gpu in node.gpus]
+    return gpus[0] if gpus and len({gpu.name for gpu in gpus}) == 1 else None
