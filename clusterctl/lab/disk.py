@@ -12,7 +12,7 @@ from clusterctl.lab.state import LabNode, LabPaths, LabSpec, write_whole
 from clusterctl.rendering import render, templates_dir
 
 _TEMPLATES = templates_dir() / "lab"
-MODEL = "models/tiny"
+MODELS = "models"
 """Where the model lies on a node's disk, relative to its root."""
 _DIRECTORIES = (
     *("dev", "etc/ssh", "home", "mnt", "models", "opt", "proc", "root", "run", "srv", "sys", "tmp"),
@@ -30,7 +30,7 @@ def ensure(paths: LabPaths, spec: LabSpec, node: LabNode, image: Image | None) -
         remove_tree(fresh)
         _format(fresh / "root", paths, spec, node)
         if image is not None:
-            _install_model(fresh / "root", image)
+            _install_models(fresh / "root", image)
             _install_image(fresh / "root", image)
         fresh.rename(final)
     # Also for a disk that was there: a newer clusterctl brings its newer init.
@@ -79,9 +79,9 @@ def make_key(path: Path, comment: str) -> None:
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)])
 
 
-def _install_model(root: Path, image: Image) -> None:
+def _install_models(root: Path, image: Image) -> None:
     """A real copy for each node, so that one node's copy can be damaged."""
-    shutil.copytree(image.model, root / MODEL)
+    shutil.copytree(image.models, root / MODELS, dirs_exist_ok=True)
 
 
 def _install_image(root: Path, image: Image) -> None:

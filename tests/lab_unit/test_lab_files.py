@@ -45,7 +45,7 @@ def test_the_inventory_loads_and_says_what_was_asked_for(lab: tuple[LabPaths, La
     assert inventory.container.image == spec.image
     assert "memlock" not in inventory.container.ulimits
     assert inventory.ssh.key == spec.directory / "id_ed25519"
-    assert inventory.model.path == "/" + disk.MODEL
+    assert inventory.model.path == f"/{disk.MODELS}/tiny"
 
 
 def test_known_hosts_has_each_node_under_the_address_that_ssh_connects_to(lab: tuple[LabPaths, LabSpec]) -> None:

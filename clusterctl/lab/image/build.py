@@ -65,11 +65,11 @@ def _build(images: Path, say: Say) -> Image:
         _debootstrap(system)
     with _step("Python packages (pip download)", say):
         wheels.download(cache.RECIPE / "requirements.lock", fetched)
-    with _step("installing them, making the tiny model", say):
+    with _step("installing them, making the tiny models", say):
         _install(system, fetched)
     out = work / "out"
     out.mkdir()
-    shutil.move(system / "build/model", out / "model")
+    shutil.move(system / "build/models", out / "models")
     disk.remove_tree(system / "build")
     with _step("docker import", say):
         _import(system, out / "docker", image.reference, work / "dockerd.log")

@@ -25,9 +25,9 @@ class Image:
         return self.directory / "docker"
 
     @property
-    def model(self) -> Path:
-        """The tiny model."""
-        return self.directory / "model"
+    def models(self) -> Path:
+        """The tiny models, each in a directory of its name."""
+        return self.directory / "models"
 
 
 def content_hash(recipe: Path = RECIPE) -> str:

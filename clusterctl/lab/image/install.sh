@@ -15,6 +15,6 @@ $pip install -q --no-index --no-deps --no-compile --no-build-isolation /build/sh
 # Some packages ship files for other Python versions, hence no failure on those.
 "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true
 
-"$venv/bin/python" /build/make_model.py /build/model
+"$venv/bin/python" /build/make_model.py /build/models
 
 rm -rf /var/cache/apt/* /var/lib/apt/lists/* /var/log/* /usr/share/doc/* /usr/share/man/* /usr/share/locale/* /root/.cache
