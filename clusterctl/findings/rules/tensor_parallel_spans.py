@@ -33,6 +33,8 @@ def tensor_parallel_spans(inventory: Inventory, facts: ClusterFacts) -> Iterator
     found = layout_report(inventory, facts)
     if found is None or found.engines > 1 or found.chosen.pipeline_parallel >= len(found.nodes):
         return
+    if found.chosen.tensor_parallel > len(found.nodes) * found.per_node:
+        return  # there is no room for it, which is a finding of its own
     way = next((way for way in found.ranking.ways if way.candidate == found.chosen), None)
     link, sent = found.ranking.between, way.exchanged_bytes if way is not None else None
     slow = link is None or link.name != "RDMA"
