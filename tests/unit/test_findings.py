@@ -58,6 +58,8 @@ def test_findings_of_a_cluster(case: dict[str, Any]) -> None:
     for finding, expected in zip(findings, case["expect"], strict=True):
         for value in expected["seen"]:
             assert str(value) in finding.seen, f"{finding.code} does not say {value!r}: {finding.seen!r}"
+        for value in expected.get("fix", ()):
+            assert value in finding.fix, f"{finding.code} does not advise {value!r}: {finding.fix!r}"
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from clusterctl.facts.cluster import ClusterFacts
-from clusterctl.facts.model_files import ModelFiles
 from clusterctl.findings.code import ERROR, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
+from clusterctl.findings.topics.experts import experts
 from clusterctl.findings.topics.gpus import known_per_node
 from clusterctl.findings.topics.image import reports
-from clusterctl.inventory.layout import engine_counts, engine_room
+from clusterctl.inventory.layout import engine_counts, engine_room, layout_of
 from clusterctl.inventory.model import Inventory
-from clusterctl.layout.architecture import architecture
 from clusterctl.modes.all import possible_modes
 from clusterctl.modes.engines import refusals
 from clusterctl.modes.mode import Refusal, Seen
@@ -36,8 +37,8 @@ REFUSED = Code(
 @rule(Section.LAYOUT, REFUSED)
 def modes(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The executor can serve what is asked for, with this image and this model."""
-    seen, possible = Seen(lacks=_lacks(facts), experts=_experts(facts)), possible_modes(inventory)
-    found = [*_engines(inventory, facts), *refusals(inventory, seen)]
+    seen, possible = Seen(lacks=_lacks(facts), experts=experts(facts)), possible_modes(inventory)
+    found = [*_engines(inventory, facts), *refusals(inventory, seen), *_balanced(inventory, facts, seen.experts or 0)]
     # Where there is still a choice, the other one serves.
     found += possible[0].refuses(inventory, seen) if len(possible) == 1 else ()
     for refusal in found:
@@ -50,14 +51,6 @@ def _lacks(facts: ClusterFacts) -> frozenset[str] | None:
     return frozenset({"ray"} if any(report.ray is None for report in found) else ()) if found else None
 
 
-def _experts(facts: ClusterFacts) -> int | None:
-    """Experts of the model, by the first config.json that could be read."""
-    for node in facts.nodes.values():
-        if isinstance(node.model, ModelFiles) and isinstance(node.model.config, Mapping):
-            return architecture(node.model.config).experts or 0
-    return None
-
-
 def _engines(inventory: Inventory, facts: ClusterFacts) -> Iterator[Refusal]:
     """Engines that the accelerators do not divide into."""
     per_node, nodes, engines = known_per_node(inventory, facts), len(inventory.nodes), inventory.serve.data_parallel
@@ -68,3 +61,29 @@ def _engines(inventory: Inventory, facts: ClusterFacts) -> Iterator[Refusal]:
     except ValueError as error:
         nearest = min(engine_counts(nodes, per_node), key=lambda count: abs(count - engines))
         yield Refusal(str(error), f"set serve.data_parallel: {nearest}")
+
+
+def _balanced(inventory: Inventory, facts: ClusterFacts, number: int) -> Iterator[Refusal]:
+    """Experts that do not divide over the ranks: vLLM 0.32 gives some ranks one more, but not where it balances them
+    (model_executor/layers/fused_moe/layer.py: "EPLB currently only supports even distribution")."""
+    options, per_node = inventory.serve.options, known_per_node(inventory, facts)
+    if not (options.get("enable-eplb") and inventory.serve.expert_parallel and number and per_node):
+        return
+    with suppress(ValueError):  # sizes that do not fit: other findings say so
+        layout = layout_of(inventory, per_node)
+        ranks = layout.tensor_parallel * layout.data_parallel
+        redundant = _redundant(options.get("eplb-config"))
+        if short := -(number + redundant) % ranks:
+            yield Refusal(
+                f"enable-eplb needs as many experts on each rank: {number + redundant} do not divide by {ranks} ranks",
+                f"set serve.options.eplb-config: {{num_redundant_experts: {redundant + short}}}, or remove enable-eplb",
+            )
+
+
+def _redundant(config: object) -> int:
+    """Copies of experts that are asked for."""
+    if isinstance(config, str):
+        with suppress(ValueError):
+            config = json.loads(config)
+    number = config.get("num_redundant_experts") if isinstance(config, Mapping) else None
+    return number if isinstance(number, int) else 0

@@ -9,7 +9,7 @@ from clusterctl.inventory.issue import Issue
 from clusterctl.inventory.rules.container import model_path, shared_memory, ulimits, volumes
 from clusterctl.inventory.rules.network import address_in_network, cidr, network_given, serve_host
 from clusterctl.inventory.rules.nodes import head, node_addresses, node_hosts, node_names, version
-from clusterctl.inventory.rules.serve import accelerators, api_key, tls
+from clusterctl.inventory.rules.serve import accelerators, api_key, balanced_experts, tls
 
 Rule = Callable[[object], Iterator[Issue]]
 
@@ -35,5 +35,6 @@ RULES: tuple[Rule, ...] = (
     model_path,
     accelerators,
     api_key,
+    balanced_experts,
     tls,
 )

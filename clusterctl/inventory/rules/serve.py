@@ -100,6 +100,14 @@ def api_key(data: object) -> Iterator[Issue]:
         yield Issue(("serve", "api_key_file"), message, "remove it, or remove serve.api_key")
 
 
+def balanced_experts(data: object) -> Iterator[Issue]:
+    """vLLM's load balancer moves whole experts between ranks (vLLM 0.32, config/parallel.py)."""
+    serve = entries(dig(data, "serve"))
+    if entries(serve.get("options")).get("enable-eplb") is True and serve.get("expert_parallel") is not True:
+        message = "moves whole experts between ranks, and each rank has a part of every expert"
+        yield Issue(("serve", "options", "enable-eplb"), message, "set serve.expert_parallel: true, or remove it")
+
+
 TLS_FILES = ("ssl-certfile", "ssl-keyfile", "ssl-ca-certs")
 """Options of `vllm serve` (0.32) whose values are paths that the server opens, in the container."""
 
