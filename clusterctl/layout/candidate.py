@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from clusterctl.facts.safetensors import Tensor
 from clusterctl.layout.architecture import Architecture
-from clusterctl.layout.divisible import Indivisible, indivisible
+from clusterctl.layout.divisible import Indivisible, Sizes, indivisible
 from clusterctl.layout.kv_cache import BLOCK_TOKENS, OVERHEAD_BYTES, bytes_per_token, capacity_tokens
 from clusterctl.layout.stages import layers_per_stage
 from clusterctl.layout.weights import weights_per_gpu
@@ -37,7 +37,7 @@ class Load:
     value_bytes: int
     expert_parallel: bool = False
     engines: int = 1
-    """Engines, over whose ranks whole experts are spread with `expert_parallel`."""
+    """Engines. Experts are divided over the ranks of all of them (vLLM 0.32: FusedMoEParallelConfig.make)."""
     partition: str | None = None
     unknown: tuple[str, ...] = ()
 
@@ -84,13 +84,12 @@ class Candidate:
 def judge(load: Load, tensor_parallel: int, pipeline_parallel: int) -> Candidate:
     """A layout, with everything that can be said of it."""
     arch = load.arch
-    problems = indivisible(
-        arch, tensor_parallel, pipeline_parallel, expert_parallel=load.expert_parallel, partition=load.partition
-    )
+    sizes = Sizes(tensor_parallel, pipeline_parallel, load.engines, whole_experts=load.expert_parallel)
+    problems = indivisible(arch, sizes, load.partition)
     if problems or not arch.layers:
         return Candidate(tensor_parallel, pipeline_parallel, problems, (), None, None, False, None)
     split = layers_per_stage(arch.layers, pipeline_parallel, load.partition)
-    expert_ranks = tensor_parallel * load.engines if load.expert_parallel else None
+    expert_ranks = tensor_parallel * load.engines
     weights = (
         None if load.tensors is None else weights_per_gpu(arch, load.tensors, split, tensor_parallel, expert_ranks)
     )

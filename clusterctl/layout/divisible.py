@@ -24,18 +24,29 @@ class Indivisible:
     text: str
 
 
-def indivisible(
-    arch: Architecture, tensor: int, pipeline: int, *, expert_parallel: bool = False, partition: str | None = None
-) -> tuple[Indivisible, ...]:
+@dataclass(frozen=True)
+class Sizes:
+    """What a model is divided by."""
+
+    tensor: int
+    pipeline: int
+    engines: int = 1
+    whole_experts: bool = False
+    """Whether ranks hold whole experts; else each expert is divided over the ranks of all engines."""
+
+    @property
+    def expert(self) -> int:
+        """The parts that an expert is divided into."""
+        return 1 if self.whole_experts else self.tensor * self.engines
+
+
+def indivisible(arch: Architecture, sizes: Sizes, partition: str | None = None) -> tuple[Indivisible, ...]:
     """Everything that does not divide."""
-    return (
-        *_heads(arch, tensor, expert_parallel),
-        *_blocks(arch, tensor, expert_parallel),
-        *_layers(arch, pipeline, partition),
-    )
+    return (*_heads(arch, sizes), *_blocks(arch, sizes), *_layers(arch, sizes.pipeline, partition))
 
 
-def _heads(arch: Architecture, tensor: int, expert_parallel: bool) -> Iterator[Indivisible]:
+def _heads(arch: Architecture, sizes: Sizes) -> Iterator[Indivisible]:
+    tensor = sizes.tensor
     if arch.heads and arch.heads % tensor:
         yield Indivisible("heads", f"{arch.heads} attention heads are not divisible by TP {tensor}")
     # With latent attention there are no KV heads to divide. Fewer KV heads than ranks are copied, evenly or not at all.
@@ -44,30 +55,33 @@ def _heads(arch: Architecture, tensor: int, expert_parallel: bool) -> Iterator[I
             yield Indivisible("heads", f"{arch.kv_heads} KV heads are not divisible by TP {tensor}")
         elif arch.kv_heads < tensor and tensor % arch.kv_heads:
             yield Indivisible("heads", f"TP {tensor} is not divisible by {arch.kv_heads} KV heads")
-    for size, what in _inner_sizes(arch, expert_parallel):
-        if size % tensor:
-            yield Indivisible("heads", f"{what} {size} is not divisible by TP {tensor}")
+    for size, what, parts, by in _inner_sizes(arch, sizes):
+        if size % parts:
+            yield Indivisible("heads", f"{what} {size} is not divisible by {by}")
 
 
-def _inner_sizes(arch: Architecture, expert_parallel: bool) -> Iterator[tuple[int, str]]:
+def _inner_sizes(arch: Architecture, sizes: Sizes) -> Iterator[tuple[int, str, int, str]]:
+    """Inner sizes of feed-forward parts: size, what it is, the parts that it is divided into, and their name."""
+    tensor = f"TP {sizes.tensor}"
     if arch.intermediate:
-        yield arch.intermediate, "the feed-forward size"
-    if arch.expert_intermediate and not expert_parallel:
-        yield arch.expert_intermediate, "the experts' feed-forward size"
+        yield arch.intermediate, "the feed-forward size", sizes.tensor, tensor
+    if arch.expert_intermediate and not sizes.whole_experts:
+        by = f"DP {sizes.engines} x {tensor}" if sizes.engines > 1 else tensor
+        yield arch.expert_intermediate, "the experts' feed-forward size", sizes.expert, by
 
 
-def _blocks(arch: Architecture, tensor: int, expert_parallel: bool) -> Iterator[Indivisible]:
+def _blocks(arch: Architecture, sizes: Sizes) -> Iterator[Indivisible]:
     """Each shard of a quantised matrix must consist of whole blocks, so that scales can be divided too."""
-    quantization = arch.quantization
+    quantization, tensor = arch.quantization, sizes.tensor
     if quantization is None:
         return
     if quantization.block_n and quantization.block_k:
-        for size, what in _inner_sizes(arch, expert_parallel):
+        for size, what, parts, by in _inner_sizes(arch, sizes):
             for block, name in ((quantization.block_n, "block_n"), (quantization.block_k, "block_k")):
-                shard = size // tensor
+                shard = size // parts
                 # An undivided matrix may end in a part of a block.
-                if size % tensor == 0 and shard % block and (tensor > 1 or name == "block_n"):
-                    text = f"{what} {size} / TP {tensor} = {shard} is not divisible by {name} {block}"
+                if size % parts == 0 and shard % block and (parts > 1 or name == "block_n"):
+                    text = f"{what} {size} / {by} = {shard} is not divisible by {name} {block}"
                     yield Indivisible("blocks", text)
                     break
     elif quantization.group_size and arch.intermediate and tensor > 1:

@@ -68,7 +68,8 @@ class Shape:
     pipeline_link: Link | None
     """Between stages; None with one."""
     expert_link: Link | None = None
-    """Between ranks that hold whole experts; None where they do not."""
+    """Between the ranks that experts are divided over, where these are of several engines or hold whole ones; None
+    where they are those of a stage, which exchange with `tensor_link` anyway."""
 
 
 @dataclass(frozen=True)

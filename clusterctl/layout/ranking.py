@@ -151,9 +151,11 @@ def _way(load: Load, estimates: _Estimates, sizes: Sizes) -> Way:
     tensor_link = None if tensor == 1 else estimates.across if spans else estimates.within
     pipeline_link = None if pipeline == 1 else estimates.across if nodes > 1 else estimates.within
     several = engines > 1 and estimates.across is not None
-    expert_link = None if not experts else estimates.across if several or spans else estimates.within
+    # Experts are divided over the ranks of all engines, whole or not; then the engines work in step.
+    exchanged = experts or (engines > 1 and bool(load.arch.experts))
+    expert_link = None if not exchanged else estimates.across if several or spans else estimates.within
     shape = Shape(engines, tensor, pipeline, tensor_link, pipeline_link, expert_link)
-    needed = [(tensor > 1, tensor_link), (pipeline > 1, pipeline_link), (experts, expert_link)]
+    needed = [(tensor > 1, tensor_link), (pipeline > 1, pipeline_link), (exchanged, expert_link)]
     known = all(link is not None for is_needed, link in needed if is_needed)
     return Way(
         engines=engines,

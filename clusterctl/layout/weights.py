@@ -34,8 +34,8 @@ def weights_per_gpu(
     tensor_parallel: int,
     expert_ranks: int | None = None,
 ) -> tuple[int, ...]:
-    """Bytes of weights on each GPU of every stage. `split`: layers per stage; `expert_ranks`: ranks over which whole
-    experts are spread, None where each is divided by TP."""
+    """Bytes of weights on each GPU of every stage. `split`: layers per stage; `expert_ranks`: ranks over which
+    experts are divided, whole or each; None: as all else."""
     stages = [Fraction(0)] * len(split)
     first_layers = [sum(split[:stage]) for stage in range(len(split))]
     last = len(split) - 1

@@ -21,7 +21,7 @@ from clusterctl.findings.rules.layout_divides import layout_divides
 from clusterctl.findings.rules.layout_memory import layout_memory
 from clusterctl.layout.architecture import Architecture, architecture
 from clusterctl.layout.candidate import GIB, Load, Memory, judge
-from clusterctl.layout.divisible import indivisible
+from clusterctl.layout.divisible import Sizes, indivisible
 from clusterctl.layout.kv_cache import bytes_per_token, capacity_tokens
 from clusterctl.layout.report import Report, load_of, report
 from clusterctl.layout.stages import layers_per_stage
@@ -138,13 +138,13 @@ def test_kv_cache_of_a_token(name: str, layers: int, tensor: int, expected: int 
     ],
 )
 def test_what_does_not_divide(name: str, tensor: int, pipeline: int, words: list[str]) -> None:
-    said = [problem.text for problem in indivisible(arch(name), tensor, pipeline)]
+    said = [problem.text for problem in indivisible(arch(name), Sizes(tensor, pipeline))]
     assert len(said) == len(words), said
     assert all(word in text for word, text in zip(words, said, strict=True)), said
 
 
 def test_whole_experts_need_not_divide() -> None:
-    assert indivisible(arch("qwen3-235b-fp8"), 8, 2, expert_parallel=True) == ()
+    assert indivisible(arch("qwen3-235b-fp8"), Sizes(8, 2, whole_experts=True)) == ()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from clusterctl.facts.system import Interface
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rules.tensor_parallel_spans import tensor_parallel_spans
 from clusterctl.layout.architecture import architecture
+from clusterctl.layout.divisible import Sizes, indivisible
 from clusterctl.layout.estimate import Model, Shape, Workload, exchanged_bytes, model_of, speed
 from clusterctl.layout.hardware import accelerator
 from clusterctl.layout.links import Link, between, inside
@@ -196,12 +197,22 @@ def test_a_model_with_experts_is_offered_whole_experts_and_reads_those_that_it_n
     assert not [way for way in ranked(facts_of("llama-8b", per_node=8)).ways if way.expert_parallel]
 
 
-def test_whole_experts_over_all_engines_make_room() -> None:
-    found = {tuple(way.settings.items()): way for way in ranked(facts_of("mixtral-8x7b", per_node=8)).ways}
-    spread = next(way for way in found.values() if way.expert_parallel and way.engines == 16)
-    alone = next(way for way in found.values() if not way.expert_parallel and way.engines == 16)
-    assert alone.candidate.fits is False, "87 GiB of weights on 80 GiB"
-    assert spread.candidate.fits is True
+def test_experts_are_divided_over_the_ranks_of_all_engines_whole_or_not() -> None:
+    found = ranked(facts_of("mixtral-8x7b", per_node=8, deep=over_tcp(40))).ways
+    whole, parts = (
+        next(way for way in found if way.engines == 16 and way.expert_parallel is experts) for experts in (True, False)
+    )
+    (stage,) = whole.candidate.stages
+    assert whole.candidate.stages == parts.candidate.stages
+    assert stage.weights_bytes is not None
+    assert stage.weights_bytes < 10 * 2**30, "of 87 GiB"
+    assert parts.exchanged_bytes, "the engines work in step"
+    arch = architecture(CONFIGS["qwen3-30b-a3b"])
+    problems = indivisible(arch, Sizes(1, 1, engines=512))
+    assert [problem.text for problem in problems] == [
+        "the experts' feed-forward size 768 is not divisible by DP 512 x TP 1"
+    ]
+    assert indivisible(arch, Sizes(1, 1, engines=512, whole_experts=True)) == ()
 
 
 # Where something is not known.
