@@ -74,6 +74,11 @@ class ImageReport:
     """Module → error, for those of ray and vllm that do not import (only asked with `check --deep`)."""
     model_support: Fact[ModelSupport]
     """None: not asked."""
+    serve_flags: frozenset[str] | None
+    """Flags that this vLLM's `serve` declares (`--nnodes`); None where they could not be read."""
+    refused_options: str | None
+    """What vLLM says against the options that the server would be started with; None: nothing, or it was not asked
+    (only with `check --deep`)."""
     gpu_error: str | None = None
     """Why the container could not be started with GPUs, when it could without."""
 
@@ -124,6 +129,8 @@ def _report(said: Mapping[str, Any]) -> ImageReport:
         digest=str(said["digest"]),
         broken_imports=dict(said["broken_imports"]),
         model_support=_support(support),
+        serve_flags=frozenset(flags) if (flags := said.get("serve_flags")) is not None else None,
+        refused_options=said.get("refused_options"),
     )
 
 

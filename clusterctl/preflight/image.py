@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from clusterctl.agent import paths
 from clusterctl.deployment.address import accelerators_per_node
 from clusterctl.deployment.rdma import devices_passed
+from clusterctl.deployment.resolve import resolve
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.image_report import ImageReport, RunFailed, read_output
@@ -18,6 +20,7 @@ from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.layout import layout_of
 from clusterctl.inventory.model import Inventory
 from clusterctl.planning.flags import host_config
+from clusterctl.planning.server import server_files
 from clusterctl.preflight.container import probe_labels, probe_name
 from clusterctl.preflight.inside import REPORT_SOURCE
 
@@ -76,11 +79,15 @@ def _report_of(host: Host, name: str, probe: ImageProbe, deadline_s: float) -> A
 
 
 def _run(host: Host, name: str, probe: ImageProbe, deadline_s: float) -> Answer:
-    script = FileInContainer(REPORT_PATH, REPORT_SOURCE.read_bytes())
-    return read_output(host.engine.run_once(name, probe.config, probe.host_config, [script], deadline_s=deadline_s))
+    files = [FileInContainer(REPORT_PATH, REPORT_SOURCE.read_bytes())]
+    if probe.options is not None:
+        files.append(FileInContainer(OPTIONS_PATH, probe.options.encode()))
+    return read_output(host.engine.run_once(name, probe.config, probe.host_config, files, deadline_s=deadline_s))
 
 
 REPORT_PATH = "/opt/clusterctl/report.py"
+OPTIONS_PATH = "/etc/clusterctl/asked.yaml"
+"""What the server would be started with."""
 
 
 REPORT_DEADLINE_S = 60
@@ -98,19 +105,21 @@ class ImageProbe:
     config: Mapping[str, Any]
     host_config: Mapping[str, Any]
     gpus: int
+    options: str | None = None
+    """vLLM's file of options, which it is to be asked about."""
 
     @property
     def without_gpus(self) -> ImageProbe:
         """The same without GPUs: whether it is they that keep the container from starting."""
         body = {key: value for key, value in self.host_config.items() if key != "device_requests"}
-        return ImageProbe(self.config, body, 0)
+        return replace(self, host_config=body, gpus=0)
 
     @property
     def without_volumes(self) -> ImageProbe:
         """The same without the operator's own volumes, of which one may not be there yet."""
         model_path = self.config["command"][1]
         mounts = [mount for mount in self.host_config["mounts"] if mount["Target"] == model_path]
-        return ImageProbe(self.config, {**self.host_config, "mounts": mounts}, self.gpus)
+        return replace(self, host_config={**self.host_config, "mounts": mounts})
 
 
 def gpus_wanted(inventory: Inventory, facts: ClusterFacts) -> int:
@@ -139,15 +148,26 @@ def image_probe(inventory: Inventory, facts: ClusterFacts, node: str, *, ask_reg
         body.pop("device_requests", None)  # zero would be all of them
     own = next(each for each in inventory.nodes if each.name == node)
     deadline_s = DEEP_DEADLINE_S if ask_registry else REPORT_DEADLINE_S
+    options = _server_options(inventory, facts) if ask_registry else None
+    asked = [*(["deep"] if ask_registry else []), *([OPTIONS_PATH] if options is not None else [])]
     config = {
         "image": found.image.id,
         "entrypoint": ["python3", REPORT_PATH],
-        "command": [str(deadline_s), inventory.model.path, *(["deep"] if ask_registry else [])],
+        "command": [str(deadline_s), inventory.model.path, *asked],
         # Without what clusterctl derives for each node: the rest is what must be alike.
         "environment": {**inventory.container.env, **own.env},
         "labels": dict(probe_labels(inventory.cluster, node)),
     }
-    return ImageProbe(config, body, gpus)
+    return ImageProbe(config, body, gpus, options)
+
+
+def _server_options(inventory: Inventory, facts: ClusterFacts) -> str | None:
+    """What vLLM would be given on the head; None where it cannot be decided, which has findings of its own."""
+    try:
+        deployment = resolve(inventory, facts)
+    except ValueError:
+        return None
+    return server_files(deployment, deployment.head).get(paths.SERVER_CONFIG_PATH)
 
 
 def _mount(bind: str) -> bodies.Mount:

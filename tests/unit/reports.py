@@ -36,6 +36,8 @@ GOOD = ImageReport(
     digest="0" * 64,
     broken_imports={},
     model_support=None,
+    serve_flags=None,
+    refused_options=None,
 )
 
 
@@ -53,6 +55,8 @@ def report(changes: Mapping[str, Any] | None) -> ImageReport | RunFailed | Unkno
         return Unknown(fields["unknown"])
     if "distributions" in fields:
         fields["distributions"] = {**DISTRIBUTIONS, **fields["distributions"]}
+    if fields.get("serve_flags") is not None:
+        fields["serve_flags"] = frozenset(fields["serve_flags"])
     if "infiniband" in fields:
         fields["infiniband"] = tuple(fields["infiniband"])
     if "model_support" in fields:

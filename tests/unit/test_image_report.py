@@ -107,3 +107,101 @@ def test_what_the_engine_refuses_can_be_left_out() -> None:
 def test_without_nvidia_no_gpus_are_asked_for() -> None:
     probe = image_probe(inventory({"accelerator": {"kind": "cpu", "per_node": 1}}), cluster_facts(), "gpu1")
     assert (probe.gpus, "device_requests" in probe.host_config) == (0, False)
+
+
+# What vLLM says of the options.
+
+SERVE = """
+import argparse
+class ServeSubcommand:
+    def subparser_init(self, subparsers):
+        parser = subparsers.add_parser("serve")
+        parser.add_argument("--config")
+        parser.add_argument("--model", default="other")
+        parser.add_argument("--headless", action="store_true")
+    def validate(self, args):
+        self.checked = args
+"""
+ARGUMENTS = """
+class AsyncEngineArgs:
+    @classmethod
+    def from_cli_args(cls, args):
+        found = cls(); found.args = args
+        return found
+    def create_engine_config(self, headless):
+        {body}
+"""
+
+
+def vllm_package(folder: Path, body: str, flags: str = "") -> Path:
+    """A package that stands where vLLM does, as far as the report asks it."""
+    files = {
+        "vllm/__init__.py": "",
+        "vllm/utils/__init__.py": "",
+        "vllm/utils/argparse_utils.py": "import argparse\nFlexibleArgumentParser = argparse.ArgumentParser\n",
+        "vllm/engine/__init__.py": "",
+        "vllm/engine/arg_utils.py": ARGUMENTS.format(body=body) + flags,
+        "vllm/entrypoints/__init__.py": "",
+        "vllm/entrypoints/launchers/cli_args.py": 'group.add_argument("--headless")\n',
+        "vllm/entrypoints/cli/__init__.py": "",
+        "vllm/entrypoints/cli/serve.py": SERVE,
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "asked.yaml").write_text("port: 8000\n")
+    return folder
+
+
+def asked(folder: Path) -> dict[str, Any]:
+    argv = [sys.executable, str(REPORT_SOURCE), "50", "/nonexistent", "deep", str(folder / "asked.yaml")]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=120, check=True, env={"PYTHONPATH": str(folder)}
+    )
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("return None", None),
+        ("raise ValueError('TP 3 does not divide 4 heads')", "ValueError: TP 3 does not divide 4 heads"),
+        (
+            "error = ValueError('…'); error.errors = lambda: [{'msg': 'Value error, no awq'}]; raise error",
+            "no awq",
+        ),
+        (
+            "assert self.args.config.endswith('asked.yaml'); raise SystemExit(2)",
+            "it refuses the options",
+        ),
+    ],
+)
+def test_what_vllm_says_of_the_options_is_reported_in_its_words(tmp_path: Path, body: str, words: str | None) -> None:
+    assert asked(vllm_package(tmp_path, body))["refused_options"] == words
+
+
+def test_an_option_that_it_does_not_know_is_refused_by_its_parser(tmp_path: Path) -> None:
+    folder = vllm_package(tmp_path, "return None")
+    (folder / "vllm/entrypoints/cli/serve.py").write_text(SERVE.replace('"--config"', '"--other"'))
+    assert "unrecognized arguments: --config" in asked(folder)["refused_options"]
+
+
+def test_flags_are_read_without_an_import(tmp_path: Path) -> None:
+    flags = 'raise SystemExit("imported")\nparallel.add_argument("--nnodes", "-n")\nif "--not a flag": pass\n'
+    folder = vllm_package(tmp_path, "return None", flags)
+    argv = [sys.executable, str(REPORT_SOURCE), "50", "/nonexistent"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True, env={"PYTHONPATH": str(folder)})
+    said = json.loads(done.stdout)
+    assert {"--nnodes", "--headless", "--config", "--model"} <= set(said["serve_flags"])
+    assert "--not a flag" not in said["serve_flags"]
+    assert said["refused_options"] is None
+
+
+def test_only_the_deep_report_is_given_the_options() -> None:
+    probe = image_probe(inventory(), cluster_facts(), "gpu1")
+    assert probe.options is None
+    deep = image_probe(inventory(), cluster_facts(), "gpu2", ask_registry=True)
+    assert deep.config["command"][2:] == ["deep", "/etc/clusterctl/asked.yaml"]
+    assert deep.options is not None
+    assert "tensor-parallel-size: 2" in deep.options
+    assert deep.without_gpus.options == deep.options

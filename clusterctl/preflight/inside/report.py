@@ -2,19 +2,22 @@
 
 One file, standard library only, run by the image's own python3 in a container with the serving container's flags
 (planning/probe.py), which ends with it. Reads only, and creates no CUDA context. `sys.argv`: the deadline in seconds,
-the model's directory, and `deep` where modules are really to be imported (seconds to minutes).
+the model's directory, and `deep` where modules are really to be imported (seconds to minutes); after it the file of
+options that the server would be started with, where that is known.
 
 Older Pythons than clusterctl's own run it too, to be able to say that they are too old for the agent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import io
 import json
 import os
 import platform
@@ -28,6 +31,7 @@ from typing import Any
 CAP_IPC_LOCK = 14
 """Bit in CapEff (linux/capability.h)."""
 SHOWN_ENVIRONMENT = re.compile(r"^(NCCL|VLLM|RAY|CUDA|TORCH|PYTORCH|GLOO|UCX|OMP|HF|ROCR|HIP|LD)_")
+FLAG = re.compile(r'"(--[a-z][a-z0-9-]*[a-z0-9])"')
 SECRET = re.compile(r"(TOKEN|SECRET|KEY|PASSW)")
 NAME_SEPARATORS = re.compile(r"[-_.]+")
 """Runs that count as one dash in a distribution's name (PEP 503)."""
@@ -178,7 +182,61 @@ def model_support(model_path: str) -> dict[str, Any]:
     return {"architectures": architectures, "supported": bool(known), "pipeline_parallel": any(pipeline)}
 
 
-def report(model_path: str, *, deep: bool) -> dict[str, Any]:
+def serve_flags() -> list[str] | None:
+    """Flags of `vllm serve`, read as text in the files that declare them: importing vLLM takes half a minute.
+
+    None where there is no vLLM, or one that declares them elsewhere (0.32 does so here).
+    """
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
+        return None
+    home = Path(spec.origin).parent
+    sources = [
+        home / "engine/arg_utils.py",
+        *home.glob("entrypoints/**/cli_args.py"),
+        home / "entrypoints/cli/serve.py",
+    ]
+    texts = [source.read_text(encoding="utf-8") for source in sources if source.is_file()]
+    return sorted({flag for text in texts for flag in FLAG.findall(text)}) or None
+
+
+def refused_options(path: str) -> str | None:
+    """What vLLM's own checks say against the options in this file, in its words; None: nothing.
+
+    As `vllm serve` begins (vLLM 0.32, entrypoints/cli/serve.py): no port is opened, no weight is read.
+    """
+    parsing = io.StringIO()
+    try:
+        command = importlib.import_module("vllm.entrypoints.cli.serve").ServeSubcommand()
+        parser = flexible_parser()()
+        command.subparser_init(parser.add_subparsers(dest="subparser"))
+        with contextlib.redirect_stderr(parsing):
+            arguments = parser.parse_args(["serve", "--config", path])
+            command.validate(arguments)
+        # As the command itself does with what stands in the file under `model`.
+        arguments.model = getattr(arguments, "model_tag", None) or arguments.model
+        engine = importlib.import_module("vllm.engine.arg_utils").AsyncEngineArgs.from_cli_args(arguments)
+        engine.create_engine_config(headless=bool(getattr(arguments, "headless", False)))
+    except SystemExit:
+        words = (parsing.getvalue().strip().splitlines() or ["it refuses the options"])[-1]
+        return words.rpartition("error: ")[2]
+    except Exception as error:  # noqa: BLE001 (whatever vLLM raises is the answer)
+        # pydantic's errors hold what vLLM said, without the configuration that is printed after it.
+        found = error.errors() if hasattr(error, "errors") else []
+        said = [str(each["msg"]).removeprefix("Value error, ") for each in found]
+        return "; ".join(said) or f"{type(error).__name__}: {error}"
+    return None
+
+
+def flexible_parser() -> Any:
+    """vLLM's parser, which is in vllm.utils in older ones."""
+    try:
+        return importlib.import_module("vllm.utils.argparse_utils").FlexibleArgumentParser
+    except ImportError:
+        return importlib.import_module("vllm.utils").FlexibleArgumentParser
+
+
+def report(model_path: str, *, deep: bool, options: str | None = None) -> dict[str, Any]:
     """Everything."""
     installed = distributions()
     listed = "\n".join(f"{name}=={version}" for name, version in installed.items())
@@ -199,13 +257,16 @@ def report(model_path: str, *, deep: bool) -> dict[str, Any]:
         "digest": hashlib.sha256(listed.encode()).hexdigest(),
         "broken_imports": broken_imports() if deep else {},
         "model_support": model_support(model_path) if deep else None,
+        "serve_flags": serve_flags(),
+        "refused_options": refused_options(options) if deep and options else None,
     }
 
 
 def main() -> None:
     """Report, or end at the deadline whatever hangs: nobody else may be left to end this process."""
     faulthandler.dump_traceback_later(float(sys.argv[1]), exit=True)
-    print(json.dumps(report(sys.argv[2], deep="deep" in sys.argv[3:])))
+    deep = "deep" in sys.argv[3:]
+    print(json.dumps(report(sys.argv[2], deep=deep, options=sys.argv[4] if len(sys.argv) > 4 else None)))
 
 
 if __name__ == "__main__":
