@@ -1,9 +1,9 @@
 """Random faults during `up`, then `status`, then `down` or another `up`: every word is held against the truth.
 
-    python benchmarks/faults_at_random.py --runs 100 --seed 1 [--first 0] [--minutes 60]
+    python benchmarks/faults_at_random.py --runs 100 --seed 1 [--first 0] [--minutes 60] [--way "DP2 over nodes, mp"]
 
 The same seed gives the same faults in the same phases; run number N is the same whatever came before it. Needs root;
-makes a lab of its own (two nodes, TP=1 x PP=2) and removes it. Exit code 1 when clusterctl lied or left something.
+makes a lab of its own (two nodes) and removes it. What is served is a pipeline over Ray, or --way (tests/lab/modes.py). Exit code 1 when clusterctl lied or left something.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import yaml
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from clusterctl.lab import lab as labs
 from clusterctl.lab.image import cache
 from clusterctl.lab.lab import LabOptions
-from tests.lab.during_up import PHASES, Chosen, Outcome, choose, faults, run_one
+from tests.lab.conftest import Clusterctl
+from tests.lab.during_up import MP_PHASES, PHASES, Chosen, Outcome, choose, faults, run_one
+from tests.lab.modes import CELLS
 
 
 def main() -> int:
@@ -38,6 +38,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first run")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many minutes")
     parser.add_argument("--name", default="random", help="the lab's name")
+    parser.add_argument("--way", default="PP2 over nodes, Ray", choices=CELLS, help="what is served")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored after nohup or `&`, and that is inherited
     labs.down(options.name, say=print)
@@ -57,15 +58,12 @@ def main() -> int:
 
 def runs(lab: labs.Lab, options: argparse.Namespace) -> Iterator[Outcome]:
     """One outcome after the other."""
-    data = yaml.safe_load(lab.inventory.read_text())
-    data["serve"]["api_key"] = "off"
-    data["ssh"] = data.get("ssh", {})
-    data["timeouts"] |= {"connect_s": 5, "ray_s": 120, "load_s": 300}
-    inventory = lab.inventory.with_name("random.yaml")
-    inventory.write_text(yaml.safe_dump(data))
-    available = faults(lab.name, cache.reference())
+    cell = CELLS[options.way]
+    timeouts = {"timeouts.connect_s": 5, "timeouts.ray_s": 120, "timeouts.load_s": 300}
+    inventory = cell.clusterctl(lab, Clusterctl(lab.inventory), {"serve.api_key": "off", **timeouts}).inventory
+    available = faults(lab.name, cache.reference(), cell.executor)
     began = time.monotonic()
-    for number, chosen in islice(enumerate(chosen_runs(options, list(available))), options.first, None):
+    for number, chosen in islice(enumerate(chosen_runs(options, list(available), cell.executor)), options.first, None):
         if time.monotonic() - began > options.minutes * 60:
             return
         outcome = run_one(lab, inventory, available[chosen.fault], chosen)
@@ -73,13 +71,14 @@ def runs(lab: labs.Lab, options: argparse.Namespace) -> Iterator[Outcome]:
         yield outcome
 
 
-def chosen_runs(options: argparse.Namespace, names: Sequence[str]) -> Iterator[Chosen]:
+def chosen_runs(options: argparse.Namespace, names: Sequence[str], executor: str) -> Iterator[Chosen]:
     """What happens in each run."""
     if options.matrix:
         yield from MATRIX
         return
     for number in range(options.first + options.runs):
-        yield choose(random.Random(f"{options.seed}/{number}"), names)  # noqa: S311 (dice)
+        dice = random.Random(f"{options.seed}/{number}")  # noqa: S311 (dice)
+        yield choose(dice, names, PHASES if executor == "ray" else MP_PHASES)
 
 
 MATRIX = [

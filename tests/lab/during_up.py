@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from clusterctl.lab import lab as labs
@@ -42,6 +43,21 @@ PHASES = {
     "listening": "API listening",
 }
 """Where `up` is → the line of its progress that says so."""
+
+MP_PHASES = {
+    **{phase: text for phase, text in PHASES.items() if phase not in ("Ray", "first node")},
+    "link": "linking the nodes",
+    "first on the link": "1/2 nodes on the link",
+}
+"""The same without Ray, over two nodes."""
+
+OF_RANKS = {
+    "ray": {"gcs killed -9": ("node1", "gcs/gcs_server"), "node1: raylet killed": ("node1", RAYLET)}
+    | {"node2: raylet killed": ("node2", RAYLET)},
+    "mp": {"node1: ranks killed": ("node1", "VLLM::"), "node2: ranks killed": ("node2", "VLLM::")}
+    | {"node2: server killed": ("node2", "clusterctl_agent server")},
+}
+"""Executor → what else may be killed while it starts: node, and pattern of the command line."""
 
 
 @dataclass
@@ -118,7 +134,7 @@ class Fault:
     mend: Callable[[Lab], None] = lambda _: None
 
 
-def faults(cluster: str, reference: str) -> Mapping[str, Fault]:
+def faults(cluster: str, reference: str, executor: str = "ray") -> Mapping[str, Fault]:
     """By name."""
 
     def quietly(action: Callable[[Lab], None]) -> Callable[[Scene], None]:
@@ -137,8 +153,9 @@ def faults(cluster: str, reference: str) -> Mapping[str, Fault]:
         Fault("a second up", lambda scene: scene.command("up")),
         Fault("a down at the same time", lambda scene: scene.command("down")),
         Fault("vLLM killed -9", quietly(lambda lab: signal_process(lab, "node1", "KILL", "clusterctl_agent server"))),
-        Fault("gcs killed -9", quietly(lambda lab: signal_process(lab, "node1", "KILL", "gcs/gcs_server"))),
     ]
+    for name, (where, pattern) in OF_RANKS[executor].items():
+        found.append(Fault(name, quietly(partial(signal_process, node=where, signal="KILL", pattern=pattern))))
     for node in ("node1", "node2"):
 
         def at(action: Callable[[Lab, str], None], node: str = node) -> Callable[[Lab], None]:
@@ -151,9 +168,6 @@ def faults(cluster: str, reference: str) -> Mapping[str, Fault]:
             Fault(f"{node}: engine stopped", quietly(at(lambda lab, n: restart_engine(lab, n, "TERM")))),
             Fault(f"{node}: engine killed -9", quietly(at(lambda lab, n: restart_engine(lab, n, "KILL")))),
             Fault(f"{node}: container killed", quietly(at(lambda lab, n: kill_container(lab, n, cluster)))),
-            Fault(
-                f"{node}: raylet killed", quietly(at(lambda lab, n: signal_process(lab, n, "KILL", "raylet/raylet")))
-            ),
             Fault(f"{node}: disk full", quietly(at(_fill_disk)), at(_free_disk)),
             Fault(f"{node}: image removed", _unname_image(node, reference), _rename_image(node, reference)),
         ]
@@ -244,7 +258,7 @@ def run_one(lab: Lab, inventory: Path, fault: Fault, chosen: Chosen) -> Outcome:
     lies: list[str] = []
     began = time.monotonic()
     errors: list[str] = []
-    reached = _wait_for(scene.process, PHASES[phase], errors)
+    reached = _wait_for(scene.process, (PHASES | MP_PHASES)[phase], errors)
     try:
         if reached:
             time.sleep(chosen.delay_s)
@@ -357,11 +371,11 @@ STOP_TIMEOUT_S = 30
 """Seconds until an engine that does not end is killed (systemd's TimeoutStopSec is 90 by default)."""
 
 
-def choose(dice: random.Random, names: Sequence[str]) -> Chosen:
+def choose(dice: random.Random, names: Sequence[str], phases: Mapping[str, str] = PHASES) -> Chosen:
     """A fault, a phase, a delay, and what is done afterwards."""
     return Chosen(
         fault=dice.choice(names),
-        phase=dice.choice(list(PHASES)),
+        phase=dice.choice(list(phases)),
         delay_s=round(dice.uniform(0, 2), 2),
         then=dice.choices(["down", "up"], weights=[6, 1])[0],
     )
