@@ -2,8 +2,9 @@
 
     python benchmarks/faults_at_random.py --runs 100 --seed 1 [--first 0] [--minutes 60] [--way "DP2 over nodes, mp"]
 
-The same seed gives the same faults in the same phases; run number N is the same whatever came before it. Needs root;
-makes a lab of its own (two nodes) and removes it. What is served is a pipeline over Ray, or --way (tests/lab/modes.py). Exit code 1 when clusterctl lied or left something.
+The same seed gives the same faults in the same phases; run number N is the same whatever came before it. What is served
+is a pipeline over Ray, or --way (tests/lab/modes.py). Needs root; makes a lab of its own (two nodes) and removes it.
+Exit code 1 when clusterctl lied or left something.
 """
 
 from __future__ import annotations

@@ -6,12 +6,14 @@ The reference is `tensor_parallel: 1` on one node, by hand: vLLM 0.32 (CPU build
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.request import Request, urlopen
 
 from clusterctl.lab import lab as labs
+from clusterctl.lab.image import cache
 from clusterctl.lab.lab import Lab
 
 from .conftest import Clusterctl
@@ -45,6 +47,8 @@ class Cell:
     workers: tuple[tuple[str, str], ...] = ()
     """Processes whose end must be healed, as (node, pattern of its command line): of ranks, and of engines."""
     reference: tuple[float, ...] = REFERENCE
+    without_ray: bool = False
+    """Whether the image has none."""
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -56,7 +60,8 @@ class Cell:
         members = [m for m in lab.spec.members if m.name in self.nodes]
         nodes = [{"name": m.name, "host": str(m.address), "address": str(m.address)} for m in members]
         name = self.name.replace(" ", "-").replace(",", "")
-        return base.with_changes(name, {"nodes": nodes, **QUICK, **self.changes, **(more or {})})
+        image = {"container.image": image_without_ray(lab, self.nodes)} if self.without_ray else {}
+        return base.with_changes(name, {"nodes": nodes, **QUICK, **image, **self.changes, **(more or {})})
 
 
 def _cell(name: str, engines: tuple[tuple[str, ...], ...], changes: Mapping[str, Any], *workers: str) -> Cell:
@@ -97,6 +102,16 @@ CELLS: Mapping[str, Cell] = {
             {"accelerator.per_node": 1, "serve.executor": "mp"},
             "node2: VLLM::Worker_PP1",
             "node1: VLLM::EngineCore",
+        ),
+        replace(
+            _cell(
+                "PP2 over nodes, auto, image without Ray",
+                TWO,
+                {"accelerator.per_node": 1},
+                "node2: VLLM::Worker_PP1",
+                "node1: VLLM::EngineCore",
+            ),
+            without_ray=True,
         ),
         _cell(
             "TP2 over nodes, mp",
@@ -201,6 +216,28 @@ CELLS: Mapping[str, Cell] = {
         ),
     )
 }
+
+
+WITHOUT_RAY = "lab-without-ray:1"
+
+
+def image_without_ray(lab: Lab, nodes: Sequence[str]) -> str:
+    """The lab's image without Ray, the same on these nodes: made on the first, copied to the others."""
+    first, *others = nodes
+    present = {node: lab.exec(node, ["docker", "images", "--quiet", WITHOUT_RAY]).split() for node in nodes}
+    if len({tuple(found) for found in present.values()}) == 1 and present[first]:
+        return WITHOUT_RAY
+    packages = "/opt/venv/lib/python3.11/site-packages"
+    removed = f"rm -rf {packages}/ray {packages}/ray-* /opt/venv/bin/ray"
+    lab.exec(first, ["docker", "run", "--name", "strip", "--entrypoint", "sh", cache.reference(), "-c", removed])
+    change = 'ENTRYPOINT ["vllm", "serve"]'
+    lab.exec(first, ["docker", "commit", "--change", change, "--change", "CMD []", "strip", WITHOUT_RAY])
+    lab.exec(first, ["docker", "rm", "strip"])
+    for node in others:
+        saved = subprocess.Popen([*lab.enter(first), "docker", "save", WITHOUT_RAY], stdout=subprocess.PIPE)
+        subprocess.run([*lab.enter(node), "docker", "load"], stdin=saved.stdout, check=True, stdout=subprocess.DEVNULL)
+        assert saved.wait(timeout=60) == 0
+    return WITHOUT_RAY
 
 
 def healing(cell: Cell, cluster: str) -> Mapping[str, Fault]:
