@@ -28,7 +28,7 @@ def first_completion(run: Run, deployment: Deployment, start: Start) -> Completi
     Clients may be faster: it waits its turn behind their requests. Raises StartFailedError; LateCompletionError when
     the agent has seen a completion meanwhile, so that it is known that the cluster serves.
     """
-    run.progress.detail("waiting for a completion through SSH to the head")
+    run.progress.detail("waiting for a completion from the head")
     hosts = run.hosts
     head = hosts.head.name
     before = _canary(hosts, deployment)
@@ -36,7 +36,7 @@ def first_completion(run: Run, deployment: Deployment, start: Start) -> Completi
         answer = complete(client, deployment.inventory.served_name, timeout_s=FIRST_COMPLETION_S)
     if isinstance(answer, Completion):
         return answer
-    what = f"no completion came back through SSH to the head: {answer.reason}"
+    what = f"no completion came back from the head: {answer.reason}"
     after = _canary(hosts, deployment)
     if after is not None and after != before:
         raise LateCompletionError(f"{head}: {what}; its agent's own came back meanwhile, so the cluster serves")

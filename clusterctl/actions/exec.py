@@ -146,7 +146,7 @@ def open_shell(host: Host, cluster: str, terminal: Terminal, *, on_host: bool) -
     order = Order(cluster, SHELL, on_host)
     try:
         if on_host:
-            command: Running = host.ssh.shell(terminal.kind, terminal.size())
+            command: Running = host.connection.shell(terminal.kind, terminal.size())
         else:
             command = host.engine.exec(
                 running_container(host, cluster),
@@ -209,7 +209,7 @@ def _run(host: Host, order: Order, write: Write, stdin: Iterable[bytes] | None) 
     if order.on_host:
         # A shell around it: paramiko does not tell which signal ended a command, a shell does (128 and its number).
         argv = ["sh", "-c", '"$@"; exit $?', "sh", "env", f"{MARK}={order.mark}", *order.argv]
-        command: Running = host.ssh.start(argv)
+        command: Running = host.connection.start(argv)
     else:
         container = running_container(host, order.cluster)
         command = host.engine.exec(container, order.argv, environment={MARK: order.mark}, stdin=True)
@@ -249,9 +249,9 @@ def _end(host: Host, order: Order) -> None:
     argv = ["sh", "-c", END_SCRIPT, "sh", f"{MARK}={order.mark}"]
     with contextlib.suppress(ClusterctlError):
         if order.on_host:
-            host.ssh.run(argv)
+            host.connection.run(argv)
             return
         ending = host.engine.exec(running_container(host, order.cluster), argv, environment={}, stdin=False)
-        for _ in ending.pieces(time.monotonic() + host.ssh.command_timeout_s):
+        for _ in ending.pieces(time.monotonic() + host.connection.command_timeout_s):
             pass
         ending.close()

@@ -208,7 +208,7 @@ def own_secrets(inventory: Inventory) -> Iterator[str]:
 
 def _look(node: NodeCollection, cluster: str) -> None:
     """The node's containers, and the secrets that their texts must be cleared of."""
-    node.host.ssh.run(["true"], timeout_s=ALIVE_S, read_only=True)
+    node.host.connection.run(["true"], timeout_s=ALIVE_S, read_only=True)
     node.answers = True
     containers = tuple(
         container

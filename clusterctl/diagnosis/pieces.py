@@ -105,7 +105,7 @@ def _withheld() -> None:
 
 
 def _command(host: Host, argv: Sequence[str], path: str, store: Store, limits: Limits) -> str:
-    done = host.ssh.run([*_WITH_PATH, *argv], timeout_s=limits.item_s, read_only=True)
+    done = host.connection.run([*_WITH_PATH, *argv], timeout_s=limits.item_s, read_only=True)
     if done.exit_code == 127:
         raise ClusterctlError(f"the node has no `{argv[0]}`")
     if done.exit_code and not done.stdout:

@@ -93,7 +93,9 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
     """Facts of one node, and whether a probe of another run is at work there."""
     asked_at_s = now()
     timeout_s = min(PROBE_TIMEOUT_S, inventory.timeouts.command_s)
-    done = host.ssh.run(["sh", "-s", "--", inventory.model.path], stdin=PROBE, timeout_s=timeout_s, read_only=True)
+    done = host.connection.run(
+        ["sh", "-s", "--", inventory.model.path], stdin=PROBE, timeout_s=timeout_s, read_only=True
+    )
     answered_at_s = now()
     found = parse.sections(done.stdout.decode(errors="replace"))
     engine = engine_facts(host, found.get("engine_socket"), sudo=inventory.container.sudo)

@@ -49,8 +49,8 @@ def chosen_tool(models: Mapping[str, ModelFiles]) -> str | None:
 def _read(host: Host, path: str, tool: str, progress: Progress) -> Mapping[str, str]:
     digests: dict[str, str] = {}
     files, total, read = 0, 0, 0
-    silence_s = max(host.ssh.command_timeout_s, 4 * TICK_S)
-    for line in host.ssh.lines(["sh", "-s", "--", path, tool], stdin=SCRIPT, silence_s=silence_s):
+    silence_s = max(host.connection.command_timeout_s, 4 * TICK_S)
+    for line in host.connection.lines(["sh", "-s", "--", path, tool], stdin=SCRIPT, silence_s=silence_s):
         if match := _TOTAL.fullmatch(line):
             files, total = int(match[1]), int(match[2])
         elif match := _DONE.fullmatch(line):

@@ -64,7 +64,7 @@ def _ask(host: Host, path: str, node: NodeFacts) -> Headers | Unknown:
     if not names:
         return {}
     try:
-        done = host.ssh.run(["sh", "-s", "--", path, *names], stdin=SCRIPT, read_only=True)
+        done = host.connection.run(["sh", "-s", "--", path, *names], stdin=SCRIPT, read_only=True)
     except ClusterctlError as error:
         return Unknown(error.message)
     return split(done.stdout)

@@ -13,9 +13,11 @@ from typing import Generic, Self, TypeVar
 import httpx
 
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
+from clusterctl.hosts.connection import Connection
 from clusterctl.hosts.engine.docker import DockerEngine
 from clusterctl.hosts.engine.engine import Engine
-from clusterctl.hosts.http import client_over_ssh, pinned
+from clusterctl.hosts.http import client_over, pinned
+from clusterctl.hosts.local.connection import LocalConnection
 from clusterctl.hosts.ssh.connection import SshConnection
 from clusterctl.hosts.ssh.errors import ConnectError, HostError
 from clusterctl.inventory.model import Inventory, Node
@@ -29,18 +31,25 @@ MAX_PARALLEL = 64
 """Nodes worked on at once. Threads mostly wait; 64 is far above any gang that one vLLM endpoint spans today."""
 
 
-def engine_of(ssh: SshConnection, inventory: Inventory) -> Engine:
-    """The node's container engine, over its SSH connection: the one place that chooses which it is."""
-    return DockerEngine(ssh, sudo=inventory.container.sudo, timeout_s=inventory.timeouts.command_s)
+def connection_of(inventory: Inventory, node: Node, *, accept_new_host_keys: bool) -> Connection:
+    """The way to a node: the one place that chooses which it is."""
+    if node.is_this_machine:
+        return LocalConnection(node, inventory.timeouts)
+    return SshConnection(node, inventory.ssh, inventory.timeouts, accept_new_host_keys=accept_new_host_keys)
+
+
+def engine_of(connection: Connection, inventory: Inventory) -> Engine:
+    """The node's container engine, over its connection: the one place that chooses which it is."""
+    return DockerEngine(connection, sudo=inventory.container.sudo, timeout_s=inventory.timeouts.command_s)
 
 
 class Host:
-    """One node: its name, its SSH connection, its engine."""
+    """One node: its name, the connection to it, its engine."""
 
     def __init__(self, inventory: Inventory, node: Node, *, accept_new_host_keys: bool) -> None:
         self.name = node.name
-        self.ssh = SshConnection(node, inventory.ssh, inventory.timeouts, accept_new_host_keys=accept_new_host_keys)
-        self.engine = engine_of(self.ssh, inventory)
+        self.connection = connection_of(inventory, node, accept_new_host_keys=accept_new_host_keys)
+        self.engine = engine_of(self.connection, inventory)
 
     def http(
         self, base_url: str, *, timeout_s: float, key: bytes | None = None, certificate: bytes | None = None
@@ -51,12 +60,12 @@ class Host:
         trusts. Raises ValueError for a certificate that is none.
         """
         tls = pinned(certificate) if certificate is not None else None
-        return client_over_ssh(self.ssh, base_url, timeout_s=timeout_s, key=key, tls=tls)
+        return client_over(self.connection, base_url, timeout_s=timeout_s, key=key, tls=tls)
 
     def close(self) -> None:
         """Close everything that is open to this node."""
         self.engine.close()
-        self.ssh.close()
+        self.connection.close()
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ class Hosts:
         `silent` names nodes that did not answer though their connection seems to stand: a machine without power does
         not hang up. A node that stays away takes `timeouts.connect_s`.
         """
-        lost = {name: host for name, host in self.connected.items() if name in silent or not host.ssh.is_open}
+        lost = {name: host for name, host in self.connected.items() if name in silent or not host.connection.is_open}
         each(lost, Host.close)
         self.connected = {name: host for name, host in self.connected.items() if name not in lost}
         self._connect_missing()
@@ -135,7 +144,7 @@ class Hosts:
     def _connect_missing(self) -> None:
         """Every wanted node is in `connected` or in `unreachable` afterwards, in inventory order."""
         fresh = {name: self._host(node) for name, node in self._nodes.items() if name not in self.connected}
-        errors = each(fresh, lambda host: host.ssh.open()).errors
+        errors = each(fresh, lambda host: host.connection.open()).errors
         hosts = {**fresh, **self.connected}
         self.connected = {name: hosts[name] for name in self._nodes if name not in errors}
         self.unreachable = {name: _not_reached(name, error) for name, error in errors.items()}

@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 
 import httpcore
 import httpx
-import paramiko
 
-from clusterctl.hosts.ssh.connection import SshConnection
+from clusterctl.hosts.connection import Connection, Stream
 
 T = TypeVar("T")
 
@@ -26,7 +25,7 @@ FIRST_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFIC
 
 
 class _ChannelStream(httpcore.NetworkStream):
-    def __init__(self, channel: paramiko.Channel) -> None:
+    def __init__(self, channel: Stream) -> None:
         self._channel = channel
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -156,8 +155,8 @@ def pinned(certificate: bytes) -> ssl.SSLContext:
     return context
 
 
-class _SshBackend(httpcore.NetworkBackend):
-    def __init__(self, ssh: SshConnection) -> None:
+class _NodeBackend(httpcore.NetworkBackend):
+    def __init__(self, ssh: Connection) -> None:
         self._ssh = ssh
 
     def connect_tcp(
@@ -176,15 +175,23 @@ class _SshBackend(httpcore.NetworkBackend):
             raise httpcore.ConnectError(str(error)) from error
 
 
-def client_over_ssh(
-    ssh: SshConnection, base_url: str, *, timeout_s: float, key: bytes | None = None, tls: ssl.SSLContext | None = None
+def client_over(
+    connection: Connection,
+    base_url: str,
+    *,
+    timeout_s: float,
+    key: bytes | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> httpx.Client:
-    """An httpx client whose connections start on the node that `ssh` reaches. Raises httpx's errors, typed.
+    """An httpx client whose connections start on the node. Raises httpx's errors, typed.
 
     `key` is sent with each request as a bearer token. `tls` is what an https URL is trusted by (see `pinned`).
     """
-    transport = httpx.HTTPTransport()
+    # An empty context: httpx would load all certificates of this machine for a pool that is not used.
+    transport = httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     # httpx has no parameter for httpcore's documented network_backend; this attribute is where it keeps its pool.
-    transport._pool = httpcore.ConnectionPool(ssl_context=tls, network_backend=_SshBackend(ssh), max_connections=4)
+    transport._pool = httpcore.ConnectionPool(
+        ssl_context=tls, network_backend=_NodeBackend(connection), max_connections=4
+    )
     headers = {} if key is None else {b"Authorization": b"Bearer " + key}
     return httpx.Client(base_url=base_url, headers=headers, timeout=timeout_s, transport=transport, trust_env=False)

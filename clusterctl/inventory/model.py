@@ -88,6 +88,10 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
+THIS_MACHINE = "localhost"
+"""A node's host that needs no SSH."""
+
+
 class Ssh(Strict):
     """How nodes are reached. Every field can be overridden on a node; `ssh_config` fills in what is not set."""
 
@@ -117,11 +121,17 @@ class Node(Ssh):
     name: Name
     """Name used in every message and in `--node`; a unique DNS label."""
     host: HostName
-    """Where SSH connects to: a host name, an address, or a Host alias in ssh_config."""
+    """Where SSH connects to: a host name, an address, or a Host alias in ssh_config. `localhost`, where it is the only
+    node, is this machine itself, without SSH."""
     address: IPv4Address | None = None
     """The node's own address in network.cidr. Default: detected (exactly one of its addresses must be in the CIDR)."""
     env: dict[EnvName, str] = Field(default_factory=dict)
     """Environment for this node's container; overrides container.env."""
+
+    @property
+    def is_this_machine(self) -> bool:
+        """Whether it is where clusterctl runs, and needs no SSH."""
+        return self.host.lower() == THIS_MACHINE
 
 
 class Network(Strict):

@@ -139,7 +139,7 @@ def _read(host: Host, cluster: str) -> NodeHistory:
 
 
 def _script(host: Host, cluster: str, what: str) -> bytes:
-    done = host.ssh.run(["sh", "-s", "--", cluster, what], stdin=SCRIPT, read_only=what == "read")
+    done = host.connection.run(["sh", "-s", "--", cluster, what], stdin=SCRIPT, read_only=what == "read")
     if done.exit_code != 0:
         reason = plain(done.stderr.decode(errors="replace")) or f"exit code {done.exit_code}"
         raise HostError(host.name, f"cannot {what} its history: {reason}")

@@ -62,7 +62,7 @@ class NodeLock:
         self._heard = threading.Condition()
         self._ended = False
         self._last = ""
-        self._conversation = host.ssh.converse(argv, stdin=SCRIPT)
+        self._conversation = host.connection.converse(argv, stdin=SCRIPT)
         threading.Thread(target=self._listen, name=f"lock of {host.name}", daemon=True).start()
         try:
             word, rest = self.answer("ready", "missing", timeout_s=ANSWER_S)

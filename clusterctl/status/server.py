@@ -67,7 +67,7 @@ class _CannotAsk(httpx.BaseTransport):
 
 
 def api_client(hosts: Hosts, inventory: Inventory, endpoint: str) -> httpx.Client:
-    """A client of the cluster's API at this base URL, through SSH to the head, ready to ask.
+    """A client of the cluster's API at this base URL, through the connection to the head, ready to ask.
 
     The API key and the TLS certificate are those in the head's container, so that what really runs is asked, from
     whichever machine; no key is sent where the container holds none. When they cannot be read, every request ends with

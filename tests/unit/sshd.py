@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from clusterctl.hosts.host import Hosts
+from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.ssh.connection import SshConnection
 from clusterctl.inventory.model import Inventory
 from tests.unit.support import inventory
 
@@ -154,3 +155,9 @@ class OneNode:
     def logins(self) -> int:
         """How often somebody has logged in."""
         return self.log().count("Accepted publickey")
+
+
+def over_ssh(host: Host) -> SshConnection:
+    """A host's connection, which is one over SSH."""
+    assert isinstance(host.connection, SshConnection)
+    return host.connection

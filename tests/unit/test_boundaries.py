@@ -22,7 +22,7 @@ SOURCES = [
 DOORS = {
     "fabric": {"hosts/ssh/"},
     "invoke": {"hosts/ssh/"},
-    "paramiko": {"hosts/ssh/", "hosts/engine/", "hosts/http.py"},
+    "paramiko": {"hosts/connection.py", "hosts/local/", "hosts/ssh/", "hosts/engine/", "hosts/http.py"},
     "docker": {"hosts/engine/"},
     "requests": {"hosts/engine/"},
     "urllib3": {"hosts/engine/"},

@@ -109,16 +109,16 @@ def test_a_node_that_was_lost_is_found_again(pair: Pair) -> None:
         kept = hosts.connected["gpu2"]
         pair.gpu1.kill()
         deadline = time.monotonic() + 10
-        while hosts.connected["gpu1"].ssh.is_open and time.monotonic() < deadline:
+        while hosts.connected["gpu1"].connection.is_open and time.monotonic() < deadline:
             time.sleep(0.05)
         hosts.reconnect()
         assert seen(hosts) == (["gpu2"], ["gpu1"])
         pair.gpu1.start()
         hosts.reconnect()
         assert seen(hosts) == (["gpu1", "gpu2"], []), "in inventory order"
-        assert hosts.connected["gpu1"].ssh.run(["echo", "back"]).stdout == b"back\n"
+        assert hosts.connected["gpu1"].connection.run(["echo", "back"]).stdout == b"back\n"
         assert hosts.connected["gpu2"] is kept, "a connection that stands is left alone"
-        assert kept.ssh.is_open
+        assert kept.connection.is_open
 
 
 @needs_sshd
@@ -129,7 +129,7 @@ def test_a_node_that_was_off_at_the_beginning_is_found_once_it_is_on(pair: Pair)
         pair.gpu2.start()
         hosts.reconnect()
         assert seen(hosts) == (["gpu1", "gpu2"], [])
-        assert hosts.connected["gpu2"].ssh.run(["true"]).exit_code == 0
+        assert hosts.connected["gpu2"].connection.run(["true"]).exit_code == 0
 
 
 @needs_sshd
@@ -145,8 +145,8 @@ def test_a_node_that_is_said_to_be_silent_gets_a_new_connection(pair: Pair) -> N
         old = dict(hosts.connected)
         hosts.reconnect(["gpu1"])
         assert seen(hosts) == (["gpu1", "gpu2"], [])
-        assert not old["gpu1"].ssh.is_open
-        assert hosts.connected["gpu1"].ssh.is_open
+        assert not old["gpu1"].connection.is_open
+        assert hosts.connected["gpu1"].connection.is_open
         assert hosts.connected["gpu2"] is old["gpu2"]
 
 

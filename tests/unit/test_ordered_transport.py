@@ -16,7 +16,7 @@ import pytest
 
 from clusterctl.hosts.engine.docker import DockerEngine
 from clusterctl.hosts.ssh.connection import SshConnection
-from tests.unit.sshd import ANSWER, SSHD, OneNode
+from tests.unit.sshd import ANSWER, SSHD, OneNode, over_ssh
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -41,7 +41,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneNode]:
 @pytest.fixture
 def ssh(node: OneNode) -> Iterator[SshConnection]:
     with node.hosts() as hosts:
-        yield hosts.one("gpu1").ssh
+        yield over_ssh(hosts.one("gpu1"))
 
 
 def transport_of(ssh: SshConnection) -> Any:

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from clusterctl.errors import ClusterctlError
-from clusterctl.hosts.http import client_over_ssh
+from clusterctl.hosts.http import client_over
 from clusterctl.hosts.ssh.connection import SshConnection
 from clusterctl.hosts.ssh.errors import CommandTimeoutError, ConnectError, ConnectionLostError, HostKeyError
 from clusterctl.hosts.ssh.streams import SshCommand, WindowSize
@@ -595,16 +595,16 @@ def echo() -> Iterator[str]:
 
 def test_http_travels_over_the_connection(ssh: SshConnection, echo: str) -> None:
     big = b"x" * 300_000
-    with client_over_ssh(ssh, echo, timeout_s=10) as client:
+    with client_over(ssh, echo, timeout_s=10) as client:
         assert client.post("/a", content=b"one").content == b"one"
         assert client.post("/b", content=big).content == big
 
 
 def test_an_http_server_that_is_slow_or_gone_is_httpx_own_error(ssh: SshConnection, echo: str) -> None:
-    with client_over_ssh(ssh, echo, timeout_s=0.3) as client, pytest.raises(httpx.ReadTimeout):
+    with client_over(ssh, echo, timeout_s=0.3) as client, pytest.raises(httpx.ReadTimeout):
         client.post("/slow", content=b"x")
     with (
-        client_over_ssh(ssh, f"http://127.0.0.1:{free_port()}", timeout_s=5) as client,
+        client_over(ssh, f"http://127.0.0.1:{free_port()}", timeout_s=5) as client,
         pytest.raises(httpx.ConnectError),
     ):
         client.get("/")
@@ -615,7 +615,7 @@ def test_proxies_of_the_operators_environment_are_not_used(
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with client_over_ssh(ssh, echo, timeout_s=10) as client:
+    with client_over(ssh, echo, timeout_s=10) as client:
         assert client.post("/", content=b"direct").content == b"direct"
 
 
@@ -624,7 +624,7 @@ def test_a_node_that_forbids_forwarding_says_which_setting_it_is(site: Site, tmp
     connection = site.connection(known=sshd.known, port=sshd.port)
     connection.open()
     try:
-        with client_over_ssh(connection, echo, timeout_s=10) as client, pytest.raises(httpx.ConnectError) as caught:
+        with client_over(connection, echo, timeout_s=10) as client, pytest.raises(httpx.ConnectError) as caught:
             client.post("/", content=b"x")
         assert "AllowTcpForwarding" in str(caught.value)
         assert connection.run(["true"]).exit_code == 0

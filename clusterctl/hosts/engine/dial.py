@@ -10,11 +10,11 @@ import paramiko
 import urllib3
 from docker.transport.basehttpadapter import BaseHTTPAdapter
 
-from clusterctl.hosts.ssh.connection import SshConnection
+from clusterctl.hosts.connection import Connection
 
 
 class _ChannelConnection(urllib3.connection.HTTPConnection):
-    def __init__(self, ssh: SshConnection, argv: Sequence[str], timeout_s: float) -> None:
+    def __init__(self, ssh: Connection, argv: Sequence[str], timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._ssh = ssh
         self._argv = argv
@@ -53,7 +53,7 @@ class ChannelPool(urllib3.connectionpool.HTTPConnectionPool):
 
     scheme = "http"
 
-    def __init__(self, ssh: SshConnection, argv: Sequence[str], timeout_s: float) -> None:
+    def __init__(self, ssh: Connection, argv: Sequence[str], timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s, maxsize=8)
         self._open = lambda: _ChannelConnection(ssh, argv, timeout_s)
         self.last: _ChannelConnection | None = None
@@ -77,7 +77,7 @@ class ChannelPool(urllib3.connectionpool.HTTPConnectionPool):
 class SshAdapter(BaseHTTPAdapter):
     """What the SDK is mounted on: one pool for everything."""
 
-    def __init__(self, ssh: SshConnection, argv: Sequence[str], timeout_s: float) -> None:
+    def __init__(self, ssh: Connection, argv: Sequence[str], timeout_s: float) -> None:
         super().__init__()
         self.pool = ChannelPool(ssh, argv, timeout_s)
 

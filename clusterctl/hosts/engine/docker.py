@@ -22,6 +22,7 @@ import paramiko
 import urllib3
 
 from clusterctl.agent.labels import LABEL_CLUSTER
+from clusterctl.hosts.connection import Connection
 from clusterctl.hosts.engine.answers import container_of, image_of, info_of, version_of
 from clusterctl.hosts.engine.commands import DOCKER, EngineCommands
 from clusterctl.hosts.engine.dial import SshAdapter
@@ -38,7 +39,6 @@ from clusterctl.hosts.engine.engine import (
 from clusterctl.hosts.engine.errors import Translate
 from clusterctl.hosts.engine.exec import DockerCommand
 from clusterctl.hosts.engine.files import tar_of
-from clusterctl.hosts.ssh.connection import SshConnection
 from clusterctl.hosts.ssh.errors import HostError
 from clusterctl.hosts.ssh.streams import WindowSize
 from clusterctl.hosts.ssh.transport import transport_of
@@ -57,7 +57,7 @@ ID_LENGTH = 64
 class DockerEngine:
     """One node's Docker Engine. Methods raise EngineError, or ConnectionLostError when SSH breaks."""
 
-    def __init__(self, ssh: SshConnection, *, sudo: bool, timeout_s: float) -> None:
+    def __init__(self, ssh: Connection, *, sudo: bool, timeout_s: float) -> None:
         self._node = ssh.node
         self._ssh = ssh
         self.timeout_s = timeout_s

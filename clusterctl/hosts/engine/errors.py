@@ -6,10 +6,10 @@ import docker
 import requests
 import urllib3
 
+from clusterctl.hosts.connection import Connection
 from clusterctl.hosts.engine.commands import DOCKER
 from clusterctl.hosts.engine.dial import ChannelPool
 from clusterctl.hosts.engine.engine import EngineError
-from clusterctl.hosts.ssh.connection import SshConnection
 
 _CUT_OFF = (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError)
 """What requests calls an answer that does not begin, and one that does not end; their own texts are Python's."""
@@ -25,7 +25,7 @@ def _stalled(error: BaseException | None) -> bool:
 class Translate:
     """Turns the SDK's exceptions into EngineError, or ConnectionLostError where it was SSH; SSH's own pass through."""
 
-    def __init__(self, ssh: SshConnection, what: str, pool: ChannelPool) -> None:
+    def __init__(self, ssh: Connection, what: str, pool: ChannelPool) -> None:
         self._ssh, self._node, self._what, self._pool = ssh, ssh.node, what, pool
         self._transport = ssh.transport  # as it is before: another thread may open a new one meanwhile
 

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import shlex
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +20,8 @@ import fabric
 import paramiko
 
 from clusterctl.errors import ClusterctlError
-from clusterctl.hosts.ssh.errors import CommandTimeoutError, ConnectionLostError, HostError
+from clusterctl.hosts.connection import Connection
+from clusterctl.hosts.ssh.errors import ConnectionLostError
 from clusterctl.hosts.ssh.hops import (
     address_of,
     end_when_unanswered,
@@ -40,8 +40,8 @@ from clusterctl.hosts.ssh.known_hosts import (
     known_keys,
 )
 from clusterctl.hosts.ssh.opening import Opening
-from clusterctl.hosts.ssh.streams import Completed, Conversation, SshCommand, WindowSize, drain_stderr, read_until
-from clusterctl.hosts.ssh.transport import OrderedTransport, end_input, transport_of
+from clusterctl.hosts.ssh.streams import SshCommand, WindowSize
+from clusterctl.hosts.ssh.transport import OrderedTransport
 from clusterctl.inventory.model import Node, SshDefaults, Timeouts
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 logging.getLogger("paramiko").propagate = False
 
 
-class SshConnection:
+class SshConnection(Connection):
     """One node's SSH connection, opened once and shared by everything that talks to the node.
 
     Channels may be opened from several threads at once (paramiko's transport is thread-safe). When it is lost it is
@@ -265,51 +265,6 @@ class SshConnection:
         channel.settimeout(timeout_s)
         return channel
 
-    def run(
-        self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float | None = None, read_only: bool = False
-    ) -> Completed:
-        """Run a command to its end. A non-zero exit code is a result, not an error.
-
-        One that is `read_only` is run again, with the whole `timeout_s`, when the connection was lost (see `reading`).
-        Raises CommandTimeoutError at the deadline, ConnectionLostError when the connection breaks.
-        """
-        timeout_s = timeout_s or self._command_timeout_s
-        if read_only:
-            return self.reading(lambda: self._run(argv, stdin, timeout_s))
-        return self._run(argv, stdin, timeout_s)
-
-    def _run(self, argv: Sequence[str], stdin: bytes, timeout_s: float) -> Completed:
-        deadline = time.monotonic() + timeout_s
-        channel = self.session(argv, timeout_s=timeout_s)
-        stderr: list[bytes] = []
-        drain = threading.Thread(target=drain_stderr, args=(channel, stderr), daemon=True)
-        drain.start()
-        try:
-            if stdin:
-                channel.sendall(stdin)
-            end_input(channel)
-            stdout = read_until(channel, deadline)
-            drain.join(max(0.0, deadline - time.monotonic()))
-            channel.status_event.wait(max(0.0, deadline - time.monotonic()))
-        except TimeoutError as error:
-            raise CommandTimeoutError(
-                self.node,
-                f"`{argv[0]}` did not end within {timeout_s:g} s",
-                hint="the machine may be overloaded or a file system on it hang; raise timeouts.command_s only "
-                "when the command is merely slow",
-            ) from error
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self.lost(f"lost during `{argv[0]}`", error, transport_of(channel)) from error
-        finally:
-            channel.close()
-        if not channel.status_event.is_set() or channel.exit_status == -1:
-            raise self.lost(f"`{argv[0]}` ended without an exit code", None, transport_of(channel))
-        return Completed(channel.exit_status, stdout, b"".join(stderr))
-
-    def start(self, argv: Sequence[str]) -> SshCommand:
-        """Start a command whose streams are passed on while it runs. No deadline: `SshCommand.pieces` has one."""
-        return SshCommand(self, self.session(argv), argv[0])
-
     def shell(self, term: str, size: WindowSize) -> SshCommand:
         """The login's own shell on a new terminal of this type ($TERM) and size."""
         try:
@@ -321,45 +276,9 @@ class SshConnection:
             raise self.lost("could not start a shell", error) from error
         return SshCommand(self, channel, "shell")
 
-    def lines(self, argv: Sequence[str], *, stdin: bytes = b"", silence_s: float | None = None) -> Iterator[str]:
-        """Lines of a long command's output (stderr among them) as they come, until it ends with exit code 0.
-
-        Raises CommandTimeoutError when nothing comes for `silence_s`, HostError for another exit code.
-        """
-        silence_s = silence_s or self._command_timeout_s
-        channel = self.session(argv, timeout_s=silence_s)
-        channel.set_combine_stderr(True)
-        last = ""
-        try:
-            channel.sendall(stdin)
-            end_input(channel)
-            for line in channel.makefile("r"):
-                last = line.rstrip("\n")
-                yield last
-            channel.status_event.wait(silence_s)
-        except TimeoutError as error:
-            raise CommandTimeoutError(
-                self.node, f"`{argv[0]}` said nothing for {silence_s:g} s", hint="does a file system on it hang?"
-            ) from error
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self.lost(f"lost during `{argv[0]}`", error, transport_of(channel)) from error
-        finally:
-            channel.close()
-        if channel.exit_status == -1:
-            raise self.lost(f"`{argv[0]}` ended without an exit code", None, transport_of(channel))
-        if channel.exit_status != 0:
-            raise HostError(self.node, f"`{argv[0]}` ended with exit code {channel.exit_status}: {last}")
-
-    def converse(self, argv: Sequence[str], *, stdin: bytes) -> Conversation:
-        """Start a command that is then spoken with line by line. `stdin` is what it is sent first.
-
-        From then on the connection is not opened again when it is lost: what such a command holds, a lock, is lost
-        with it, and nothing may go on as if it were held.
-        """
+    def keep_this_one(self) -> None:
+        """From now on it is not opened again when it is lost: what is held over it, a lock, is lost with it."""
         self._may_open_again = False
-        conversation = Conversation(self.node, argv[0], self.session(argv))
-        conversation.send(stdin)
-        return conversation
 
     def lost(
         self, what: str, error: BaseException | None, transport: OrderedTransport | None = None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from clusterctl.inventory.issue import Issue
 from clusterctl.inventory.rules.container import model_path, shared_memory, ulimits, volumes
 from clusterctl.inventory.rules.network import address_in_network, cidr, network_given, serve_host
-from clusterctl.inventory.rules.nodes import head, node_addresses, node_hosts, node_names, version
+from clusterctl.inventory.rules.nodes import head, node_addresses, node_hosts, node_names, this_machine, version
 from clusterctl.inventory.rules.serve import accelerators, api_key, balanced_experts, tls
 
 Rule = Callable[[object], Iterator[Issue]]
@@ -23,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     version,
     node_names,
     node_hosts,
+    this_machine,
     node_addresses,
     head,
     network_given,

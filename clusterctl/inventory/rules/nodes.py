@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
-from clusterctl.inventory.issue import Issue, nearest, quoted
-from clusterctl.inventory.raw import address, dig, items, text, whole
+from clusterctl.inventory.issue import Issue, KeyPath, nearest, quoted
+from clusterctl.inventory.model import THIS_MACHINE, Ssh
+from clusterctl.inventory.raw import address, dig, entries, items, text, whole
 
 # The file and its nodes.
 
@@ -33,6 +34,22 @@ def node_hosts(data: object) -> Iterator[Issue]:
         return host.lower(), *(dig(node, name) or dig(data, "ssh", name) for name in ("port", "jump"))
 
     return repeated(data, "host", door)
+
+
+def this_machine(data: object) -> Iterator[Issue]:
+    """`localhost` is this machine without SSH, and there is one of it."""
+    nodes = items(dig(data, "nodes"))
+    for index, node in enumerate(nodes):
+        if (text(dig(node, "host")) or "").lower() != THIS_MACHINE:
+            continue
+        if len(nodes) > 1:
+            message = "is this machine itself, without SSH, and serves alone"
+            yield Issue(("nodes", index, "host"), message, "give the name or address by which the other nodes know it")
+            continue
+        given: list[KeyPath] = [("nodes", index, name) for name in Ssh.model_fields if name in entries(node)]
+        given += [("ssh",)] if "ssh" in entries(data) else []
+        for place in given:
+            yield Issue(place, "has no effect: localhost is reached without SSH", "remove it, or use 127.0.0.1 for SSH")
 
 
 def node_addresses(data: object) -> Iterator[Issue]:

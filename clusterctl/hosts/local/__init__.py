@@ -1,0 +1,1 @@
+"""This machine itself as a node: processes in place of SSH sessions."""
