@@ -27,8 +27,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from clusterctl.errors import ClusterctlError
+from clusterctl.inventory.load import load_inventory
 from clusterctl.lab import lab as labs
 from clusterctl.lab.lab import Lab, LabOptions
+from clusterctl.modes.all import listens_of, ports_of, with_executor
+from clusterctl.modes.ports import ranges_of
 from tests.lab.conftest import Clusterctl
 from tests.lab.during_up import left_behind
 from tests.lab.faults import Fault, Load, suffer
@@ -176,7 +179,40 @@ def served(trial: Trial, summary: Mapping[str, Any]) -> tuple[list[str], dict[st
         wrong.append(f"`plan` is not empty: {plan.out.strip()[-300:]}")
     if status.code != 0:
         wrong.append(f"`status` ended with {status.code}")
-    return wrong, {"first completion s": round(summary["timings_s"]["total"], 1), "differs by": round(difference, 4)}
+    shut, others = ports(trial)
+    wrong += [f"{node} does not listen on {port}" for node, port in shut]
+    figures = {
+        "first completion s": round(summary["timings_s"]["total"], 1),
+        "differs by": round(difference, 4),
+        "other ports": " / ".join(str(number) for number in others),
+    }
+    return wrong, figures
+
+
+ONLY_WHILE_STARTING = frozenset({"mp.ports.master", "mp.ports.data_parallel"})
+OF_THE_NODE = frozenset({22})
+
+
+def ports(trial: Trial) -> tuple[list[tuple[str, int]], list[int]]:
+    """Declared ports on which nobody listens, each with its node; and how many are listened on beside the declared ones,
+    by node: those of the kernel's choice, which a firewall between the nodes must let through."""
+    cell = trial.cell
+    inventory = with_executor(load_inventory(trial.clusterctl.inventory), cell.executor)
+    shut, others = [], []
+    for node in cell.nodes:
+        rows = trial.lab.exec(node, ["ss", "-Hltn"]).splitlines()
+        listening = {int(row.split()[3].rsplit(":", 1)[1]) for row in rows} - OF_THE_NODE
+        declared = ports_of(inventory, node)
+        ranges = ranges_of(listens_of(inventory), inventory)
+        shut += [
+            (node, port)
+            for port, field in declared.items()
+            if port not in listening and field not in ONLY_WHILE_STARTING
+        ]
+        others.append(
+            sum(port not in declared and not any(first <= port <= last for first, last in ranges) for port in listening)
+        )
+    return shut, others
 
 
 def suffered(trial: Trial, fault: Fault, summary: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 A roofline: a step takes as long as reading what it must read from memory or as calculating what it must calculate,
 whichever is longer, and then exchanges. In the one comparison with measurements (8B, two H100, vLLM 0.26:
-tests/unit/test_layout_ranking.py) the estimates were between 16 % above and 36 % below, and the order was right.
+tests/unit/test_layout_ranking.py) the estimates were between 11 % above and 36 % below, and the order was right.
 """
 
 from __future__ import annotations
