@@ -194,8 +194,8 @@ OF_THE_NODE = frozenset({22})
 
 
 def ports(trial: Trial) -> tuple[list[tuple[str, int]], list[int]]:
-    """Declared ports on which nobody listens, each with its node; and how many are listened on beside the declared ones,
-    by node: those of the kernel's choice, which a firewall between the nodes must let through."""
+    """Declared ports on which nobody listens, each with its node; and how many others are listened on, by node:
+    those of the kernel's choice, which a firewall between the nodes must let through."""
     cell = trial.cell
     inventory = with_executor(load_inventory(trial.clusterctl.inventory), cell.executor)
     shut, others = [], []

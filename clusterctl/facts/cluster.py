@@ -61,6 +61,8 @@ class NodeFacts:
     """IDs of probes' containers that a killed clusterctl left behind, never started."""
     beside: tuple[ContainerFacts, ...] = ()
     """The cluster's containers of other roles (an exporter, say)."""
+    gpu_remarks: tuple[str, ...] = ()
+    """What nvidia-smi printed beside the rows that could be read."""
     commands: EngineCommands = DOCKER
     """How the node's engine is spoken to: for hints, also where it does not answer."""
 

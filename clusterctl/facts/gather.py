@@ -110,6 +110,7 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
         listeners=parse.listeners(found),
         gpus=parse.gpus(found),
         gpu_processes=parse.gpu_processes(found),
+        gpu_remarks=parse.gpu_remarks(found),
         infiniband=parse.infiniband(found),
         rdma=rdma.rdma(found),
         system=system.system(found, asked_at_s=asked_at_s, answered_at_s=answered_at_s),

@@ -131,14 +131,41 @@ def _address(hexadecimal: str) -> str:
 
 
 def gpus(found: Mapping[str, Section]) -> Fact[tuple[Gpu, ...]]:
-    """NVIDIA GPUs; None where nvidia-smi is not installed."""
-    output = text(found, "gpus")
-    if not isinstance(output, str):
+    """NVIDIA GPUs; None where nvidia-smi is not installed.
+
+    Rows that can be read count, whatever else nvidia-smi prints and however it ends (`gpu_remarks`): it warns about an
+    infoROM, say, with exit code 14, and the GPUs work.
+    """
+    output, section = text(found, "gpus"), found.get("gpus")
+    if output is None:
+        return None
+    rows, rest = _gpu_rows(section.text) if section is not None else ([], [])
+    if rows:
+        return tuple(rows)
+    if isinstance(output, Unknown):
         return output
-    try:
-        return tuple(_gpu(cells) for cells in _cells(output))
-    except (ValueError, IndexError):
-        return Unknown(f"nvidia-smi printed what is no GPU table: {output[:120]}")
+    return Unknown(f"nvidia-smi printed what is no GPU table: {rest[0][:120]}") if rest else ()
+
+
+def gpu_remarks(found: Mapping[str, Section]) -> tuple[str, ...]:
+    """What nvidia-smi printed beside rows that could be read, and how it ended."""
+    section = found.get("gpus")
+    rows, rest = _gpu_rows(section.text) if section is not None else ([], [])
+    if section is None or not rows:
+        return ()
+    return (*rest, *([f"it ended with exit code {section.exit_code}"] if section.exit_code else []))
+
+
+def _gpu_rows(output: str) -> tuple[list[Gpu], list[str]]:
+    """The GPUs, and the lines that are none."""
+    rows: list[Gpu] = []
+    rest: list[str] = []
+    for line in filter(str.strip, output.splitlines()):
+        try:
+            rows.extend(_gpu(cells) for cells in _cells(line))
+        except (ValueError, IndexError):
+            rest.append(line.strip())
+    return rows, rest
 
 
 def _gpu(cells: list[str]) -> Gpu:
@@ -164,11 +191,16 @@ def gpu_processes(found: Mapping[str, Section]) -> Fact[tuple[GpuProcess, ...]]:
     output = text(found, "gpu_processes")
     if not isinstance(output, str):
         return output
-    try:
-        # A process may have commas in its name; no other column has.
-        return tuple(GpuProcess(r[0], int(r[1]), ", ".join(r[2:-1]), _mib(r[-1])) for r in _cells(output))
-    except (ValueError, IndexError):
-        return Unknown(f"nvidia-smi printed what is no process table: {output[:120]}")
+    rows, rest = [], []
+    for cells in _cells(output):
+        try:
+            # A process may have commas in its name; no other column has.
+            rows.append(GpuProcess(cells[0], int(cells[1]), ", ".join(cells[2:-1]), _mib(cells[-1])))
+        except (ValueError, IndexError):
+            rest.append(", ".join(cells))
+    return (
+        Unknown(f"nvidia-smi printed what is no process table: {rest[0][:120]}") if rest and not rows else tuple(rows)
+    )
 
 
 def infiniband(found: Mapping[str, Section]) -> Fact[tuple[str, ...]]:

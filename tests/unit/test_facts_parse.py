@@ -250,3 +250,53 @@ def test_a_failing_nvidia_smi_is_unknown_with_its_exit_code(tmp_path: Path, scri
     gpus = parse.gpus(probe(tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}"))
     assert isinstance(gpus, Unknown)
     assert expected in gpus.reason
+
+
+H100_ROW = "{index}, NVIDIA H100 80GB HBM3, GPU-{index}, 81559, 4, 00000000:{index}B:00.0, 570.86, Default, Disabled, 0"
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "gpus", "remarks"),
+    [
+        ([], 0, 2, ()),
+        (["WARNING: infoROM is corrupted at gpu 0000:B3:00.0"], 14, 2, ("infoROM is corrupted", "exit code 14")),
+        (["WARNING: infoROM is corrupted at gpu 0000:B3:00.0"], 0, 2, ("infoROM is corrupted",)),
+        (["2, [GPU is lost]"], 0, 2, ("GPU is lost",)),
+        (
+            ["Unable to determine the device handle for GPU2: 0000:C1:00.0: Unknown Error"],
+            255,
+            2,
+            ("Unknown Error", "255"),
+        ),
+        (["", "  "], 0, 2, ()),
+    ],
+)
+def test_one_odd_line_of_nvidia_smi_voids_no_table(
+    lines: list[str], code: int, gpus: int, remarks: tuple[str, ...]
+) -> None:
+    rows = [H100_ROW.format(index=index) for index in range(2)]
+    for output in ([*rows, *lines], [*lines, *rows]):
+        found = {"gpus": parse.Section("\n".join(output), code)}
+        read = parse.gpus(found)
+        assert isinstance(read, tuple)
+        assert [gpu.index for gpu in read] == list(range(gpus))
+        said = parse.gpu_remarks(found)
+        assert len(said) == len(remarks)
+        assert all(remark in text for remark, text in zip(remarks, said, strict=True))
+
+
+def test_nvidia_smi_without_a_row_is_unknown_with_its_words() -> None:
+    failed = {"gpus": parse.Section("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", 9)}
+    assert isinstance(found := parse.gpus(failed), Unknown)
+    assert "couldn't communicate" in found.reason
+    assert parse.gpu_remarks(failed) == ()
+    assert isinstance(parse.gpus({"gpus": parse.Section("hello", 0)}), Unknown)
+    assert isinstance(parse.gpus({}), Unknown)
+    assert parse.gpus({"gpus": parse.Section("", 44)}) is None
+
+
+def test_processes_that_can_be_read_count_too() -> None:
+    odd = "GPU-1, 4711, python3, 500\nWARNING: infoROM is corrupted\n"
+    found = parse.gpu_processes({"gpu_processes": parse.Section(odd, 0)})
+    assert isinstance(found, tuple)
+    assert [process.pid for process in found] == [4711]

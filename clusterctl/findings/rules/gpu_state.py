@@ -27,11 +27,24 @@ UNKNOWN = Code(
 )
 
 
-@rule(Section.NVIDIA, UNKNOWN)
+REMARKS = Code(
+    name="gpu-warning",
+    severity=WARNING,
+    title="nvidia-smi warns",
+    runbook="gpu-driver.md",
+    seen="nvidia-smi printed more than its rows: {text}",
+    why="the GPUs that it lists are counted; what it warns about may come before a failure",
+    fix="nvidia-smi -q on the node shows which GPU it is; a corrupted infoROM is for the vendor, an XID is in dmesg",
+)
+
+
+@rule(Section.NVIDIA, UNKNOWN, REMARKS)
 def gpu_state(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """What of the GPUs' drivers could not be read, and so was not checked."""
     kind, counted = inventory.accelerator.kind, inventory.accelerator.per_node != "auto"
     for name, node in facts.nodes.items():
+        if kind == "nvidia" and node.gpu_remarks:
+            yield REMARKS.found(name, text="; ".join(node.gpu_remarks)[:300])
         if kind == "nvidia" and (lost := _unread(node)):
             yield UNKNOWN.found(name, what="; ".join(lost))
         elif kind == "amd" and counted and isinstance(node.amd_gpus, Unknown):
