@@ -81,6 +81,7 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
         "engine": fact(said.pop("engine", {}), _engine),
         "image": _image(said.pop("image", "one")),
         "containers": _containers(said.pop("containers", ())),
+        "gpu_remarks": tuple(said.pop("gpu_remarks", ())),
         "leftovers": tuple(said.pop("leftovers", ())),
         "model": _model(said.pop("model", {})),
     }
