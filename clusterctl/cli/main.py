@@ -18,6 +18,7 @@ from clusterctl.cli.completion import completion
 from clusterctl.cli.diagnose import diagnose
 from clusterctl.cli.down import down
 from clusterctl.cli.exec import exec_
+from clusterctl.cli.explain import explain
 from clusterctl.cli.firewall import firewall
 from clusterctl.cli.history import history
 from clusterctl.cli.layout import layout
@@ -67,6 +68,7 @@ cli.add_command(restart)
 cli.add_command(logs)
 cli.add_command(history)
 cli.add_command(diagnose)
+cli.add_command(explain)
 cli.add_command(exec_)
 cli.add_command(shell)
 cli.add_command(api_key)

@@ -20,10 +20,12 @@ from dataclasses import replace
 from clusterctl.diagnosis.cause import CERTAINTY_ORDER, SHOWN_LINES, Cause, Certainty, nearest_cause
 from clusterctl.diagnosis.causes_agents import agent_causes
 from clusterctl.diagnosis.causes_containers import container_causes
-from clusterctl.diagnosis.causes_logs import log_cause, log_causes
+from clusterctl.diagnosis.causes_logs import each_once, hits_in, log_cause, log_causes
 from clusterctl.diagnosis.causes_machines import finding_causes, machine_causes
 from clusterctl.diagnosis.evidence import Evidence
+from clusterctl.signatures import kernel as kernel_log
 from clusterctl.signatures import vllm as vllm_log
+from clusterctl.signatures.signature import explained
 from clusterctl.signatures.text import shortened
 
 
@@ -34,7 +36,17 @@ def diagnose(evidence: Evidence) -> tuple[Cause, ...]:
     )
     found += _merged([*agent_causes(evidence, found), *_error_causes(evidence, found)])
     order = {name: index for index, name in enumerate([*evidence.unreachable, *evidence.nodes])}
-    return tuple(sorted(_settled(evidence, found), key=lambda cause: _place(cause, order)))
+    return tuple(sorted(_settled(found), key=lambda cause: _place(cause, order)))
+
+
+def explain(text: str) -> tuple[Cause, ...]:
+    """The causes that any log shows, wherever it is from, the best first: known lines of vLLM, Ray, NCCL and the
+    kernel, and the last error where none is known."""
+    found = [log_cause("", certainty, hit, t) for certainty, hit, t in hits_in(text, None)]
+    kernel = each_once(explained(kernel_log.SIGNATURES, text.splitlines()))
+    found += [log_cause("", Certainty.LIKELY, hit, None) for hit in kernel]
+    without_node = [replace(cause, nodes=()) for cause in found]
+    return tuple(sorted(_settled(_merged(without_node)), key=lambda cause: _place(cause, {})))
 
 
 def _place(cause: Cause, order: Mapping[str, int]) -> tuple[int, bool, float, int]:
@@ -62,7 +74,7 @@ def _merged(causes: Iterable[Cause]) -> list[Cause]:
     return list(merged.values())
 
 
-def _settled(evidence: Evidence, causes: list[Cause]) -> list[Cause]:
+def _settled(causes: list[Cause]) -> list[Cause]:
     """What others log once one has failed becomes a consequence as soon as there is a reason for it."""
     reasons = [c for c in causes if not c.consequence and c.certainty in (Certainty.CERTAIN, Certainty.LIKELY)]
     settled = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -30,12 +30,12 @@ def log_causes(evidence: Evidence) -> Iterator[Cause]:
     """Known lines. On a cluster that serves they belong to the past, and say nothing."""
     for name, node in evidence.nodes.items():
         for container in node.containers or ():
-            for certainty, hit, t in _hits(container.log, evidence.survived_t):
+            for certainty, hit, t in hits_in(container.log, evidence.survived_t):
                 if not evidence.serving:
                     yield log_cause(name, certainty, hit, t)
         if not evidence.serving:
             for file, text in node.ray.items():
-                for _, hit, t in _hits(text, None):
+                for _, hit, t in hits_in(text, None):
                     yield replace(
                         log_cause(name, Certainty.POSSIBLE, hit, t),
                         seen=(shortened(f"{file}: {hit.line}"),),
@@ -53,7 +53,7 @@ def log_cause(node: str, certainty: Certainty, hit: Explanation, t: float | None
     return Cause(certainty, (node,), code, (shortened(hit.line),), hit.meaning, hit.fix, why, t, hit.signature)
 
 
-def _hits(text: str, since: float | None) -> Iterator[tuple[Certainty, Explanation, float | None]]:
+def hits_in(text: str, since: float | None) -> Iterator[tuple[Certainty, Explanation, float | None]]:
     """Lines of a log that are explained, with their time; of NCCL's table only lines about the network. Those that
     are known to be older than `since` are left out."""
     stamped = ANSI.sub("", text).splitlines()
@@ -67,9 +67,23 @@ def _hits(text: str, since: float | None) -> Iterator[tuple[Certainty, Explanati
         times.setdefault(bare, stamp)
     lines = list(times)
     found = [*vllm_log.causes(lines), *nccl_log.causes([line for line in lines if _OF_THE_NETWORK.search(line)])]
-    for hit in each_once(found):
+    for hit in with_the_unknown(lines, list(each_once(found))):
         t = next((times[line] for line in lines if line.strip() == hit.line), None)
         yield (Certainty.POSSIBLE if hit.signature.harmless else Certainty.LIKELY), hit, t
+
+
+def with_the_unknown(lines: Sequence[str], hits: Sequence[Explanation]) -> Iterator[Explanation]:
+    """What is known; without a known reason also the last error before the first consequence.
+
+    A failure of NCCL's that nothing else explains is shown with NCCL's own words.
+    """
+    reasons = [hit for hit in hits if not hit.signature.consequence and not hit.signature.harmless]
+    for hit in hits:
+        words = vllm_log.nccl_words(lines) if hit.name == "nccl-failed" and not reasons else None
+        yield replace(hit, line=words) if words is not None else hit
+    last = vllm_log.last_error(lines) if not reasons else None
+    if last is not None and not any(hit.signature.expression.search(last) for hit in hits):
+        yield Explanation(vllm_log.UNKNOWN_ERROR, last)
 
 
 def each_once(hits: Iterable[Explanation]) -> Iterator[Explanation]:

@@ -50,6 +50,12 @@ SIGNATURES: tuple[Signature, ...] = (
         fix="nvidia-smi nvlink -e on the node; systemctl status nvidia-fabricmanager; then reboot",
     ),
     Signature(
+        r"nvidia-nvswitch\S*: SXid|SXid \([^)]*\):",
+        name="nvswitch-fault",
+        meaning="an NVSwitch reported a fault (SXid)",
+        fix="on the node: systemctl status nvidia-fabricmanager, and its log; then reboot",
+    ),
+    Signature(
         r"NVRM: Xid \([^)]*\): (?:61|62|119|120|154)\b|NVRM: .*GSP.*(?:timeout|failed)",
         name="gpu-firmware-hang",
         meaning="a GPU's firmware stopped responding (Xid 119, 120), or the driver asks for a reset (Xid 154)",

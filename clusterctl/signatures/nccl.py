@@ -97,6 +97,12 @@ def _hcas(lines: Iterable[str]) -> Iterator[str]:
 # machine with two H200 (NCCL 2.28.9). The most specific first.
 SIGNATURES: tuple[Signature, ...] = (
     Signature(
+        r"Failed to bind NVLink SHARP|transport/nvls\.cc:\d+ NCCL WARN",
+        name="nvlink-multicast",
+        meaning="NCCL could not use NVLink multicast (NVLS): fabric manager, NVSwitches or a guest do not allow it",
+        fix='container.env NCCL_NVLS_ENABLE: "0"; or repair it: systemctl status nvidia-fabricmanager on the node',
+    ),
+    Signature(
         r"ibv_(?:reg_mr\w*|create_qp|create_cq|alloc_pd).*(?:failed|Cannot allocate memory)",
         name="memlock-in-container",
         failure_mode="F22",

@@ -78,6 +78,37 @@ _MODEL: tuple[Signature, ...] = (
         fix="give each node an address of its own in network.cidr (clusterctl check)",
     ),
     Signature(
+        r"is not divisible by min_thread_[kn]",
+        name="layout-kernel-tile",
+        failure_mode="F52",
+        meaning="tensor_parallel splits a quantised matrix into parts that its kernel cannot calculate with",
+        fix="use a lower tensor_parallel and a higher pipeline_parallel, or data_parallel (clusterctl layout)",
+    ),
+    Signature(
+        r"Tokenizer class \w+ does not exist or is not currently imported",
+        name="tokenizer-unknown",
+        meaning="the model names a tokenizer class that the image's transformers does not know: a newer one saved it",
+        fix="use an image with a newer transformers, or the tokenizer_class of an older release of the model",
+    ),
+    Signature(
+        r"did not match any variant of untagged enum ModelWrapper",
+        name="tokenizer-newer",
+        meaning="tokenizer.json was written by a newer tokenizers than the image's",
+        fix="use an image with newer tokenizers and transformers",
+    ),
+    Signature(
+        r"Invalid repository ID or local directory specified",
+        name="model-unreadable",
+        meaning="in the container, model.path holds no configuration that may be read: often a permission",
+        fix="on the node: namei -l MODEL/config.json; then chmod -R a+rX MODEL (clusterctl check: what is missing)",
+    ),
+    Signature(
+        r"ptxas fatal\s*: Value 'sm_\w+' is not defined|no kernel image is available for execution on the device",
+        name="gpu-newer-than-image",
+        meaning="the image's CUDA tools or kernels do not know this GPU's architecture",
+        fix="use an image that was built for it (a newer CUDA), or point TRITON_PTXAS_PATH at a ptxas that knows it",
+    ),
+    Signature(
         r"HFValidationError|[Ii]nvalid repository id",
         name="model-missing",
         failure_mode="F36",
@@ -166,6 +197,7 @@ _SERVER: tuple[Signature, ...] = (
         failure_mode="F54",
         meaning="NCCL failed",
         fix="set NCCL_DEBUG: INFO in container.env and read its WARN lines",
+        consequence=True,
     ),
     Signature(
         r"No available shared memory broadcast block found",
@@ -226,6 +258,10 @@ _CONSEQUENCE = re.compile(
 """What the other processes log once one has died: true, but not the reason."""
 
 
+_REPORTS = tuple(each for each in SIGNATURES if each.consequence and not each.harmless)
+"""Signatures of lines that report what has happened elsewhere."""
+
+
 def cause_lines(lines: Iterable[str], limit: int) -> list[str]:
     """The lines that give the reason: exceptions, the first ones first, each once. Without any, the last lines."""
     clean = [stripped for line in lines if (stripped := ANSI.sub("", line).rstrip())]
@@ -237,6 +273,40 @@ def cause_lines(lines: Iterable[str], limit: int) -> list[str]:
             found.setdefault(text, f"{match['who']}{text}")
     reasons = [line for text, line in found.items() if not _CONSEQUENCE.search(text)] or list(found.values())
     return reasons[:limit] or clean[-limit:]
+
+
+UNKNOWN_ERROR = Signature(
+    r"(?!)",
+    name="unknown-error",
+    meaning="the last error before the others ended; no more is known about it here",
+    fix="read the lines around it, and search vLLM's issues for it: it is seldom the first of its kind",
+)
+"""What no table knows. Better than a wrong cause: the line is shown as the likely one."""
+
+
+def last_error(lines: Iterable[str]) -> str | None:
+    """The line of the last exception before the first line in which others report that something has ended; None
+    where there is no exception."""
+    last = None
+    for line in lines:
+        text = ANSI.sub("", line).strip()
+        match = _LINE.match(text)
+        words = match["text"] if match else text
+        if _CONSEQUENCE.search(words) or any(each.expression.search(text) for each in _REPORTS):
+            if last is not None:
+                return last
+            continue
+        if match and match["level"] not in ("WARNING", "INFO") and _EXCEPTION.search(words):
+            last = text
+    return last
+
+
+def nccl_words(lines: Iterable[str]) -> str | None:
+    """What NCCL itself says of its failure: the line after "Last error:", else its first warning."""
+    clean = [ANSI.sub("", line).strip() for line in lines]
+    ends = (index for index, line in enumerate(clean[:-1]) if line.endswith("Last error:"))
+    said = next((clean[index + 1] for index in ends), None)
+    return said or next((line for line in clean if "NCCL WARN" in line), None)
 
 
 def causes(lines: Iterable[str]) -> tuple[Explanation, ...]:

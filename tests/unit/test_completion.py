@@ -57,7 +57,7 @@ def completed(here: Path, *words: str, **environment: str) -> list[str]:
 
 def test_commands(here: Path) -> None:
     assert {"up", "down", "exec", "shell", "lab"} <= set(completed(here, ""))
-    assert completed(here, "ex") == ["exec"]
+    assert completed(here, "ex") == ["exec", "explain"]
 
 
 def test_options(here: Path) -> None:
