@@ -118,6 +118,45 @@ def _interface_rate(inventory: Inventory, name: str, node: NodeFacts) -> float:
     return next((speed * 1e6 / 8 for speed in speeds if speed is not None and speed > 0), 0.0)
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """The machines, as far as a layout depends on them."""
+
+    nodes: tuple[str, ...]
+    """Their names, the head's first."""
+    per_node: int
+    """Accelerators of each."""
+    gpu: str | None
+    """What all accelerators are called; None where they differ, or are not known."""
+    gpu_memory_bytes: int | None
+    """Of the smallest; None on CPUs, with unified memory, and where it could not be read."""
+    inside: Link | None
+    between: Link | None
+
+
+def hardware(inventory: Inventory, facts: ClusterFacts, per_node: int, gpu_memory_bytes: int | None) -> Hardware:
+    """What the nodes are."""
+    gpu = common_accelerator(facts)
+    names = (inventory.head_name, *(node.name for node in inventory.nodes if node.name != inventory.head_name))
+    return Hardware(
+        names, per_node, gpu.name if gpu else None, gpu_memory_bytes, inside(facts, per_node), between(inventory, facts)
+    )
+
+
+def named_inside(gpu: str, per_node: int) -> Link | None:
+    """Between accelerators of this name in one node, as they are usually built: all over NVLink where they have it."""
+    figures = accelerator(gpu)
+    if per_node < 2 or figures is None:
+        return None
+    if not figures.nvlink_bytes_per_s or "PCIe" in gpu:
+        return Link("PCIe", PCIE_BYTES_PER_S, LATENCY_S["PCIe"], measured=False)
+    return Link("NVLink", USUAL_NVLINKS * figures.nvlink_bytes_per_s, LATENCY_S["NVLink"], measured=False)
+
+
+USUAL_NVLINKS = 18
+"""Of an H100, H200 or B200 in an HGX machine (NV18); an A100 has 12."""
+
+
 def common_accelerator(facts: ClusterFacts) -> Gpu | None:
     """A GPU that stands for all: the first, where all are of one name."""
     gpus = [gpu for node in facts.nodes.values() if isinstance(node.gpus, tuple) for gpu in node.gpus]

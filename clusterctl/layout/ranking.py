@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, replace
 
-from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.inventory.layout import engine_counts, engine_room
-from clusterctl.inventory.model import Inventory
 from clusterctl.layout.candidate import Candidate, Load, judge
 from clusterctl.layout.estimate import Model, Shape, Speed, Workload, exchanged_bytes, model_of, speed
 from clusterctl.layout.hardware import Accelerator, accelerator
-from clusterctl.layout.links import Link, between, common_accelerator, inside
+from clusterctl.layout.links import Hardware, Link
 
 
 @dataclass(frozen=True)
@@ -74,23 +72,21 @@ class Ranking:
         return max(known, key=lambda way: way.speed.one_tokens_per_s if way.speed else 0.0, default=None)
 
 
-def ranking(inventory: Inventory, facts: ClusterFacts, load: Load, per_node: int, work: Workload) -> Ranking:
+def ranking(load: Load, hardware: Hardware, work: Workload) -> Ranking:
     """The ways, in order."""
-    within, across = inside(facts, per_node), between(inventory, facts)
-    gpu = common_accelerator(facts)
-    figures = accelerator(gpu.name) if gpu is not None else None
+    figures = accelerator(hardware.gpu) if hardware.gpu is not None else None
     one = judge(replace(load, expert_parallel=False, engines=1), 1, 1)
     model = model_of(load.arch, load.tensors, _kv_bytes(one))
-    estimates = _Estimates(model, figures, within, across, work)
-    ways = [_way(load, estimates, sizes) for sizes in sizes_of(load, len(inventory.nodes), per_node)]
+    estimates = _Estimates(model, figures, hardware.inside, hardware.between, work)
+    ways = [_way(load, estimates, sizes) for sizes in sizes_of(load, len(hardware.nodes), hardware.per_node)]
     alone = estimates.of(Shape(1, 1, 1, None, None), one) if one.possible else None
     return Ranking(
         workload=work,
         ways=tuple(sorted(ways, key=_order)),
-        inside=within,
-        between=across,
+        inside=hardware.inside,
+        between=hardware.between,
         alone=alone,
-        unknown=tuple(_unknown(estimates, ways, gpu.name if gpu is not None else None)),
+        unknown=tuple(_unknown(estimates, ways, hardware.gpu)),
     )
 
 

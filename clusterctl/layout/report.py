@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clusterctl.facts.cluster import ClusterFacts
@@ -11,12 +11,13 @@ from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles
 from clusterctl.facts.nvidia import NvidiaFacts, Topology
 from clusterctl.facts.safetensors import Header, Tensor
-from clusterctl.inventory.layout import engine_room, filled_in
+from clusterctl.inventory.layout import Size, engine_room, filled_in
 from clusterctl.inventory.model import Inventory
 from clusterctl.layout.architecture import Architecture, architecture
 from clusterctl.layout.candidate import GIB, Candidate, Load, Memory, judge
 from clusterctl.layout.estimate import Workload
 from clusterctl.layout.kv_cache import BLOCK_TOKENS
+from clusterctl.layout.links import Hardware, hardware
 from clusterctl.layout.ranking import Ranking, ranking
 
 UTILIZATION = 0.92
@@ -83,31 +84,53 @@ def report(inventory: Inventory, facts: ClusterFacts, work: Workload | None = No
         return load
     if per_node < 1:
         return Unknown("how many accelerators the nodes have is not known (set accelerator.per_node)")
-    nodes = tuple(node.name for node in inventory.nodes)
-    head_first = (inventory.head_name, *(name for name in nodes if name != inventory.head_name))
+    machines = hardware(inventory, facts, per_node, gpu_memory_bytes(inventory, facts))
     serve = inventory.serve
+    sizes = (serve.tensor_parallel, serve.pipeline_parallel, serve.data_parallel)
+    found = _report(inventory.served_name, machines, load, sizes, work or Workload())
+    if isinstance(found, Unknown):
+        return found
+    return replace(found, notes=tuple(_notes(inventory, facts, load, found.chosen.tensor_parallel, per_node)))
+
+
+def planned(
+    name: str, files: ModelFiles, machines: Hardware, request_tokens: int | None, work: Workload
+) -> Report | Unknown:
+    """The layouts of a model on machines that nobody has asked: one engine over all of them, and every other way."""
+    if not isinstance(files.config, Mapping):
+        return Unknown(f"{name} has no config.json that can be read")
+    arch = architecture(files.config)
+    total = machines.gpu_memory_bytes
+    memory = Memory(int(total * UTILIZATION)) if total is not None else None
+    load = Load(arch, _tensors(files), memory, request_tokens or arch.context, _value_bytes({}, arch))
+    load = replace(load, unknown=tuple(_uncounted({}, arch)))
+    return _report(name, machines, load, ("auto", "auto", 1), work)
+
+
+def _report(
+    model: str, machines: Hardware, load: Load, sizes: tuple[Size, Size, int], work: Workload
+) -> Report | Unknown:
+    """`sizes`: tensor and pipeline parallel as they are asked for, and engines."""
+    engines, nodes = sizes[2], len(machines.nodes)
     try:
-        own_nodes, slots = engine_room(len(nodes), per_node, serve.data_parallel)
+        own_nodes, slots = engine_room(nodes, machines.per_node, engines)
     except ValueError as error:
         return Unknown(str(error))
-    tensor, pipeline = filled_in(own_nodes, slots, serve.tensor_parallel, serve.pipeline_parallel)
-    chosen = judge(load, tensor, pipeline)
-    sizes = [size for size in range(slots, 0, -1) if slots % size == 0]
-    pairs = [(size, own_nodes * slots // size) for size in sizes]
-    others = tuple(judge(load, *pair) for pair in pairs if pair != (tensor, pipeline))
-    gpu_memory = gpu_memory_bytes(inventory, facts)
+    tensor, pipeline = filled_in(own_nodes, slots, sizes[0], sizes[1])
+    fitting = [size for size in range(slots, 0, -1) if slots % size == 0]
+    pairs = [(size, own_nodes * slots // size) for size in fitting]
     return Report(
-        model=inventory.served_name,
+        model=model,
         arch=load.arch,
-        nodes=head_first,
-        per_node=per_node,
-        engines=serve.data_parallel,
-        gpu_memory_bytes=gpu_memory,
+        nodes=machines.nodes,
+        per_node=machines.per_node,
+        engines=engines,
+        gpu_memory_bytes=machines.gpu_memory_bytes,
         request_tokens=load.request_tokens,
-        chosen=chosen,
-        others=others,
-        ranking=ranking(inventory, facts, load, per_node, work or Workload()),
-        notes=tuple(_notes(inventory, facts, load, tensor, per_node)),
+        chosen=judge(load, tensor, pipeline),
+        others=tuple(judge(load, *pair) for pair in pairs if pair != (tensor, pipeline)),
+        ranking=ranking(load, machines, work),
+        notes=(),
         unknown=_unknown(load),
     )
 

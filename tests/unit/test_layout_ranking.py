@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from clusterctl.cli.layout import BYTES
+from clusterctl.cli.main import cli
+from clusterctl.errors import ClusterctlError
 from clusterctl.facts.cluster import ClusterFacts, DeepFacts
 from clusterctl.facts.collective import Collective, NodeRun
 from clusterctl.facts.model_files import ModelFiles
@@ -346,3 +352,76 @@ def test_with_rdma_required_and_none_there_it_is_an_error() -> None:
 @pytest.mark.parametrize("serve", [{}, {"pipeline_parallel": 2}, {"data_parallel": 2}])
 def test_what_stays_inside_nodes_is_no_finding(serve: Mapping[str, Any]) -> None:
     assert spanning({"serve": serve}, over_tcp()) == []
+
+
+# Without an inventory and without a node.
+
+
+def model_directory(folder: Path, name: str) -> Path:
+    """A model's directory with headers and no weights."""
+    config, tensors = CONFIGS[name], llama_tensors(CONFIGS[name])
+    place = folder / name
+    place.mkdir()
+    (place / "config.json").write_text(json.dumps(config))
+    entries, end = {}, 0
+    for tensor_name, tensor in tensors.items():
+        entries[tensor_name] = {
+            "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [end, end + tensor.size_bytes],
+        }  # fmt: skip
+        end += tensor.size_bytes
+    said = json.dumps(entries).encode()
+    with (place / "model.safetensors").open("wb") as file:
+        file.write(len(said).to_bytes(8, "little") + said)
+        file.truncate(8 + len(said) + end)
+    return place
+
+
+def layout_of(*words: str) -> Any:
+    return CliRunner().invoke(cli, ["layout", *words])
+
+
+def test_a_model_is_planned_from_its_directory_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = str(model_directory(tmp_path, "llama-70b"))
+    machines = ["--nodes", "2", "--gpus", "8", "--memory", "80GiB", "--gpu", "H100", "--link", "100"]
+    done = layout_of("--model", place, *machines, "--max-model-len", "8192", "--json")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert (said["model"], said["nodes"], said["accelerators_per_node"]) == ("llama-70b", ["node1", "node2"], 8)
+    assert said["max_model_len"] == 8192
+    assert said["chosen"]["stages"][0]["weights_bytes"] > 8 * 2**30
+    ways = said["ranking"]["ways"]
+    assert all(way["speed"] is not None for way in ways if way["possible"])
+    assert not next(way for way in ways if way["serve"].get("data_parallel") == 16)["possible"], "141 GB on one GPU"
+    text_of = layout_of("--model", place, *machines).stdout
+    assert "best for many requests: serve: {data_parallel:" in text_of
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nodes", "2"], "--nodes goes with --model only"),
+        (["--model", "/nowhere"], "cannot read /nowhere"),
+        (["--model", ".", "--bandwidth"], "--bandwidth asks nodes"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = layout_of(*words)
+    assert isinstance(done.exception, ClusterctlError)
+    assert (done.exception.exit_code, message in done.exception.message) == (2, True)
+
+
+def test_sizes_have_units(tmp_path: Path) -> None:
+    assert "write it as 80GiB or 141GB" in layout_of("--model", str(tmp_path), "--memory", "80").output
+    assert [BYTES.convert(text, None, None) for text in ("80GiB", "141GB", "1.5TiB")] == [
+        80 * 2**30, 141 * 10**9, int(1.5 * 2**40),
+    ]  # fmt: skip
+
+
+def test_a_directory_without_a_model(tmp_path: Path) -> None:
+    done = layout_of("--model", str(tmp_path))
+    assert isinstance(done.exception, ClusterctlError)
+    assert "no config.json" in done.exception.message
