@@ -77,7 +77,7 @@ faults: setup ## Break a cluster that serves, and one that starts, in every way;
 
 modes: setup ## Serve in every way, and break each; goes on where it was cut off (root; hours)
 	$(BIN)/python benchmarks/modes.py --healing
-	$(BIN)/python benchmarks/modes.py --table
+	$(BIN)/python benchmarks/modes.py --table > docs/reference/ways-to-serve.md
 
 clean: ## Remove what these commands made in this directory (labs: clusterctl lab down)
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -64,8 +64,7 @@ def check(
             raise UsageError("--explain needs a CODE", hint="for example: clusterctl check image-absent --explain")
         emit("\n\n".join(texts))
         return
-    inventory = options.inventory()
-    with options.hosts(inventory) as hosts, progress_on_stderr() as progress:
+    with options.hosts(inventory := options.inventory()) as hosts, progress_on_stderr() as progress:
         asked = Asked(registry=deep, bandwidth=bandwidth, collective=nccl)
         found = check_cluster(hosts, inventory, asked, progress, codes=codes, all_bytes=full)
     if as_json:
