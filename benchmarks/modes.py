@@ -40,17 +40,18 @@ from tests.lab.modes import CELLS, TOLERANCE, Cell, apart, healing, logprobs, re
 PAGE = """\
 # Ways to serve, as tried
 
-<!-- Written by `make modes` (benchmarks/modes.py --table) from what was measured: run it instead of editing this page. -->
+<!-- Written by `benchmarks/modes.py --table` from what was measured (`make modes`): run it instead of editing. -->
 
-On two nodes of the [lab](../tutorial/first-cluster-in-the-lab.md), which share one machine with two cores: seconds say little about real
-machines, and the machine did other work at times. What counts is the column "result": ok means that `up` ended with 0, every engine
-gave the log-probabilities of one rank alone within 0.005 ("differs by"), `plan` was empty, every declared port was listened on, and
-after `down` nothing was left: no container, volume, port, process, or file in /tmp and /dev/shm.
+On two nodes of the [lab](../tutorial/first-cluster-in-the-lab.md), which share one machine with two cores: seconds say
+little about real machines, and the machine did other work at times. What counts is the column "result": ok means that
+`up` ended with 0, every engine gave the log-probabilities of one rank alone within 0.005 ("differs by"), `plan` was
+empty, and after `down` nothing was left: no container, volume, port, process, or file in /tmp and /dev/shm. Where
+"other ports" has a value, every declared port was listened on too; it counts those of the kernel's choice, by node.
 
-Below it what happened to four clients, each with one request at a time and a time-out of 30 s, when something was killed, stopped, cut
-off or without power. Recovery counts from the fault, or from the mending of the machine; failed requests are the outage's, refused at once.
-`canary_interval_s` is 2 and `hang_s` 20: a process that was stopped is called hung after 20 s. With several engines the end of one takes
-all: vLLM does not replace one.
+Below it what happened to four clients, each with one request at a time and a time-out of 30 s, when something was
+killed, stopped, cut off or without power. Recovery counts from the fault, or from the mending of the machine; failed
+requests are the outage's, refused at once. `canary_interval_s` is 2 and `hang_s` 20: a process that was stopped is
+called hung after 20 s. With several engines the end of one takes all: vLLM does not replace one.
 """
 
 RESULTS = Path(".lab/modes.jsonl")
