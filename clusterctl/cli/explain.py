@@ -25,9 +25,7 @@ def explain(file: Path, as_json: bool) -> None:
     from clusterctl.ui import explain as explain_text
 
     if str(file) == "-" and sys.stdin.isatty():
-        raise UsageError(
-            "no log given", hint="clusterctl explain FILE, or pipe it: docker logs NAME 2>&1 | clusterctl explain"
-        )
+        raise UsageError("no log given", hint="clusterctl explain FILE, or pipe a log into it")
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
