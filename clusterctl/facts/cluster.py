@@ -18,6 +18,7 @@ from clusterctl.facts.records import (
     ImageFacts,
     InterfaceAddress,
     Listener,
+    OtherCluster,
     Unreachable,
 )
 from clusterctl.hosts.engine.commands import DOCKER, EngineCommands
@@ -61,6 +62,8 @@ class NodeFacts:
     """IDs of probes' containers that a killed clusterctl left behind, never started."""
     beside: tuple[ContainerFacts, ...] = ()
     """The cluster's containers of other roles (an exporter, say)."""
+    others: tuple[OtherCluster, ...] = ()
+    """Containers of other clusters; only looked for where one of this cluster's ports is taken."""
     gpu_remarks: tuple[str, ...] = ()
     """What nvidia-smi printed beside the rows that could be read."""
     commands: EngineCommands = DOCKER

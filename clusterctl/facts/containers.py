@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from clusterctl.agent.labels import LABEL_ROLE, RANK_ROLES, ROLE_HEAD, ROLE_PROBE
+from clusterctl.agent.labels import LABEL_CLUSTER, LABEL_ROLE, RANK_ROLES, ROLE_HEAD, ROLE_PROBE
 from clusterctl.agent.paths import SPEC_PATH, STATE_PATH
 from clusterctl.agent.state import AgentState, agent_state
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.fact import Fact, Unknown
-from clusterctl.facts.records import ContainerFacts, EngineFacts
+from clusterctl.facts.records import ContainerFacts, EngineFacts, OtherCluster
 from clusterctl.hosts.engine.engine import Container, EngineError
 from clusterctl.hosts.host import Host
 
@@ -31,6 +31,19 @@ def cluster_containers(host: Host, cluster: str) -> tuple[ContainerFacts, ...] |
         return tuple(container_facts(host, container) for container in host.engine.containers(cluster))
     except EngineError as error:
         return Unknown(error.message)
+
+
+def other_clusters(host: Host, cluster: str) -> tuple[OtherCluster, ...]:
+    """What runs of other clusters on a node; nothing where that cannot be asked: it only adds a name."""
+    found = []
+    try:
+        for container in host.engine.containers(None):
+            other = container.labels.get(LABEL_CLUSTER, "")
+            if other != cluster and container.running:
+                found.append(OtherCluster(other, container.name, frozenset(host.engine.pids(container.id))))
+    except EngineError:
+        pass
+    return tuple(found)
 
 
 def is_probe(container: ContainerFacts) -> bool:

@@ -8,13 +8,20 @@ from pathlib import Path
 
 from clusterctl.facts import amd, model_files, model_headers, nvidia, parse, rdma, system
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
-from clusterctl.facts.containers import beside, cluster_containers, has_probe, holds_rank, leftover_names
+from clusterctl.facts.containers import (
+    beside,
+    cluster_containers,
+    has_probe,
+    holds_rank,
+    leftover_names,
+    other_clusters,
+)
 from clusterctl.facts.engine import engine_facts, image_facts
 from clusterctl.facts.fact import Unknown
-from clusterctl.facts.records import EngineFacts, Unreachable
+from clusterctl.facts.records import ContainerFacts, EngineFacts, Listener, OtherCluster, Unreachable
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Inventory
-from clusterctl.modes.all import listens_of
+from clusterctl.modes.all import listens_of, ports_of
 from clusterctl.modes.ports import reached_ports
 from clusterctl.progress import SILENT, Progress
 
@@ -102,14 +109,16 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
     usable = isinstance(engine, EngineFacts)
     not_asked = Unknown("the engine does not answer")
     containers = cluster_containers(host, inventory.cluster) if usable else not_asked
+    listeners = parse.listeners(found)
     facts = NodeFacts(
         hostname=parse.text(found, "hostname"),
         kernel=parse.text(found, "kernel"),
         memory_available_bytes=parse.memory_available(found),
         addresses=parse.addresses(found),
-        listeners=parse.listeners(found),
+        listeners=listeners,
         gpus=parse.gpus(found),
         gpu_processes=parse.gpu_processes(found),
+        others=_others(host, inventory, containers, listeners),
         gpu_remarks=parse.gpu_remarks(found),
         infiniband=parse.infiniband(found),
         rdma=rdma.rdma(found),
@@ -125,3 +134,17 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
         commands=host.engine.commands,
     )
     return facts, isinstance(containers, tuple) and has_probe(containers)
+
+
+def _others(
+    host: Host,
+    inventory: Inventory,
+    containers: tuple[ContainerFacts, ...] | Unknown,
+    listeners: tuple[Listener, ...] | Unknown,
+) -> tuple[OtherCluster, ...]:
+    """Other clusters on the node; asked only where one of this cluster's ports is taken and not by itself."""
+    if isinstance(containers, Unknown) or isinstance(listeners, Unknown):
+        return ()
+    ours = any(container.running for container in containers)
+    taken = {each.port for each in listeners} & set(ports_of(inventory, host.name))
+    return other_clusters(host, inventory.cluster) if taken and not ours else ()

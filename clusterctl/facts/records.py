@@ -62,6 +62,16 @@ class GpuProcess:
 
 
 @dataclass(frozen=True)
+class OtherCluster:
+    """A running container of another cluster on the node."""
+
+    cluster: str
+    container: str
+    pids: frozenset[int]
+    """Its processes, as the node sees them."""
+
+
+@dataclass(frozen=True)
 class EngineFacts:
     """The container engine."""
 

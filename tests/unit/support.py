@@ -20,6 +20,7 @@ from clusterctl.facts.records import (
     ImageFacts,
     InterfaceAddress,
     Listener,
+    OtherCluster,
     Unreachable,
 )
 from clusterctl.inventory.model import Inventory
@@ -81,6 +82,9 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
         "engine": fact(said.pop("engine", {}), _engine),
         "image": _image(said.pop("image", "one")),
         "containers": _containers(said.pop("containers", ())),
+        "others": tuple(
+            OtherCluster(other, f"{other}-node", frozenset(pids)) for other, pids in said.pop("others", {}).items()
+        ),
         "gpu_remarks": tuple(said.pop("gpu_remarks", ())),
         "leftovers": tuple(said.pop("leftovers", ())),
         "model": _model(said.pop("model", {})),

@@ -108,9 +108,9 @@ class DockerEngine:
                 return None
             raise
 
-    def containers(self, cluster: str) -> tuple[Container, ...]:
-        """`docker inspect` of every container, running or not, that carries this cluster's label."""
-        wanted = {"label": f"{LABEL_CLUSTER}={cluster}"}
+    def containers(self, cluster: str | None) -> tuple[Container, ...]:
+        """`docker inspect` of every container, running or not, of this cluster; None: of any."""
+        wanted = {"label": LABEL_CLUSTER if cluster is None else f"{LABEL_CLUSTER}={cluster}"}
         rows = self._asked("list containers", lambda api: api.containers(all=True, filters=wanted))
         found = []
         for row in rows:

@@ -153,8 +153,8 @@ class Engine(Protocol):
     def image(self, reference: str) -> Image | None:
         """An image by name or ID, or None when it is absent."""
 
-    def containers(self, cluster: str) -> tuple[Container, ...]:
-        """Every container, running or not, that carries this cluster's label."""
+    def containers(self, cluster: str | None) -> tuple[Container, ...]:
+        """Every container, running or not, that carries this cluster's label; None: any cluster's."""
 
     def container(self, name_or_id: str) -> Container | None:
         """A container, running or not, or None when there is none."""
