@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from clusterctl.facts.cluster import ClusterFacts
@@ -50,7 +51,15 @@ WITHOUT_GPUS_ONLY = Code(
 )
 
 
-@rule(Section.IMAGE_REPORT, FAILS, NO_REPORT, WITHOUT_GPUS_ONLY)
+DRIVER_TOO_OLD = WITHOUT_GPUS_ONLY.variant(
+    why="the toolkit is there, and refuses: the image wants a newer CUDA than the node's driver can run",
+    fix="install a newer NVIDIA driver on the node, or use an image that was built for an older CUDA",
+)
+REQUIREMENT = re.compile(r"unsatisfied condition: (?:cuda|driver)|please update your driver", re.IGNORECASE)
+"""nvidia-container-cli's words (libnvidia-container 1.13 to 1.17) for NVIDIA_REQUIRE_CUDA of the image."""
+
+
+@rule(Section.IMAGE_REPORT, FAILS, NO_REPORT, WITHOUT_GPUS_ONLY, DRIVER_TOO_OLD)
 def container_start(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The engine starts the image with the serving container's flags, and its python3 runs."""
     for name, report in (facts.deep.images if facts.deep is not None else {}).items():
@@ -60,4 +69,5 @@ def container_start(inventory: Inventory, facts: ClusterFacts) -> Iterator[Findi
         elif isinstance(report, Unknown):
             yield NO_REPORT.found(name, engine=commands, reason=report.reason)
         elif report.gpu_error is not None:
-            yield WITHOUT_GPUS_ONLY.found(name, engine=commands, reason=report.gpu_error)
+            code = DRIVER_TOO_OLD if REQUIREMENT.search(report.gpu_error) else WITHOUT_GPUS_ONLY
+            yield code.found(name, engine=commands, reason=report.gpu_error)
