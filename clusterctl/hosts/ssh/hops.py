@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import socket
 import threading
 from collections.abc import Iterator
@@ -47,6 +48,25 @@ def in_turn(jump_host: str, patience_s: float) -> Iterator[None]:
 def address_of(hop: fabric.Connection) -> str:
     """user@host:port."""
     return f"{hop.user}@{hop.host}:{hop.port}"
+
+
+def command_to(hop: fabric.Connection, *options: str) -> str:
+    """The command line with which a person reaches the same machine in the same way, for hints: ssh takes a port as an
+    option only, and an IPv6 address without brackets; in a jump host's name it is the other way round."""
+    port = ["-p", str(hop.port)] if hop.port != SSH_PORT else []
+    through = hop.gateway
+    jump = ["-J", _jump(through)] if isinstance(through, fabric.Connection) else []
+    return shlex.join(["ssh", *options, *jump, *port, f"{hop.user}@{hop.host}"])
+
+
+def _jump(hop: fabric.Connection) -> str:
+    host = f"[{hop.host}]" if ":" in hop.host else hop.host
+    here = f"{hop.user}@{host}:{hop.port}"
+    before = hop.gateway
+    return f"{_jump(before)},{here}" if isinstance(before, fabric.Connection) else here
+
+
+SSH_PORT = 22
 
 
 def how_it_ended(transport: OrderedTransport) -> str:

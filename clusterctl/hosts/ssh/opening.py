@@ -11,7 +11,7 @@ import fabric
 import paramiko
 
 from clusterctl.hosts.ssh.errors import ConnectError, HostKeyError
-from clusterctl.hosts.ssh.hops import address_of, known_as
+from clusterctl.hosts.ssh.hops import address_of, command_to, known_as
 from clusterctl.hosts.ssh.known_hosts import KnownKeys, UntrustedHostKeyError, fingerprint
 
 
@@ -82,8 +82,7 @@ class Opening:
                 what, hint = "the private key is encrypted", "load it into an agent: ssh-add KEYFILE"
             case paramiko.AuthenticationException():
                 what = f"SSH login refused ({error})"
-                login = address_of(self.hop).rsplit(":", 1)[0]
-                hint = f"check the user and key of this node in the inventory; try: ssh {login}"
+                hint = f"check the user and key of this node in the inventory; try: {command_to(self.hop)}"
             case socket.gaierror():
                 what, hint = f"cannot resolve the host name ({error.strerror})", "check `host`"
             case TimeoutError():
@@ -94,7 +93,7 @@ class Opening:
                 what = f"cannot connect ({', '.join(sorted(reasons))})"
                 hint = "is the machine on, and is sshd running on that port?"
             case _:
-                what, hint = f"SSH failed ({error or type(error).__name__})", f"ssh -v {address_of(self.hop)}"
+                what, hint = f"SSH failed ({error or type(error).__name__})", command_to(self.hop, "-v")
         return self._failed(what, hint)
 
     def _not_passed_on(self, error: Exception) -> ConnectError:
@@ -110,7 +109,7 @@ class Opening:
             hint = "is the machine on, and is its SSH port reachable from the jump host?"
         else:
             what = f"the jump host hung up ({error or type(error).__name__})"
-            hint = f"ssh -v {address_of(self.hop.gateway)}"
+            hint = command_to(self.hop.gateway, "-v")
         return self._failed(what, hint)
 
     def _failed(self, what: str, hint: str) -> ConnectError:
