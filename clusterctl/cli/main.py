@@ -114,12 +114,17 @@ def _interrupt(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
+CHANGING = frozenset({"up", "down", "restart"})
+"""Commands that leave something on the nodes when they are cut off."""
+
+
 def _interrupted() -> NoReturn:
-    click.echo(
-        "\ninterrupted: what was started keeps running; `clusterctl status` shows what is there, "
-        "`up` continues from it, `down` removes it",
-        err=True,
+    command = next((word for word in sys.argv[1:] if word in cli.commands), "")
+    left = (
+        ": what was started keeps running; `clusterctl status` shows what is there, `up` continues from it, "
+        "`down` removes it"
     )
+    click.echo(f"\ninterrupted{left if command in CHANGING else ''}", err=True)
     # Without waiting for threads that are in a remote call: their connections end with the process.
     sys.stdout.flush()
     sys.stderr.flush()

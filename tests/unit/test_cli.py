@@ -221,7 +221,8 @@ def test_the_inventory_can_come_from_the_environment(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_is_130_at_once_also_while_nodes_are_waited_for(number: int) -> None:
+@pytest.mark.parametrize(("command", "started"), [("status", False), ("check", False), ("up", True), ("down", True)])
+def test_an_interrupt_is_130_at_once_also_while_nodes_are_waited_for(number: int, command: str, started: bool) -> None:
     with socket.socket() as silent:  # accepts, and never says a word
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -229,7 +230,7 @@ def test_an_interrupt_is_130_at_once_also_while_nodes_are_waited_for(number: int
         said = {**BASE, "nodes": nodes, "timeouts": {"connect_s": 60}}
         Path("inventory.yaml").write_text(yaml.safe_dump(said), encoding="utf-8")
         process = subprocess.Popen(
-            [sys.executable, "-m", "clusterctl", "status"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-m", "clusterctl", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
         connection, _ = silent.accept()
@@ -241,6 +242,7 @@ def test_an_interrupt_is_130_at_once_also_while_nodes_are_waited_for(number: int
     assert process.returncode == 130
     assert time.monotonic() - began < 5
     assert "interrupted" in err
+    assert ("what was started keeps running" in err) is started, "only where something may have been started"
     assert "Traceback" not in err
 
 
