@@ -12,16 +12,21 @@ from clusterctl.modes.place import Deployment, Place
 
 
 def resolve(inventory: Inventory, facts: ClusterFacts) -> Deployment:
-    """Decide what facts decide. Only for facts without error findings: anything missing is a bug (ValueError)."""
+    """Decide what facts decide. Raises ValueError where something is missing, a node that was not read included.
+
+    `up` only asks for facts without error findings, where that would be a bug; rules ask for any.
+    """
     layout = mode_of(inventory).world(inventory, accelerators_per_node(inventory, facts))
     return Deployment(
-        inventory, layout, {node.name: _place(inventory, node.name, facts.nodes[node.name]) for node in inventory.nodes}
+        inventory,
+        layout,
+        {node.name: _place(inventory, node.name, facts.nodes.get(node.name)) for node in inventory.nodes},
     )
 
 
-def _place(inventory: Inventory, name: str, facts: NodeFacts) -> Place:
-    found = private_address(inventory, name, facts)
-    if found is None or not isinstance(facts.image, ImageFacts):
+def _place(inventory: Inventory, name: str, facts: NodeFacts | None) -> Place:
+    found = None if facts is None else private_address(inventory, name, facts)
+    if facts is None or found is None or not isinstance(facts.image, ImageFacts):
         raise ValueError(f"{name}: resolve() needs facts that check() passed")
     return Place(
         name=name,

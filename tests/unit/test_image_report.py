@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clusterctl.facts.cluster import DeepFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.image_report import ImageReport, RunFailed, parse_report, read_output
+from clusterctl.findings.rules import check
 from clusterctl.hosts.engine.engine import Output
 from clusterctl.planning.container import container_specs
 from clusterctl.preflight.image import image_probe
 from clusterctl.preflight.inside import REPORT_SOURCE
+from tests.unit.reports import GOOD
 from tests.unit.support import FIXTURES, cluster_facts, deployment, inventory
 
 
@@ -205,3 +209,21 @@ def test_only_the_deep_report_is_given_the_options() -> None:
     assert deep.options is not None
     assert "tensor-parallel-size: 2" in deep.options
     assert deep.without_gpus.options == deep.options
+
+
+def test_a_node_that_was_not_read_leaves_the_rest_of_the_report() -> None:
+    """Which options vLLM would get is not known then; `check --deep` asks for the rest all the same."""
+    one_lost = cluster_facts(unreachable={"gpu1": "`sh` did not end within 20 s"})
+    deep = image_probe(inventory(), one_lost, "gpu2", ask_registry=True)
+    assert deep.options is None
+    assert deep.config["command"][2:] == ["deep"]
+
+
+def test_flags_of_the_image_are_judged_beside_a_node_that_was_not_read() -> None:
+    """What is wrong elsewhere is still named, and nothing is made up about the flags that it would need."""
+    report = replace(GOOD, serve_flags=frozenset({"--config"}))
+    one_lost = cluster_facts(unreachable={"gpu2": "`sh` did not end within 20 s"})
+    decided = inventory({"serve": {"executor": "ray"}})
+    found = check(decided, replace(one_lost, deep=DeepFacts(images={"gpu1": report}, gpus_wanted=2)))
+    assert ("node-unreachable", ("gpu2",)) in [(finding.code, finding.nodes) for finding in found]
+    assert "mode-refused" not in [finding.code for finding in found]
