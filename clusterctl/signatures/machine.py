@@ -32,7 +32,7 @@ MACHINE: tuple[Signature, ...] = (
         name="disk-full",
         failure_mode="F8",
         meaning="a disk of the node is full",
-        fix="free space: clusterctl check names the disk (disk-full); docker system df on the node",
+        fix="free space: clusterctl check names the disk and the command that shows what fills it (disk-full)",
     ),
     Signature(
         r"Driver/library version mismatch",
