@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -123,6 +124,15 @@ def test_a_running_command_is_passed_on_and_its_pieces_have_a_deadline(host: Hos
     command.close()
 
 
+@pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN], ids=["as usual", "under nohup"])
+def hang_ups(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What becomes of SIGHUP; the tests may themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, request.param)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_ups")
 def test_closing_the_connection_hangs_up_on_what_still_runs(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     with Hosts(inventory(HERE)) as hosts:

@@ -29,7 +29,7 @@ FULL_POLL_S = 0.02
 
 
 class LocalChannel(paramiko.Channel):
-    """A running process. Closing it hangs up: what still runs of it is sent SIGHUP."""
+    """A running process. Closing it hangs up: what still runs of it is sent SIGHUP, or SIGTERM under nohup."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         """Raises OSError when the command cannot be started."""
@@ -132,7 +132,7 @@ class LocalChannel(paramiko.Channel):
                 self._process.stdin.close()
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGHUP)
+                os.killpg(self._process.pid, _hang_up_signal())
         if self._terminal is not None:
             with contextlib.suppress(OSError):
                 os.close(self._terminal)
@@ -163,6 +163,11 @@ class LocalShell(LocalChannel):
             os.close(theirs)
         self._begin(process, ours)
         self.resize_pty(columns, rows)
+
+
+def _hang_up_signal() -> signal.Signals:
+    """Under nohup clusterctl ignores SIGHUP, and so does every process that it starts (execve(2))."""
+    return signal.SIGTERM if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else signal.SIGHUP
 
 
 def exit_code(code: int) -> int:
