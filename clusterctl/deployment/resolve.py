@@ -27,7 +27,7 @@ def resolve(inventory: Inventory, facts: ClusterFacts) -> Deployment:
 def _place(inventory: Inventory, name: str, facts: NodeFacts | None) -> Place:
     found = None if facts is None else private_address(inventory, name, facts)
     if facts is None or found is None or not isinstance(facts.image, ImageFacts):
-        raise ValueError(f"{name}: resolve() needs facts that check() passed")
+        raise ValueError(f"{name}: its address in the private network or its image is not known")
     return Place(
         name=name,
         role="head" if name == inventory.head_name else "worker",

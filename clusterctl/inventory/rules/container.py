@@ -37,11 +37,7 @@ def secret_env(data: object, derived: Set[str]) -> Iterator[Issue]:
     for place, name in environments(data):
         if name.upper() not in derived and is_refused(name):
             hint = "remove it (a model at model.path needs no token), or mount a 0600 file with container.volumes"
-            yield Issue(
-                place,
-                "this looks like a secret, and whoever may use the engine can read it",
-                hint,
-            )
+            yield Issue(place, "this looks like a secret, and whoever may use the container engine can read it", hint)
 
 
 # Container.
