@@ -134,16 +134,8 @@ def test_commands_are_said_with_the_engines_own_words() -> None:
 
 SPELLED = re.compile(r"(?<![\w/.-])docker [a-z-]|(?:systemctl|journalctl) [^;,|]*\bdocker\b")
 
-STILL_SPELLED = {
-    "signatures/machine.py": "a table of known lines, below the engine's floor: it knows no node and no engine",
-    "inventory/rules/container.py": "says who can read a value, before any node is asked; below the engine's floor",
-}
-"""File → why it spells Docker's commands itself."""
-
-
 def test_hints_take_commands_from_the_engine() -> None:
-    found = {file for file, text in texts() if SPELLED.search(text)}
-    assert found == set(STILL_SPELLED)
+    assert {file for file, text in texts() if SPELLED.search(text)} == set()
 
 
 def texts() -> Iterator[tuple[str, str]]:
