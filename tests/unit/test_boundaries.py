@@ -138,5 +138,5 @@ def test_only_the_user_interface_writes_to_the_terminal(file: str) -> None:
 
 def test_the_rules_above_see_what_they_are_for() -> None:
     assert "hosts/ssh/connection.py" in SOURCES
-    assert "fabric" in set(imports("hosts/ssh/connection.py"))
+    assert "fabric" in set(imports("hosts/ssh/hops.py"))
     assert "clusterctl.inventory.model" in set(imports("planning/plan.py")) | set(imports("planning/files.py"))
