@@ -33,7 +33,12 @@ class Asked:
         words += _identity(self.key) if self.key else []
         words += ["-J", self.jump] if self.jump else []
         if self.known_hosts:
-            words += ["-o", f'UserKnownHostsFile="{_escaped(self.known_hosts)}"', "-o", "GlobalKnownHostsFile=/dev/null"]
+            words += [
+                "-o",
+                f'UserKnownHostsFile="{_escaped(self.known_hosts)}"',
+                "-o",
+                "GlobalKnownHostsFile=/dev/null",
+            ]
         return [*words, self.host]
 
     def through(self, jumps: str, *, own: bool) -> Asked:

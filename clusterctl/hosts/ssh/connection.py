@@ -2,8 +2,8 @@
 
 How a node is reached, ssh_config and the inventory say together (route.py). Host keys are strict: every host on the
 way is judged by trust.py, jump hosts included: it refuses what known_hosts does not know, or pins a new key when
-the operator said so. known_hosts is read here, not by paramiko: its own loader ends at the first line with a marker or a
-damaged key (`InvalidHostKey` is no SSHException, paramiko 5.1 hostkeys.py), and knows no @revoked.
+the operator said so. known_hosts is read here, not by paramiko: its own loader ends at the first line with a marker or
+a damaged key (`InvalidHostKey` is no SSHException, paramiko 5.1 hostkeys.py), and knows no @revoked.
 """
 
 from __future__ import annotations

@@ -23,7 +23,14 @@ Answer = Mapping[str, tuple[str, ...]]
 NOISE = ("Pseudo-terminal will not be allocated", "terminating,")
 """What ssh says besides what is wrong."""
 
+LOOP = "jumphost loop"
+"""How ssh refuses a host that is its own jump host. It does not see longer circles."""
+
 DEFAULTS_S = 20
+
+
+class JumpLoopError(UsageError):
+    """A host is its own jump host."""
 
 
 def client() -> str | None:
@@ -54,6 +61,8 @@ def ask(ssh: str, asked: Asked, deadline_s: float) -> Answer:
         ) from error
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot run `ssh -G {asked.host}`: {error}") from error
+    if code != 0 and LOOP in stderr:
+        raise JumpLoopError(_refusal(asked, stderr))
     if code != 0:
         raise UsageError(_refusal(asked, stderr), hint="correct it there: ssh itself cannot use it either")
     return _parsed(stdout)

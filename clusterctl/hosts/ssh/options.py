@@ -54,17 +54,22 @@ IRRELEVANT = _options(
 )
 
 BECAUSE = {
-    "stricthostkeychecking": "unknown host keys are always refused; --accept-new-host-keys pins them",
-    "nohostauthenticationforlocalhost": "host keys are always checked",
-    "checkhostip": "a host key is looked up by the host's name alone",
-    "verifyhostkeydns": "host keys in DNS are not looked up",
-    "knownhostscommand": "host keys are looked up in files alone",
-    "pkcs11provider": "load the token's keys into an agent: ssh-add -s",
-    "securitykeyprovider": "load the key into an agent: ssh-add",
-    "preferredauthentications": "a login is by key, and by nothing else",
-    "permitlocalcommand": "no command is run here after the login",
+    "StrictHostKeyChecking": "unknown host keys are always refused; --accept-new-host-keys pins them",
+    "NoHostAuthenticationForLocalhost": "host keys are always checked",
+    "CheckHostIP": "a host key is looked up by the host's name alone",
+    "VerifyHostKeyDNS": "host keys in DNS are not looked up",
+    "KnownHostsCommand": "host keys are looked up in files alone",
+    "PKCS11Provider": "load the token's keys into an agent: ssh-add -s",
+    "SecurityKeyProvider": "load the key into an agent: ssh-add",
+    "PreferredAuthentications": "a login is by key, and by nothing else",
+    "PermitLocalCommand": "no command is run here after the login",
 }
 """Options that are known and not supported, with what holds in their place."""
+
+_NAMES = {name.lower(): name for name in BECAUSE}
+
+_PRINTED = {"true": "yes", "false": "no"}
+"""What `ssh -G` prints → what was written."""
 
 _UNIMPORTANT = {
     # Two that say the same as what holds here anyway.
@@ -85,7 +90,9 @@ def not_followed(answer: Answer, defaults: Answer) -> Iterator[str]:
             continue
         if name == "preferredauthentications" and "publickey" in text.split(","):
             continue
-        yield f"{name} {text} is not supported: {BECAUSE.get(name, 'it has no effect here')}"
+        written = _NAMES.get(name, name)
+        because = BECAUSE.get(written, "it has no effect here")
+        yield f"{written} {_PRINTED.get(text, text)} is not supported: {because}"
 
 
 def chosen(answer: Answer, defaults: Answer, name: str) -> tuple[str, ...] | None:

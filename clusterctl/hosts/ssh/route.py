@@ -21,6 +21,9 @@ from clusterctl.inventory.model import Node, SshDefaults, Timeouts
 LEAST_S = 15
 """Seconds that ssh_config may take to be read, where timeouts.connect_s is less: `Match exec` runs commands."""
 
+SHOWN = 4
+"""Nodes that are named where something holds for many."""
+
 AT_ONCE = 16
 """Nodes that are asked about at once: each is a process of this machine."""
 
@@ -72,6 +75,22 @@ def routes(nodes: Iterable[Node], ssh: SshDefaults, timeouts: Timeouts) -> Mappi
         return {node.name: future.result() for node, future in zip(remote, found, strict=True)}
 
 
+def told(found: Mapping[str, Route]) -> list[str]:
+    """What ssh_config says and is not followed, each once, with the nodes that it is about."""
+    about: dict[str, list[str]] = {}
+    for name, route in found.items():
+        for note in dict.fromkeys(route.notes):
+            about.setdefault(note, []).append(name)
+    every = len(found)
+    return [
+        f"ssh_config{'' if len(names) == every else f' for {_few(names)}'}: {note}" for note, names in about.items()
+    ]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= SHOWN else f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN} more"
+
+
 def _route(node: Node, asked: Asked, reader: _Reader) -> Route:
     try:
         return Route(_hops(asked, reader), reader.unread)
@@ -88,7 +107,10 @@ def _hops(asked: Asked, reader: _Reader) -> tuple[Settings, ...]:
         if wanted in seen:
             raise _circle([*seen, wanted])
         seen.append(wanted)
-        hop = settings_of(wanted, reader.answer(wanted), reader.defaults)
+        try:
+            hop = settings_of(wanted, reader.answer(wanted), reader.defaults)
+        except openssh.JumpLoopError as error:
+            raise _circle([*seen, wanted]) from error
         hops.append(hop)
         wanted = wanted.through(hop.jump, own=wanted.jump is not None) if hop.jump else None
     return tuple(hops)
