@@ -84,7 +84,7 @@ class World:
         (folder / "authorized_keys").write_text(publics)
         (folder / "fdpass.py").write_text(FDPASS)
         (folder / "relay.py").write_text(RELAY)
-        self._sign("user_ca", folder / "signed.pub", "-n", getpass.getuser())
+        self._sign("user_ca", folder / "signed.pub", "-n", f"{getpass.getuser()},daemon")
         self.sshds = {name: self._sshd(name) for name in ("node", "jump1", "jump2")}
         self.sshds["certified"] = self._certified()
         self._known_hosts()
@@ -222,7 +222,7 @@ class World:
 
 LOGIN = re.compile(
     r"(?:Accepted (publickey|none|\S+) for (\S+) from \S+ port \d+ ssh2: (\S+ \S+))"
-    r"|(?:server_request_direct_tcpip: originator \S+ port \d+, target (\S+) port (\d+))"
+    r"|(?:server_request_direct_tcpip: originator \S* port \d+, target (\S+) port (\d+))"
 )
 """A login with its user and key, or a way on from a jump host, in sshd's log."""
 

@@ -108,7 +108,7 @@ CASES = [
     Case("a jump host that is not known", NODE + "  ProxyJump jump1\nHost jump1\n  UserKnownHostsFile {dir}/portless\n"
          + JUMPS, works=False),
     Case("ProxyCommand", NODE + "  ProxyCommand python3 {dir}/relay.py %h %p\n"),
-    Case("ProxyCommand for a shell", NODE + '  ProxyCommand sh -c "echo hello >&2; exec python3 {dir}/relay.py $0 $1" %h %p 2>/dev/null\n'),
+    Case("ProxyCommand for a shell", NODE + '  ProxyCommand sh -c \'echo hello >&2; exec python3 {dir}/relay.py $0 $1\' %h %p 2>/dev/null\n'),
     Case("ProxyCommand over ssh -W", NODE + "  ProxyCommand ssh -F {config} -o BatchMode=yes -W %h:%p jump1\n" + JUMPS),
     Case("ProxyCommand that fails", NODE + "  ProxyCommand false\n", works=False),
     Case("ProxyCommand none", "Host gpu\n  ProxyCommand none\nHost *\n  ProxyCommand false\n" + NODE),
@@ -133,10 +133,10 @@ CASES = [
 ]  # fmt: skip
 
 OTHER_USER = [
-    Case("User", NODE + "  User daemon\n"),
-    Case("the inventory's user", NODE + "  User nobody\n", {"user": "daemon"}),
-    Case("Match user of the inventory", "Match user daemon\n  IdentityFile {dir}/b\n" + NODE, {"user": "daemon"}),
-    Case("User of a jump host", NODE + "  ProxyJump daemon@jump1\n" + JUMPS),
+    Case("User", NODE.replace("/a", "/signed") + "  User daemon\n"),
+    Case("the inventory's user", NODE.replace("/a", "/signed") + "  User nobody\n", {"user": "daemon"}),
+    Case("Match user of the inventory", "Match user daemon\n  IdentityFile {dir}/signed\n" + NODE, {"user": "daemon"}),
+    Case("User of a jump host", NODE + "  ProxyJump daemon@jump1\n" + JUMPS.replace("/b", "/signed")),
 ]
 
 
@@ -176,7 +176,7 @@ def same(world: World, case: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
             agent.kill()
             agent.wait(20)
     assert right.worked == case.works, right.said
-    assert found == right, f"ssh: {right}\nclusterctl: {found}"
+    assert found == right, f"clusterctl: {found}\nssh: {right}"
     assert found.worked or found.said
     if case.works:
         assert any(right.logins.values())

@@ -83,8 +83,21 @@ def _read(certificate: bytes) -> SSHCertificate:
 
 def _signature_algorithm(certificate: bytes) -> str:
     """The name in the certificate's signature, which is its last field (PROTOCOL.certkeys)."""
-    # What comes before differs with the key's type: the signature is found from the end, by its own length.
+    # What comes before differs with the key's type. The signature is found from the end: a string with two strings.
     for start in range(len(certificate) - 4, -1, -1):
-        if int.from_bytes(certificate[start : start + 4], "big") == len(certificate) - start - 4 > 0:
-            return paramiko.Message(certificate[start + 4 :]).get_text()
+        found = _strings(certificate[start:])
+        if len(found) == 1 and len(parts := _strings(found[0])) == 2:
+            return parts[0].decode("ascii")
     raise ValueError("no signature")
+
+
+def _strings(data: bytes) -> list[bytes]:
+    """The strings that fill these bytes; none where they do not."""
+    found: list[bytes] = []
+    while data:
+        end = 4 + int.from_bytes(data[:4], "big")
+        if len(data) < 4 or end > len(data):
+            return []
+        found.append(data[4:end])
+        data = data[end:]
+    return found

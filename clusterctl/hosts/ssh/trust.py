@@ -18,8 +18,11 @@ from clusterctl.hosts.ssh.certificates import SUFFIX, authority_of, certificate_
 from clusterctl.hosts.ssh.known_hosts import KnownKeys, known_keys, pin
 from clusterctl.hosts.ssh.settings import SSH_PORT, Settings
 
+KRL = b"SSHKRL\n\0"
+"""How a key revocation list in OpenSSH's own format begins (PROTOCOL.krl)."""
+
 REVOKED_S = 20
-"""Seconds for ssh-keygen to look a key up in RevokedHostKeys."""
+"""Seconds for ssh-keygen to look keys up in such a list."""
 
 
 class UntrustedHostKeyError(paramiko.SSHException):
@@ -129,22 +132,33 @@ class Judge(paramiko.MissingHostKeyPolicy):
 
 
 def _revoked_in(file: Path, blobs: list[bytes]) -> str | None:
-    """Why these keys count as revoked by RevokedHostKeys; None when they do not. ssh-keygen reads the file: it may be a
-    list of keys, or a KRL. A file that cannot be read revokes all, as for OpenSSH."""
+    """Why these keys count as revoked by RevokedHostKeys, a list of keys or a KRL; None when they do not. A file that
+    cannot be read revokes all, as for OpenSSH."""
+    try:
+        text = file.read_bytes()
+        revoked = _revoked_by_krl(file, blobs) if text.startswith(KRL) else _revoked_by_list(text, blobs)
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return f"perhaps revoked: {file} (RevokedHostKeys) cannot be read: {error}"
+    return f"revoked by {file} (RevokedHostKeys)" if revoked else None
+
+
+def _revoked_by_list(text: bytes, blobs: list[bytes]) -> bool:
+    """Whether a line, `type base64 …`, has one of them."""
+    encoded = {base64.b64encode(blob) for blob in blobs}
+    lines = (line.split() for line in text.splitlines())
+    return any(len(words) > 1 and not words[0].startswith(b"#") and words[1] in encoded for words in lines)
+
+
+def _revoked_by_krl(file: Path, blobs: list[bytes]) -> bool:
+    """Whether ssh-keygen finds one of them in a KRL. Raises OSError, TimeoutExpired, ValueError."""
     with tempfile.NamedTemporaryFile("wb", suffix=".pub") as keys:
         for blob in blobs:
             kind = paramiko.Message(blob).get_text()
             keys.write(f"{kind} ".encode() + base64.b64encode(blob) + b"\n")
         keys.flush()
-        try:
-            done = subprocess.run(
-                ["ssh-keygen", "-Q", "-f", str(file), keys.name], capture_output=True, timeout=REVOKED_S, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return f"whether {file} (RevokedHostKeys) revokes it cannot be told: {error}"
-    if done.returncode == 0:
-        return None
-    if b"REVOKED" in done.stdout:
-        return f"revoked by {file} (RevokedHostKeys)"
-    said = done.stderr.decode(errors="replace").strip()
-    return f"whether {file} (RevokedHostKeys) revokes it cannot be told: {said}"
+        done = subprocess.run(
+            ["ssh-keygen", "-Q", "-f", str(file), keys.name], capture_output=True, timeout=REVOKED_S, check=False
+        )
+    if done.returncode != 0 and b"REVOKED" not in done.stdout:
+        raise ValueError(done.stderr.decode(errors="replace").strip())
+    return done.returncode != 0
