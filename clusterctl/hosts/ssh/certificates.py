@@ -46,7 +46,7 @@ def refusal(
             return "its authority is none of those in known_hosts"
         read.verify_cert_signature()
         signed_with = _signature_algorithm(certificate)
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError, paramiko.SSHException) as error:
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, LookupError, paramiko.SSHException) as error:
         return f"it cannot be verified ({error or type(error).__name__})"
     if signed_with not in (algorithms or SIGNATURES):
         return f"it is signed with {signed_with}, which CASignatureAlgorithms does not allow"
@@ -82,22 +82,21 @@ def _read(certificate: bytes) -> SSHCertificate:
 
 
 def _signature_algorithm(certificate: bytes) -> str:
-    """The name in the certificate's signature, which is its last field (PROTOCOL.certkeys)."""
-    # What comes before differs with the key's type. The signature is found from the end: a string with two strings.
-    for start in range(len(certificate) - 4, -1, -1):
-        found = _strings(certificate[start:])
-        if len(found) == 1 and len(parts := _strings(found[0])) == 2:
-            return parts[0].decode("ascii")
-    raise ValueError("no signature")
+    """The name in the certificate's signature, its last field (PROTOCOL.certkeys). It was read before, so it is whole."""
+    message = paramiko.Message(certificate)
+    kind = message.get_text()
+    for _ in range(1 + _KEY_FIELDS[kind.removesuffix(SUFFIX).split("-nistp")[0]]):  # the nonce, and the key
+        message.get_binary()
+    message.get_int64()  # serial
+    message.get_int()  # type
+    for _ in range(2):  # key id, principals
+        message.get_binary()
+    for _ in range(2):  # valid after, valid before
+        message.get_int64()
+    for _ in range(4):  # critical options, extensions, reserved, the authority's key
+        message.get_binary()
+    return paramiko.Message(message.get_binary()).get_text()
 
 
-def _strings(data: bytes) -> list[bytes]:
-    """The strings that fill these bytes; none where they do not."""
-    found: list[bytes] = []
-    while data:
-        end = 4 + int.from_bytes(data[:4], "big")
-        if len(data) < 4 or end > len(data):
-            return []
-        found.append(data[4:end])
-        data = data[end:]
-    return found
+_KEY_FIELDS = {"ssh-ed25519": 1, "ecdsa-sha2": 2, "ssh-rsa": 2, "rsa-sha2-256": 2, "rsa-sha2-512": 2}
+"""Fields of a public key, by the beginning of its type's name."""

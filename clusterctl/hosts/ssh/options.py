@@ -43,7 +43,7 @@ IRRELEVANT = _options(
     # It asks nobody anything, and logs nothing of SSH.
     "batchmode numberofpasswordprompts passwordauthentication kbdinteractiveauthentication "
     "challengeresponseauthentication kbdinteractivedevices loglevel logverbose syslogfacility fingerprinthash "
-    "visualhostkey addkeystoagent",
+    "visualhostkey addkeystoagent localcommand",
     # What ssh writes into known_hosts by itself. Here only --accept-new-host-keys writes.
     "hashknownhosts updatehostkeys",
     # Other ways to log in than a key. They are tried in turn: a key that is accepted is accepted without them.
@@ -85,8 +85,6 @@ def not_followed(answer: Answer, defaults: Answer) -> Iterator[str]:
             continue
         text = " ".join(values)
         if text.lower() in _UNIMPORTANT.get(name, ()) or (not defaults and text.lower() in ("no", "none")):
-            continue
-        if name == "localcommand" and answer.get("permitlocalcommand", ("no",))[0] in ("no", "false"):
             continue
         if name == "preferredauthentications" and "publickey" in text.split(","):
             continue

@@ -21,16 +21,19 @@ INSTALL = "install the OpenSSH client here (Debian: openssh-client): with it, ss
 
 _LINE = re.compile(r"^\s*(?P<key>[A-Za-z0-9]+)(?:\s*=\s*|\s+)(?P<value>.*?)\s*$")
 
-_MATCHED = frozenset({"all", "canonical", "exec", "final", "host", "localuser", "originalhost", "user"})
-"""Criteria of Match that paramiko knows. `exec` it runs only where Invoke is installed, as it is here."""
+_MATCHED = frozenset({"all", "final", "host", "localuser", "originalhost", "user"})
+"""Criteria of Match that paramiko decides as OpenSSH does."""
 
-UNREAD = {
+_ALONE = frozenset({"all", "canonical", "final"})
+"""Criteria that have no value."""
+
+_UNREAD = {
     "include": "is not followed",
-    "canonicalizehostname": "is read by paramiko's own rules",
-    "canonicalizepermittedcnames": "does nothing",
+    "canonicalizehostname": "is not followed",
     "tag": "does nothing",
     "ignoreunknown": "does nothing",
 }
+"""Keywords that paramiko does not know, or reads in another way than OpenSSH (it would look names up by its own)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Reading:
         """What it says of a machine, with what is asked in front, in the words of `ssh -G`."""
         try:
             said = self.config.lookup(asked.host)
-        except (paramiko.SSHException, OSError, ValueError) as error:
+        except (paramiko.SSHException, OSError, ValueError, LookupError) as error:
             raise UsageError(f"ssh_config for {asked.host}: {error}", hint=INSTALL) from error
         found: dict[str, tuple[str, ...]] = {
             name: tuple(value) if isinstance(value, list) else (str(value),)
@@ -74,16 +77,16 @@ DEFAULT_KEYS = tuple(f"~/.ssh/id_{kind}" for kind in ("rsa", "ecdsa", "ecdsa_sk"
 def read(config: Path | None) -> Reading:
     """Read this file, or those that count where none is given. Raises UsageError for one that cannot be read."""
     files = [config] if config else [file for file in (home() / ".ssh" / "config", SYSTEM_CONFIG) if file.exists()]
-    texts = [(file, _text(file)) for file in files]
-    differences = [difference for file, text in texts for difference in _differences(file, text)]
+    differences: list[str] = []
     parsed = paramiko.SSHConfig()
-    for file, text in texts:
+    for file in files:
+        lines = list(_readable(file, _text(file), differences))
         try:
-            parsed.parse(text.splitlines())
+            parsed.parse(lines)
         except (paramiko.ConfigParseError, ValueError) as error:
-            unknown = "".join(f"\n  {difference}" for difference in differences)
+            unread = "".join(f"\n  {difference}" for difference in differences)
             raise UsageError(
-                f"{file}: cannot be read without the OpenSSH client: {error}{unknown}", hint=INSTALL
+                f"{file}: cannot be read without the OpenSSH client: {error}{unread}", hint=INSTALL
             ) from error
     return Reading(parsed, tuple(differences))
 
@@ -95,29 +98,35 @@ def _text(file: Path) -> str:
         raise UsageError(f"ssh.config: cannot read {file}: {error.strerror}") from error
 
 
-def _differences(file: Path, text: str) -> Iterator[str]:
-    """What paramiko (read in 5.1: config.py) takes in another way than OpenSSH, or not at all."""
+def _readable(file: Path, text: str, differences: list[str]) -> Iterator[str]:
+    """The lines that paramiko reads as OpenSSH does. What is left out is named: a keyword, or a whole Match block, of
+    which nobody here can tell whether it applies."""
+    passing_over = False
     for number, line in enumerate(text.splitlines(), 1):
         found = _LINE.match(line)
-        if found is None:
+        key = found["key"].lower() if found is not None else ""
+        if found is not None and key in ("host", "match"):
+            passing_over = False
+        if found is not None and key == "match":
+            criteria = dict(_criteria(found["value"]))
+            unknown = [name for name in criteria if name.lstrip("!").lower() not in _MATCHED]
+            if unknown:
+                passing_over = True
+                differences.append(f"{file}:{number}: Match {unknown[0]} is not understood: its block is passed over")
+            else:
+                yield "Match " + " ".join(f"{name} {value}".strip() for name, value in criteria.items())
             continue
-        key, value = found["key"].lower(), found["value"]
-        if key in UNREAD and not (key == "canonicalizehostname" and value.lower() == "no"):
-            yield f"{file}:{number}: {found['key']} {UNREAD[key]}"
-        if key == "match":
-            for word in re.findall(r"!?([A-Za-z]+)(?:\s*=|\s|$)", _without_values(value)):
-                if word.lower() not in _MATCHED:
-                    yield f"{file}:{number}: Match {word} is not understood"
-            if re.search(r"[A-Za-z]=", value):
-                yield f"{file}:{number}: Match with `=` is not understood; write a space"
+        if found is not None and key in _UNREAD and not passing_over:
+            if found["value"].lower() != "no":
+                differences.append(f"{file}:{number}: {found['key']} {_UNREAD[key]}")
+            continue
+        if not passing_over:
+            yield line
 
 
-def _without_values(criteria: str) -> str:
-    """The names of a Match line's criteria: every other word, but for those that stand alone."""
-    names, words = [], re.findall(r'"[^"]*"|[^\s=]+', criteria)
+def _criteria(text: str) -> Iterator[tuple[str, str]]:
+    """A Match line's criteria with their values; OpenSSH takes `=` or a blank between them."""
+    words = re.findall(r'"[^"]*"|[^\s="]+', text)
     while words:
         name = words.pop(0)
-        names.append(name)
-        if name.lstrip("!").lower() not in {"all", "canonical", "final"} and words:
-            words.pop(0)
-    return " ".join(names)
+        yield name, "" if name.lstrip("!").lower() in _ALONE or not words else words.pop(0)
