@@ -22,6 +22,7 @@ SOURCES = [
 DOORS = {
     "fabric": {"hosts/ssh/"},
     "invoke": {"hosts/ssh/"},
+    "cryptography": {"hosts/ssh/"},
     "paramiko": {"hosts/connection.py", "hosts/local/", "hosts/ssh/", "hosts/engine/", "hosts/http.py"},
     "docker": {"hosts/engine/"},
     "requests": {"hosts/engine/"},

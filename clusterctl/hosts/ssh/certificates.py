@@ -82,7 +82,7 @@ def _read(certificate: bytes) -> SSHCertificate:
 
 
 def _signature_algorithm(certificate: bytes) -> str:
-    """The name in the certificate's signature, its last field (PROTOCOL.certkeys). It was read before, so it is whole."""
+    """The name in its signature, the last field (PROTOCOL.certkeys). It was read before, so it is whole."""
     message = paramiko.Message(certificate)
     kind = message.get_text()
     for _ in range(1 + _KEY_FIELDS[kind.removesuffix(SUFFIX).split("-nistp")[0]]):  # the nonce, and the key

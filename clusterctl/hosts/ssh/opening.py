@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 from dataclasses import dataclass
 
@@ -52,14 +53,13 @@ class Opening:
                 hint="whoever has that key can pose as the machine: give the machine new host keys, then run once with "
                 "--accept-new-host-keys",
             )
-        pins = settings.known_hosts[0] if settings.known_hosts else None
         if isinstance(error, paramiko.BadHostKeyException):
             return HostKeyError(
                 self.node,
                 f"{self.where}: its host key is NOT the one in {files}: expected "
                 f"{fingerprint(error.expected_key)}, it showed {fingerprint(error.key)}",
                 hint="either the machine was reinstalled or something answers in its place; when you know it was "
-                f"reinstalled: ssh-keygen -R '{settings.known_as}' -f {pins}, then --accept-new-host-keys",
+                f"reinstalled: {self._forgetting()}, then --accept-new-host-keys",
             )
         return HostKeyError(
             self.node,
@@ -68,6 +68,11 @@ class Opening:
             "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then run once with --accept-new-host-keys",
         )
 
+    def _forgetting(self) -> str:
+        """The command that removes the host's key from known_hosts."""
+        files = self.hop.settings.known_hosts
+        return shlex.join(["ssh-keygen", "-R", self.hop.settings.known_as, *(["-f", str(files[0])] if files else [])])
+
     def not_opened(self, error: Exception) -> ConnectError:
         """For everything else that keeps it from being opened."""
         if self.hop.before is not None and self.hop.client.get_transport() is None:
@@ -75,9 +80,14 @@ class Opening:
         match error:
             case paramiko.PasswordRequiredException():
                 what, hint = "the private key is encrypted", "load it into an agent: ssh-add KEYFILE"
+            case paramiko.BadAuthenticationType():
+                what = f"SSH login refused: sshd takes {', '.join(error.allowed_types)}, and a login from here is by key"
+                hint = f"allow keys there (PubkeyAuthentication, AuthenticationMethods); try: {command_to(self.hop)}"
             case paramiko.AuthenticationException():
                 what = f"SSH login refused ({error})"
                 hint = f"check the user and key of this node in the inventory; try: {command_to(self.hop)}"
+            case UnicodeError():
+                what, hint = "that cannot be a host name: a part of it is empty, or longer than 63", "check `host`"
             case socket.gaierror():
                 what, hint = f"cannot resolve the host name ({error.strerror})", "check `host`"
             case TimeoutError():
