@@ -4,12 +4,17 @@ and keys, as the servers' logs tell them; and the same refusals. By the options 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from clusterctl.hosts.ssh.hops import command_to, hops_of
+from clusterctl.hosts.ssh.route import routes
+from clusterctl.inventory.model import Node, SshDefaults, Timeouts
 from tests.unit.ssh_site import Case, World, agent_at
 from tests.unit.sshd import SSHD
 
@@ -202,6 +207,46 @@ def test_clusterctl_logs_in_as_the_same_user(
     world: World, case: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     same(world, case, monkeypatch, tmp_path)
+
+
+WITHOUT_CLIENT = (
+    "HostName, Port, IdentityFile", "two IdentityFile, the second is accepted", "IdentitiesOnly", "CertificateFile",
+    "HostKeyAlias", "a host's certificate", "ProxyJump over two", "ProxyJump for all but the jump host",
+    "ProxyJump none before ProxyJump", "ProxyCommand", "Match host", "the inventory's jump none", "an unknown host key",
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("surroundings")
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in WITHOUT_CLIENT], ids=lambda case: case.name)
+def test_without_a_client_too(world: World, case: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As paramiko reads ssh_config, where it reads all of it."""
+    monkeypatch.setattr("clusterctl.hosts.ssh.openssh.client", lambda: None)
+    same(world, case, monkeypatch, tmp_path)
+
+
+@pytest.mark.usefixtures("surroundings")
+def test_a_proxy_command_ends_with_its_connection_and_says_why_it_failed(world: World) -> None:
+    pid = world.folder / "proxy.pid"
+    command = f"sh -c 'echo $$ >{pid}; echo no way through >&2; exec python3 {{dir}}/relay.py $0 $1' %h %p"
+    case = Case("", NODE + f"  ProxyCommand {command}\n")
+    assert world.by_clusterctl(case).worked
+    assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+    failing = Case("", NODE.replace("{node}", "1") + f"  ProxyCommand {command}\n")
+    said = world.by_clusterctl(failing).said
+    assert "no way through" in said
+    assert "through its ProxyCommand" in said
+    assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+
+
+@pytest.mark.usefixtures("surroundings")
+def test_the_printed_command_reaches_the_same_machine(world: World) -> None:
+    """`ssh -v …` of a hint, run as it is printed."""
+    case = Case("", NODE + "  HostKeyAlias the-node\n  UserKnownHostsFile {dir}/aliased\n", {"key": "{dir}/b"})
+    node = Node(name="gpu", host="gpu", key=world.folder / "b")
+    found = routes([node], SshDefaults(config=world.config(case)), Timeouts())["gpu"]
+    words = shlex.split(command_to(hops_of(found, 10), "-oBatchMode=yes"))
+    done = subprocess.run([*words, "echo", "in"], capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False)
+    assert done.stdout == b"in\n", done.stderr
 
 
 def test_there_are_enough_of_them() -> None:

@@ -81,7 +81,7 @@ class Opening:
             case paramiko.PasswordRequiredException():
                 what, hint = "the private key is encrypted", "load it into an agent: ssh-add KEYFILE"
             case paramiko.BadAuthenticationType():
-                what = f"SSH login refused: sshd takes {', '.join(error.allowed_types)}, and a login from here is by key"
+                what = f"SSH login refused: sshd takes {', '.join(error.allowed_types)}, and a login here is by key"
                 hint = f"allow keys there (PubkeyAuthentication, AuthenticationMethods); try: {command_to(self.hop)}"
             case paramiko.AuthenticationException():
                 what = f"SSH login refused ({error})"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from clusterctl.errors import UsageError
 from clusterctl.hosts.ssh.asked import Asked, parsed_jump
 from clusterctl.hosts.ssh.openssh import Answer
 from clusterctl.hosts.ssh.options import chosen, not_followed
@@ -92,6 +93,8 @@ def settings_of(asked: Asked, answer: Answer, defaults: Answer) -> Settings:
         jump=parsed_jump(jump.split(",")[-1])[1] if jump else "",
         alias=alias,
     )
+    if set("[]/@ ") & set(tokens.hostname):
+        raise UsageError(f"ssh_config for {asked.host}: HostName {tokens.hostname} cannot be a host name")
     own, system = _known_hosts(asked, one, tokens)
     revoked = _unless_none(one.get("revokedhostkeys"))
     return Settings(
