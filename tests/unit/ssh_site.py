@@ -77,7 +77,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("a", "b", "stranger", "signed", "user_ca", "host_ca", "other_ca"):
+        for name in ("a", "b", "stranger", "another", "third", "signed", "user_ca", "host_ca", "other_ca"):
             keygen(folder / name)
         run("ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-f", str(folder / "r"))
         publics = "".join((folder / f"{name}.pub").read_text() for name in ("a", "b", "r"))

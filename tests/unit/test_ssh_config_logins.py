@@ -30,6 +30,8 @@ JUMPS = (
     "Host jump2\n  HostName 127.0.0.1\n  Port {jump2}\n  IdentityFile {dir}/a\n"
 )
 
+STRANGERS = ("stranger", "another", "third", "user_ca", "host_ca", "other_ca")
+
 CASES = [
     Case("HostName, Port, IdentityFile", NODE),
     Case("a value with = and quotes", 'Host=gpu\n  HostName="127.0.0.1"\n  Port = {node}\n  IdentityFile="{dir}/a"\n'),
@@ -58,6 +60,13 @@ CASES = [
     ),
     Case("PubkeyAcceptedAlgorithms", NODE.replace("{dir}/a", "{dir}/a\n  IdentityFile {dir}/r")
          + "  PubkeyAcceptedAlgorithms rsa-sha2-512\n"),
+    Case("RequiredRSASize, of a key",
+         NODE.replace("{dir}/a", "{dir}/r\n  IdentityFile {dir}/b") + "  RequiredRSASize 3072\n"),
+    Case("more keys in the agent than sshd takes", NODE, works=False, agent=STRANGERS),
+    Case("more keys in the agent than sshd takes, and IdentitiesOnly",
+         NODE + "  IdentitiesOnly yes\n", agent=STRANGERS),
+    Case("ConnectionAttempts, TCPKeepAlive, BindInterface",
+         NODE + "  ConnectionAttempts 2\n  TCPKeepAlive no\n  BindInterface lo\n"),
     Case("PubkeyAuthentication no", NODE + "  PubkeyAuthentication no\n", works=False),
     Case("HostKeyAlias", NODE + "  HostKeyAlias the-node\n  UserKnownHostsFile {dir}/aliased\n"),
     Case("HostKeyAlias that is not known", NODE + "  HostKeyAlias other\n", works=False),
@@ -245,7 +254,8 @@ def test_the_printed_command_reaches_the_same_machine(world: World) -> None:
     node = Node(name="gpu", host="gpu", key=world.folder / "b")
     found = routes([node], SshDefaults(config=world.config(case)), Timeouts())["gpu"]
     words = shlex.split(command_to(hops_of(found, 10), "-oBatchMode=yes"))
-    done = subprocess.run([*words, "echo", "in"], capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False)
+    argv = [*words, "echo", "in"]
+    done = subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False)
     assert done.stdout == b"in\n", done.stderr
 
 

@@ -11,6 +11,7 @@ import paramiko
 from clusterctl.hosts.ssh.errors import ConnectError, HostKeyError
 from clusterctl.hosts.ssh.hops import Hop, address_of, command_to
 from clusterctl.hosts.ssh.known_hosts import fingerprint
+from clusterctl.hosts.ssh.transport import OrderedTransport
 from clusterctl.hosts.ssh.trust import Known, UntrustedHostKeyError
 
 
@@ -68,6 +69,11 @@ class Opening:
             "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then run once with --accept-new-host-keys",
         )
 
+    def _farewell(self) -> str | None:
+        """What sshd said when it ended the connection."""
+        transport = self.hop.client.get_transport()
+        return transport.farewell if isinstance(transport, OrderedTransport) else None
+
     def _forgetting(self) -> str:
         """The command that removes the host's key from known_hosts."""
         files = self.hop.settings.known_hosts
@@ -84,8 +90,10 @@ class Opening:
                 what = f"SSH login refused: sshd takes {', '.join(error.allowed_types)}, and a login here is by key"
                 hint = f"allow keys there (PubkeyAuthentication, AuthenticationMethods); try: {command_to(self.hop)}"
             case paramiko.AuthenticationException():
-                what = f"SSH login refused ({error})"
+                what = f"SSH login refused ({self._farewell() or error})"
                 hint = f"check the user and key of this node in the inventory; try: {command_to(self.hop)}"
+                if "many auth" in what:
+                    hint = "the agent offers more keys than sshd takes (MaxAuthTries): IdentitiesOnly yes in ssh_config"
             case UnicodeError():
                 what, hint = "that cannot be a host name: a part of it is empty, or longer than 63", "check `host`"
             case socket.gaierror():
