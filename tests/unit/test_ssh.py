@@ -208,6 +208,14 @@ def test_a_connection_without_acknowledgements_ends(site: Site) -> None:
     connection.close()
 
 
+def test_a_known_hosts_that_keeps_nothing_can_be_pinned_to(site: Site) -> None:
+    for _ in range(2):  # as UserKnownHostsFile /dev/null has it: never known, so it must be accepted each time
+        connection = site.connection(known_hosts=Path("/dev/null"), accept=True)
+        connection.open()
+        connection.close()
+    assert isinstance(refused(site.connection(known_hosts=Path("/dev/null"))), HostKeyError)
+
+
 def test_a_key_is_pinned_on_a_line_of_its_own(site: Site, tmp_path: Path) -> None:
     known = tmp_path / "known_hosts"
     unended = f"other {site.jump.public}"

@@ -15,7 +15,7 @@ from tests.unit.sshd import keygen
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
 
-KEYS = {"ed25519": ("ed25519", "256"), "ecdsa": ("ecdsa", "521"), "rsa": ("rsa", "3072")}
+KEYS = {"ed25519": ("ed25519", "256"), "ecdsa": ("ecdsa", "521"), "rsa": ("rsa", "2048")}
 
 
 def public(path: Path) -> paramiko.PKey:
