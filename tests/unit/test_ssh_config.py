@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,19 @@ def test_a_match_exec_that_hangs_is_given_up_and_ended(tmp_path: Path) -> None:
     config.write_text(f'Match exec "echo $$ > {mark}; exec sleep 321"\n  Port 1\n', encoding="utf-8")
     with pytest.raises(UsageError, match="did not end within 2 s"):
         openssh.ask(str(SSH), Asked("gpu-a", config=config), 2)
-    assert not Path(f"/proc/{mark.read_text().strip()}").exists()
+    stat = Path(f"/proc/{mark.read_text().strip()}/stat")
+    deadline = time.monotonic() + 5
+    while still_runs(stat) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not still_runs(stat)
+
+
+def still_runs(stat: Path) -> bool:
+    """Whether a process still runs; one that nobody has taken leave of (Z) does not."""
+    try:
+        return stat.read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_what_is_not_supported_is_said_once(tmp_path: Path) -> None:

@@ -85,16 +85,7 @@ def settings_of(asked: Asked, answer: Answer, defaults: Answer) -> Settings:
     alias = _unless_none(one.get("hostkeyalias"))
     jump = _unless_none(one.get("proxyjump"))
     proxy = _unless_none(one.get("proxycommand")) if jump is None else None
-    tokens = Tokens(
-        original=asked.host,
-        hostname=one.get("hostname", asked.host),
-        port=int(one["port"]),
-        user=one["user"],
-        jump=parsed_jump(jump.split(",")[-1])[1] if jump else "",
-        alias=alias,
-    )
-    if set("[]/@ ") & set(tokens.hostname):
-        raise UsageError(f"ssh_config for {asked.host}: HostName {tokens.hostname} cannot be a host name")
+    tokens = _tokens(asked, one, alias, jump)
     own, system = _known_hosts(asked, one, tokens)
     revoked = _unless_none(one.get("revokedhostkeys"))
     return Settings(
@@ -117,11 +108,7 @@ def settings_of(asked: Asked, answer: Answer, defaults: Answer) -> Settings:
         host_key_algorithms=_list(one.get("hostkeyalgorithms")),
         host_key_order_is_chosen=chosen(answer, defaults, "hostkeyalgorithms") is not None,
         ca_algorithms=_list(one.get("casignaturealgorithms")),
-        algorithms={
-            theirs: found
-            for name, theirs in ALGORITHMS.items()
-            if (found := chosen(answer, defaults, name)) is not None
-        },
+        algorithms=_algorithms(answer, defaults),
         user_key_algorithms=chosen(answer, defaults, "pubkeyacceptedalgorithms"),
         keys_allowed=one.get("pubkeyauthentication", "yes") not in ("no", "false"),
         least_rsa_bits=int(one.get("requiredrsasize", "1024")),
@@ -134,6 +121,21 @@ def settings_of(asked: Asked, answer: Answer, defaults: Answer) -> Settings:
         environment=_environment(answer.get("setenv", ())),
         not_followed=tuple(not_followed(answer, defaults)),
     )
+
+
+def _tokens(asked: Asked, one: Mapping[str, str], alias: str | None, jump: str | None) -> Tokens:
+    """What the tokens mean. Raises UsageError for a HostName that cannot be one."""
+    hostname = one.get("hostname", asked.host)
+    if set("[]/@ ") & set(hostname):
+        raise UsageError(f"ssh_config for {asked.host}: HostName {hostname} cannot be a host name")
+    through = parsed_jump(jump.split(",")[-1])[1] if jump else ""
+    return Tokens(asked.host, hostname, int(one["port"]), one["user"], through, alias)
+
+
+def _algorithms(answer: Answer, defaults: Answer) -> Mapping[str, tuple[str, ...]]:
+    """The lists that somebody chose."""
+    found = {theirs: chosen(answer, defaults, name) for name, theirs in ALGORITHMS.items()}
+    return {name: algorithms for name, algorithms in found.items() if algorithms is not None}
 
 
 def _unless_none(value: str | None) -> str | None:
