@@ -66,6 +66,8 @@ class NodeFacts:
     """Containers of other clusters; only looked for where one of this cluster's ports is taken."""
     gpu_remarks: tuple[str, ...] = ()
     """What nvidia-smi printed beside the rows that could be read."""
+    login_prints: str = ""
+    """What the login printed before the output of our commands, quoted; empty when nothing."""
     commands: EngineCommands = DOCKER
     """How the node's engine is spoken to: for hints, also where it does not answer."""
 

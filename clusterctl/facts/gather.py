@@ -20,6 +20,7 @@ from clusterctl.facts.engine import engine_facts, image_facts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import ContainerFacts, EngineFacts, Listener, OtherCluster, Unreachable
 from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.ssh.framing import shown
 from clusterctl.inventory.model import Inventory
 from clusterctl.modes.all import listens_of, ports_of
 from clusterctl.modes.ports import reached_ports
@@ -131,6 +132,7 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
         containers=containers if isinstance(containers, Unknown) else tuple(c for c in containers if holds_rank(c)),
         beside=beside(containers),
         leftovers=leftover_names(engine, containers),
+        login_prints=shown(host.connection.login_prints),
         commands=host.engine.commands,
     )
     return facts, isinstance(containers, tuple) and has_probe(containers)

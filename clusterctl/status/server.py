@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from clusterctl.agent.inside.api import ENGINE_HEADER
 from clusterctl.agent.paths import container_name
 from clusterctl.facts.api_key import held_api_key
 from clusterctl.facts.fact import Unknown
@@ -91,12 +92,15 @@ def _certificate(head: Host, container: str, path: str) -> bytes:
     return content
 
 
-def complete(client: httpx.Client, model: str, *, timeout_s: float = COMPLETION_TIMEOUT_S) -> Completion | Unknown:
-    """One real token from the model within so many seconds, or why there is none."""
+def complete(
+    client: httpx.Client, model: str, *, timeout_s: float = COMPLETION_TIMEOUT_S, engine: int | None = None
+) -> Completion | Unknown:
+    """One real token from the model within so many seconds, or why there is none; from this engine, or from any."""
     started = time.monotonic()
     body = {"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0, "ignore_eos": True}
+    headers = {} if engine is None else {ENGINE_HEADER: str(engine)}
     try:
-        answer = client.post("/v1/completions", json=body, timeout=timeout_s)
+        answer = client.post("/v1/completions", json=body, timeout=timeout_s, headers=headers)
         answer.raise_for_status()
         tokens = int(answer.json()["usage"]["completion_tokens"])
     except httpx.HTTPStatusError as error:

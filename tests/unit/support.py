@@ -86,6 +86,7 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
             OtherCluster(other, f"{other}-node", frozenset(pids)) for other, pids in said.pop("others", {}).items()
         ),
         "gpu_remarks": tuple(said.pop("gpu_remarks", ())),
+        "login_prints": said.pop("login_prints", ""),
         "leftovers": tuple(said.pop("leftovers", ())),
         "model": _model(said.pop("model", {})),
     }
