@@ -23,6 +23,8 @@ from clusterctl.status.status import ClusterStatus, GpuStatus, NodeStatus, Serve
 from clusterctl.ui.network import Environments, bandwidth_table, network_lines
 
 SHOWN_RESTARTS = 5
+WIDEST = 1000
+"""Columns in which any table has room: to learn how many it needs."""
 NODE_COLUMNS = (
     *("NODE", "ROLE", "ADDRESS", "REACHABLE", "CONTAINER", "AGENT", "RAY", "GPUS", "GPU MEMORY", "STAGE", "RESTARTS"),
 )
@@ -188,37 +190,50 @@ def _server_rows(server: ServerAnswers) -> Iterable[tuple[str, str]]:
 
 
 def _nodes_table(nodes: Iterable[NodeStatus]) -> str:
+    """A row for each node; where the terminal is too narrow for the longest words, a line for each value."""
+    rows = [_node_row(node) for node in nodes]
     table = Table(box=None, pad_edge=False, header_style="")
     for column in NODE_COLUMNS:
         table.add_column(column, overflow="fold")
-    for node in nodes:
-        container = ", ".join(c.status + (f" ({c.exit_code})" if c.status == "exited" else "") for c in node.containers)
-        agent = ", ".join(c.phase or "?" for c in node.containers)
-        memory = ", ".join(_gpu_memory(gpu) for gpu in node.gpu_memory)
-        table.add_row(
-            node.name,
-            node.role,
-            node.address or "?",
-            "yes" if node.reachable else f"NO: {node.reason}",
-            container or ("-" if node.reachable else "?"),
-            agent or "-",
-            {True: "alive", False: "missing", None: "-"}[node.in_ray],
-            "-" if node.gpus is None else str(node.gpus),
-            memory or "-",
-            ", ".join(str(stage) for stage in node.stages) or "-",
-            ", ".join(str(c.restarts_total) for c in node.containers) or "-",
-        )
-    return _text(table)
+    for row in rows:
+        table.add_row(*row)
+    if Console(width=WIDEST).measure(table).minimum <= terminal_columns():
+        return _text(table)
+    blocks = [_columns(zip(NODE_COLUMNS, row, strict=True)) for row in rows]
+    return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def _node_row(node: NodeStatus) -> tuple[str, ...]:
+    container = ", ".join(c.status + (f" ({c.exit_code})" if c.status == "exited" else "") for c in node.containers)
+    agent = ", ".join(c.phase or "?" for c in node.containers)
+    memory = ", ".join(_gpu_memory(gpu) for gpu in node.gpu_memory)
+    return (
+        node.name,
+        node.role,
+        node.address or "?",
+        "yes" if node.reachable else f"NO: {node.reason}",
+        container or ("-" if node.reachable else "?"),
+        agent or "-",
+        {True: "alive", False: "missing", None: "-"}[node.in_ray],
+        "-" if node.gpus is None else str(node.gpus),
+        memory or "-",
+        ", ".join(str(stage) for stage in node.stages) or "-",
+        ", ".join(str(c.restarts_total) for c in node.containers) or "-",
+    )
 
 
 def _text(table: Table) -> str:
     """A table as plain text of the terminal's width; wide where there is no terminal."""
-    width = max(shutil.get_terminal_size((200, 24)).columns, 80)
-    console = Console(file=io.StringIO(), width=width, no_color=True, highlight=False)
+    console = Console(file=io.StringIO(), width=max(terminal_columns(), 80), no_color=True, highlight=False)
     console.print(table)
     out = console.file
     assert isinstance(out, io.StringIO)  # noqa: S101 (given above)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def terminal_columns() -> int:
+    """Of the operator's terminal; many where there is none."""
+    return shutil.get_terminal_size((200, 24)).columns
 
 
 def _gpu_memory(gpu: GpuStatus) -> str:
