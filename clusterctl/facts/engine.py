@@ -28,6 +28,7 @@ def engine_facts(host: Host, socket: parse.Section | None, *, sudo: bool) -> Fac
         runtimes=info.runtimes,
         data_root=info.data_root,
         time=info.time,
+        confines=info.confines,
     )
 
 

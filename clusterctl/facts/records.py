@@ -81,6 +81,8 @@ class EngineFacts:
     data_root: str
     time: str = ""
     """Its clock when it was asked (RFC 3339)."""
+    confines: tuple[str, ...] = ()
+    """What it confines containers with: seccomp, apparmor, selinux …"""
 
 
 @dataclass(frozen=True)

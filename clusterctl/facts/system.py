@@ -83,6 +83,8 @@ class SystemFacts:
     """Of /tmp, the engine's data root and the model, as far as they exist."""
     interfaces: tuple[Interface, ...] | Unknown
     routes: tuple[Route, ...] | Unknown
+    model_label: Fact[str]
+    """SELinux' label of the model's directory, where SELinux enforces; None where it does not."""
     own_addresses: Fact[tuple[IPv4Address, ...]]
     """What the node's host name resolves to on the node; None: to nothing."""
 
@@ -106,6 +108,7 @@ def system(found: Mapping[str, parse.Section], *, asked_at_s: float, answered_at
         filesystems=filesystems(found),
         interfaces=interfaces(found),
         routes=routes(found),
+        model_label=_line(found, "selinux"),
         own_addresses=own_addresses(found),
     )
 

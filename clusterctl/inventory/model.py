@@ -37,7 +37,7 @@ ENV_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 ABSOLUTE_PATH_PATTERN = r"^/[^\x00\n]*$"
 
 
-VOLUME_PATTERN = r"^/[^:]*:/[^:]*(:(ro|rw))?$"
+VOLUME_PATTERN = r"^/[^:]*:/[^:]*(:(ro|rw|z|Z)(,(ro|rw|z|Z))*)?$"
 
 
 CAPABILITY_PATTERN = r"^[A-Z_]+$"
@@ -174,7 +174,8 @@ class Container(Strict):
     sudo: bool = False
     """Reach the engine with `sudo -n` (for a login user outside the docker group)."""
     volumes: tuple[Volume, ...] = ()
-    """Extra bind mounts, as /on/node:/in/container[:ro]. model.path is always mounted, read-only, at the same path."""
+    """Extra bind mounts, as /on/node:/in/container[:ro]; with `z` or `Z` (`:ro,z`) the engine labels the files for SELinux.
+    model.path is always mounted, read-only, at the same path."""
     env: dict[EnvName, str] = Field(default_factory=dict)
     """Extra environment on every node. What clusterctl sets for each node (VLLM_HOST_IP …) is refused here."""
     ipc: Literal["host", "private"] = "private"

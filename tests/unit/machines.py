@@ -46,6 +46,7 @@ def system(said: Mapping[str, Any], number: int) -> SystemFacts:
         interfaces=(),
         routes=(),
         own_addresses=own,
+        model_label=fact(given.pop("model_label", None), str),
     )
     return replace(good, **{name: fact(value, lambda v: v) for name, value in given.items()})
 

@@ -16,8 +16,17 @@ virtual() {
     return 0
 }
 
+# Where SELinux enforces, the label of the model's directory. The kernel's file has no end of line: read says 1 then.
+selinux() {
+    enforces=
+    { read -r enforces <"$root/sys/fs/selinux/enforce"; } 2>/dev/null
+    [ "$enforces" = 1 ] && [ -e "$model_path" ] && printf 'selinux\t%s\n' "$(stat -L -c %C -- "$model_path")"
+    return 0
+}
+
 machine() {
     virtual
+    selinux
     first_line cmdline "$root/proc/cmdline"
     if [ -d "$root/run/systemd/system" ]; then printf 'systemd\t1\n'; else printf 'systemd\t0\n'; fi
 }

@@ -46,8 +46,14 @@ def info_of(info: Mapping[str, Any]) -> EngineInfo:
         runtimes=tuple(sorted(info.get("Runtimes") or {})),
         data_root=str(info.get("DockerRootDir", "")),
         time=str(info.get("SystemTime", "")),
+        confines=tuple(_named(option) for option in info.get("SecurityOptions") or ()),
         raw=info,
     )
+
+
+def _named(option: object) -> str:
+    """`name=selinux,…` of SecurityOptions."""
+    return str(option).partition(",")[0].removeprefix("name=")
 
 
 def version_of(version: Mapping[str, Any]) -> EngineVersion:

@@ -71,6 +71,8 @@ class EngineInfo:
     """Where it keeps images and containers."""
     time: str
     """Its clock when it was asked (RFC 3339)."""
+    confines: tuple[str, ...]
+    """What it confines containers with: seccomp, apparmor, selinux …"""
     raw: Mapping[str, Any] = field(repr=False)
     """Its own words, to be kept as evidence."""
 
