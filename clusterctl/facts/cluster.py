@@ -68,6 +68,8 @@ class NodeFacts:
     """What nvidia-smi printed beside the rows that could be read."""
     login_prints: str = ""
     """What the login printed before the output of our commands, quoted; empty when nothing."""
+    ssh_remarks: tuple[str, ...] = ()
+    """What of ssh_config has no effect on the way to the node."""
     commands: EngineCommands = DOCKER
     """How the node's engine is spoken to: for hints, also where it does not answer."""
 

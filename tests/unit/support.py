@@ -87,6 +87,7 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
         ),
         "gpu_remarks": tuple(said.pop("gpu_remarks", ())),
         "login_prints": said.pop("login_prints", ""),
+        "ssh_remarks": tuple(said.pop("ssh_remarks", ())),
         "leftovers": tuple(said.pop("leftovers", ())),
         "model": _model(said.pop("model", {})),
     }
