@@ -24,6 +24,7 @@ from clusterctl.facts.records import (
 from clusterctl.hosts.engine.commands import DOCKER, EngineCommands
 
 if TYPE_CHECKING:
+    from clusterctl.facts.cdi import CdiSpec
     from clusterctl.facts.collective import Collective
     from clusterctl.facts.image_report import ImageReport, RunFailed
     from clusterctl.facts.model_files import ModelFiles
@@ -66,6 +67,8 @@ class NodeFacts:
     """Containers of other clusters; only looked for where one of this cluster's ports is taken."""
     gpu_remarks: tuple[str, ...] = ()
     """What nvidia-smi printed beside the rows that could be read."""
+    cdi: tuple[CdiSpec, ...] | Unknown = ()
+    """CDI specifications on the node."""
     commands: EngineCommands = DOCKER
     """How the node's engine is spoken to: for hints, also where it does not answer."""
 

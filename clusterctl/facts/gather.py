@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from clusterctl.facts import amd, model_files, model_headers, nvidia, parse, rdma, system
+from clusterctl.facts import amd, cdi, model_files, model_headers, nvidia, parse, rdma, system
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.containers import (
     beside,
@@ -125,6 +125,7 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
         system=system.system(found, asked_at_s=asked_at_s, answered_at_s=answered_at_s),
         nvidia=nvidia.nvidia(found),
         amd_gpus=amd.amd_gpus(found),
+        cdi=cdi.cdi_specs(found),
         model=model_files.model(found),
         engine=engine,
         image=image_facts(host, inventory.container.image) if usable else not_asked,

@@ -81,6 +81,16 @@ class EngineFacts:
     data_root: str
     time: str = ""
     """Its clock when it was asked (RFC 3339)."""
+    cdi_directories: tuple[str, ...] = ()
+    """Where it looks for CDI specifications; none: it does not give devices by CDI."""
+    cdi_devices: tuple[str, ...] = ()
+    """Devices that it found there, as `nvidia.com/gpu=0`, where it says so (Docker from 28.2 on)."""
+
+    @property
+    def major(self) -> int | None:
+        """First number of its version; None where it says something else."""
+        number = self.version.partition(".")[0]
+        return int(number) if number.isascii() and number.isdigit() else None
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,10 @@ class Accelerator(Strict):
     """Kind of accelerator. `cpu` is vLLM's CPU build with declared slots (the rehearsal lab)."""
     per_node: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
     """Accelerators used on each node. `auto`: all of them, the same number on every node. `cpu` needs a number."""
+    request: Literal["auto", "toolkit", "cdi"] = "auto"
+    """How containers ask the engine for GPUs. `toolkit`: through NVIDIA's container toolkit (`--gpus`). `cdi`: as
+    devices of a CDI specification (Docker from 25 on). `auto`: what runs, else the toolkit where the engine has it,
+    else CDI (`plan` says which, and why)."""
 
 
 class Model(Strict):

@@ -113,7 +113,7 @@ def _spec(deployment: Deployment, place: Place) -> ContainerSpec:
         name=container_name(inventory.cluster),
         image_id=place.image_id,
         config=config,
-        host_config=host_config(inventory, gpus=deployment.layout.gpus_per_node, infiniband=place.infiniband),
+        host_config=host_config(inventory, gpus=place.gpus, infiniband=place.infiniband),
         files=rendered_files(deployment, place),
         executor=mode_of(inventory).name,
     )

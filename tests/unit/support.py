@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterctl.deployment.resolve import resolve
+from clusterctl.facts.cdi import CdiSpec
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import (
@@ -79,6 +80,7 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
         "system": machines.system(said.pop("system", {}), number),
         "nvidia": machines.nvidia(said.pop("nvidia", {})),
         "amd_gpus": fact(said.pop("amd_gpus", None), int),
+        "cdi": fact(said.pop("cdi", {}), _cdi),
         "engine": fact(said.pop("engine", {}), _engine),
         "image": _image(said.pop("image", "one")),
         "containers": _containers(said.pop("containers", ())),
@@ -161,7 +163,17 @@ def _gpus(value: Any) -> Any:
 
 def _engine(said: Mapping[str, Any]) -> EngineFacts:
     good = {"version": "20.10", "cgroup_driver": "systemd", "runtimes": ("runc",), "data_root": "/docker"}
-    return EngineFacts(**{**good, **said})
+    lists = {name: tuple(value) for name, value in said.items() if isinstance(value, list)}
+    return EngineFacts(**{**good, **said, **lists})
+
+
+def _cdi(said: Mapping[str, Mapping[str, Any]]) -> tuple[CdiSpec, ...]:
+    """Path → devices of NVIDIA's GPUs, and what else differs."""
+    return tuple(
+        CdiSpec(path, each.get("kind", "nvidia.com/gpu"), tuple(map(str, each.get("devices", ["0", "1", "all"]))),
+                each.get("driver"), each.get("problem"))
+        for path, each in said.items()
+    )  # fmt: skip
 
 
 def _gpu_processes(value: Any) -> Any:

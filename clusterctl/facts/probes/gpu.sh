@@ -84,6 +84,16 @@ acs() {
     return 0
 }
 
+# What engines can give to containers, whatever kind of device: the files themselves, each below its name.
+cdi() {
+    for file in "$root"/etc/cdi/*.json "$root"/etc/cdi/*.yaml "$root"/var/run/cdi/*.json "$root"/var/run/cdi/*.yaml; do
+        [ -f "$file" ] || continue
+        printf '\n@@cdi %s\n' "${file#"$root"}"
+        head -c 1048576 "$file"
+    done
+    return 0
+}
+
 # AMD.
 rocm() {
     command -v rocm-smi >/dev/null || return 44
@@ -97,3 +107,4 @@ section nvidia_module nvidia_module
 section nvidia_state nvidia_state
 section acs acs
 section rocm rocm
+section cdi cdi

@@ -31,6 +31,9 @@ def accelerators(data: object) -> Iterator[Issue]:
     if section.get("kind") == "cpu" and section.get("per_node", "auto") == "auto":
         message = "with kind cpu there are no accelerators to count"
         yield Issue(("accelerator", "per_node"), message, "give the number of slots, such as per_node: 1")
+    if section.get("kind") in ("cpu", "amd") and section.get("request", "auto") != "auto":
+        message = f"has no effect: with kind {section.get('kind')} no GPU of NVIDIA's is asked for"
+        yield Issue(("accelerator", "request"), message, "remove it")
 
 
 def layout(data: object) -> Iterator[Issue]:
