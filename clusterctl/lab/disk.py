@@ -88,8 +88,8 @@ def _install_models(root: Path, image: Image) -> None:
 
 
 def _link_model(model: Path, target: Path) -> None:
-    """Put a model's files there as hard links, links in it followed; or leave the place empty, to be mounted, where they
-    are on another file system."""
+    """Put a model's files there as hard links, links in it followed; or leave the place empty, to be mounted, where
+    they are on another file system."""
     target.mkdir(parents=True)
     try:
         run(["cp", "-rlL", "--", f"{model}/.", str(target)], timeout_s=600, tied=True)
