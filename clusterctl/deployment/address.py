@@ -32,5 +32,5 @@ def accelerators_per_node(inventory: Inventory, facts: ClusterFacts) -> int:
     declared = inventory.accelerator.per_node
     if isinstance(declared, int):
         return declared
-    counts = [len(usable_gpus(inventory, node)) for node in facts.nodes.values() if isinstance(node.gpus, tuple)]
+    counts = [len(usable_gpus(inventory, n, node)) for n, node in facts.nodes.items() if isinstance(node.gpus, tuple)]
     return min(counts, default=0)

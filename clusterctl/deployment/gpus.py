@@ -22,12 +22,31 @@ ALL = "all"
 CdiLack = Literal["old", "off", "no specification"]
 
 
-def gpu_request(inventory: Inventory, node: NodeFacts, count: int) -> GpuRequest | None:
+def gpu_request(inventory: Inventory, name: str, node: NodeFacts, count: int) -> GpuRequest | None:
     """How the container on that node asks for so many GPUs; None where it asks for none of NVIDIA's."""
     if inventory.accelerator.kind != "nvidia" or not count:
         return None
     way, why = access(inventory, node)
-    return GpuRequest(way, count, _cdi_names(node, count) if way == "cdi" else (), why)
+    asked = chosen_devices(inventory, name)[:count]
+    gpus = usable_gpus(inventory, name, node)[:count]
+    if way == "cdi":
+        names = _cdi_names_of(node, asked) if asked else _cdi_names(node, count)
+    else:
+        names = tuple(map(str, asked))
+    return GpuRequest(way, count, names, why, tuple(gpu.uuid for gpu in gpus))
+
+
+def chosen_devices(inventory: Inventory, name: str) -> tuple[int | str, ...]:
+    """The GPUs that the inventory chooses on a node; none: it leaves the choice."""
+    own = next((node.gpus for node in inventory.nodes if node.name == name), None)
+    return inventory.accelerator.devices if own is None else own
+
+
+def missing_devices(inventory: Inventory, name: str, node: NodeFacts) -> tuple[int | str, ...]:
+    """Those of them that the node does not have, where its GPUs are known."""
+    if not isinstance(node.gpus, tuple):
+        return ()
+    return tuple(asked for asked in chosen_devices(inventory, name) if not any(_is(gpu, asked) for gpu in node.gpus))
 
 
 def access(inventory: Inventory, node: NodeFacts) -> tuple[GpuWay, str]:
@@ -102,15 +121,15 @@ def offered(node: NodeFacts) -> frozenset[str] | None:
     return None if unread and not names else names
 
 
-def usable_gpus(inventory: Inventory, node: NodeFacts) -> tuple[Gpu, ...]:
-    """The GPUs that a container can be given, by index. With CDI those of its specifications: the driver may list
-    more."""
-    gpus = node.gpus if isinstance(node.gpus, tuple) else ()
-    if inventory.accelerator.kind != "nvidia":
+def usable_gpus(inventory: Inventory, name: str, node: NodeFacts) -> tuple[Gpu, ...]:
+    """The GPUs that the node's container can be given: those that are chosen, else all, by index. With CDI those of its
+    specifications: the driver may list more."""
+    if inventory.accelerator.kind != "nvidia" or not isinstance(node.gpus, tuple):
         return ()
-    if access(inventory, node)[0] != "cdi":
-        return gpus
-    return _named(node, gpus) or gpus
+    asked = chosen_devices(inventory, name)
+    gpus = tuple(gpu for each in asked for gpu in node.gpus if _is(gpu, each)) if asked else node.gpus
+    one_by_one = (offered(node) or frozenset()) - {ALL}
+    return _named(node, gpus) if one_by_one and access(inventory, node)[0] == "cdi" else gpus
 
 
 def _named(node: NodeFacts, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
@@ -128,6 +147,22 @@ def _cdi_names(node: NodeFacts, count: int) -> tuple[str, ...]:
         return (ALL,)
     chosen = (named or gpus)[:count]
     return tuple(_name(gpu, names) for gpu in chosen) or tuple(map(str, range(count)))
+
+
+def _cdi_names_of(node: NodeFacts, asked: tuple[int | str, ...]) -> tuple[str, ...]:
+    """As they are chosen where the specification has that name, else as it has them: an index that has moved is another
+    GPU either way, and no reason to replace a container."""
+    names, gpus = offered(node) or frozenset(), node.gpus if isinstance(node.gpus, tuple) else ()
+    return tuple(
+        str(each)
+        if str(each) in names or not names
+        else next((_name(gpu, names) for gpu in gpus if _is(gpu, each)), str(each))
+        for each in asked
+    )
+
+
+def _is(gpu: Gpu, asked: int | str) -> bool:
+    return asked in (gpu.index, gpu.uuid)
 
 
 def _name(gpu: Gpu, names: frozenset[str]) -> str:

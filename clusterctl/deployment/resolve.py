@@ -40,5 +40,5 @@ def _place(inventory: Inventory, name: str, facts: NodeFacts | None, gpus: int) 
         image_id=facts.image.id,
         infiniband=devices_passed(inventory.rdma, facts),
         hcas=tuple(port.name for port in chosen_ports(facts, found.interface)) if inventory.rdma != "off" else (),
-        gpus=gpu_request(inventory, facts, gpus),
+        gpus=gpu_request(inventory, name, facts, gpus),
     )

@@ -59,6 +59,8 @@ class GpuProcess:
     pid: int
     name: str
     memory_mib: int | None
+    container: str | None = None
+    """The container that it runs in, by its name, else its ID; None: in none, or not known."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class OtherCluster:
     container: str
     pids: frozenset[int]
     """Its processes, as the node sees them."""
+    gpus: frozenset[str] = frozenset()
+    """UUIDs of its GPUs."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def setup() -> None:
 )
 @click.option(
     "--model",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path),
     help="With --gpus-of-host: the model's directory, at /models/NAME on the nodes.",
 )
 @click.option("--dir", "directory", type=click.Path(path_type=Path), help="For the inventory.  [default: ./.lab/NAME]")

@@ -25,6 +25,8 @@ class GpuRequest:
     """Which ones; none: whichever the engine takes."""
     why: str
     """Why it is this way."""
+    uuids: tuple[str, ...] = ()
+    """Which GPUs these are now, as far as that is known."""
 
 
 @dataclass(frozen=True)

@@ -17,4 +17,4 @@ def device_requests(gpus: GpuRequest) -> Sequence[bodies.DeviceRequest]:
     """What the engine is to add to the container."""
     if gpus.way == "cdi":
         return [bodies.cdi_request([f"{NVIDIA_GPU}={name}" for name in gpus.names])]
-    return [bodies.gpu_request(gpus.count)]
+    return [bodies.gpus_request(gpus.names) if gpus.names else bodies.gpu_request(gpus.count)]

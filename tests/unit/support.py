@@ -85,7 +85,10 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
         "image": _image(said.pop("image", "one")),
         "containers": _containers(said.pop("containers", ())),
         "others": tuple(
-            OtherCluster(other, f"{other}-node", frozenset(pids)) for other, pids in said.pop("others", {}).items()
+            OtherCluster(
+                other, f"{other}-node", *(map(frozenset, (each, ()) if isinstance(each, list) else each.values()))
+            )
+            for other, each in said.pop("others", {}).items()
         ),
         "gpu_remarks": tuple(said.pop("gpu_remarks", ())),
         "leftovers": tuple(said.pop("leftovers", ())),
@@ -177,7 +180,16 @@ def _cdi(said: Mapping[str, Mapping[str, Any]]) -> tuple[CdiSpec, ...]:
 
 
 def _gpu_processes(value: Any) -> Any:
-    return fact(value, lambda v: tuple(GpuProcess("GPU-0", int(pid), name, 100) for pid, name in v.items()))
+    """PID → name, or name and container."""
+    return fact(
+        value,
+        lambda v: tuple(
+            GpuProcess("GPU-0", int(pid), each, 100)
+            if isinstance(each, str)
+            else GpuProcess("GPU-0", int(pid), each[0], 100, each[1])
+            for pid, each in v.items()
+        ),
+    )
 
 
 def _image(value: Any) -> Any:

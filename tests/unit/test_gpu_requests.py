@@ -11,10 +11,12 @@ from typing import Any
 import docker
 import pytest
 
+from clusterctl.agent.labels import LABEL_GPUS
 from clusterctl.deployment.resolve import resolve
 from clusterctl.facts import cdi, parse
 from clusterctl.facts.cdi import CdiSpec
 from clusterctl.facts.fact import Unknown
+from clusterctl.findings.rules import check
 from clusterctl.hosts.engine.answers import info_of
 from clusterctl.planning.container import container_specs
 from clusterctl.planning.plan import Plan, make_plan
@@ -88,6 +90,48 @@ def test_cdi_names_the_gpus_that_the_specification_has(devices: Any, gpus: int, 
 def test_the_engines_own_list_counts_where_it_gives_one() -> None:
     engine = {**CDI["engine"], "version": "28.3.0", "cdi_devices": ["nvidia.com/gpu=GPU-0", "amd.com/gpu=all"]}
     assert requests({**CDI, "engine": engine}, gpus=1) == cdi_request("GPU-0")
+
+
+UUID = "GPU-8836a272-ca08-9629-24b6-54ca9b98cd30"
+
+
+def toolkit_request(*names: str) -> list[dict[str, Any]]:
+    return [dict(docker.types.DeviceRequest(device_ids=list(names), capabilities=[["gpu"]]))]
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        (TOOLKIT, toolkit_request("2", UUID)),
+        ({**CDI, "cdi": {"/etc/cdi/nvidia.yaml": {"devices": ["0", "1", "2", "3", "all"]}}}, cdi_request("2", "3")),
+        ({**CDI, "cdi": {"/etc/cdi/nvidia.yaml": {"devices": ["GPU-2", UUID]}}}, cdi_request("GPU-2", UUID)),
+    ],
+    ids=["toolkit", "cdi by index", "cdi by UUID"],
+)
+def test_chosen_gpus_are_asked_for_and_recorded(node: Mapping[str, Any], expected: Any) -> None:
+    there = {**node, "gpus": [{}, {}, {}, {"uuid": UUID}]}
+    assert requests(there, {"devices": [2, UUID]}) == expected
+    decided = resolve(inventory({"accelerator": {"devices": [2, UUID]}}), cluster_facts({"gpu1": there, "gpu2": there}))
+    labels = container_specs(decided)["gpu1"].labels("demo", decided.places["gpu1"])
+    assert labels[LABEL_GPUS] == f"GPU-2,{UUID}"
+
+
+def test_indices_that_mean_other_gpus_after_a_reboot_are_noticed_and_replace_nothing() -> None:
+    asked = inventory({"accelerator": {"devices": [0, 1]}})
+    before = resolve(asked, cluster_facts())
+    started = container_specs(before)
+    running = {
+        name: (replace(container(spec), labels=spec.labels("demo", before.places[name])),)
+        for name, spec in started.items()
+    }
+    swapped = {"gpus": [{"uuid": "GPU-7"}, {"uuid": "GPU-0"}]}
+    facts = with_containers(cluster_facts({"gpu1": swapped}), running)
+    (found,) = [finding for finding in check(asked, facts) if finding.code == "gpu-moved"]
+    assert (found.nodes, found.seen) == (
+        ("gpu1",),
+        "the container was started with GPU-0, GPU-1; what it asks for is GPU-7, GPU-0 by now",
+    )
+    assert make_plan(resolve(asked, facts), facts).empty
 
 
 def plan_of(node: Mapping[str, Any], running: Mapping[str, Any]) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clusterctl.deployment.gpus import usable_gpus
+from clusterctl.deployment.gpus import missing_devices, usable_gpus
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.nvidia import NvidiaFacts
@@ -33,6 +33,11 @@ TOO_FEW_OF_AMD = TOO_FEW.variant(
 TOO_FEW_IN_CDI = TOO_FEW.variant(
     seen="{count} GPUs in the node's CDI specification, accelerator.per_node says {wanted}",
     fix="nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml on the node; correct accelerator.per_node",
+)
+CHOSEN_ARE_GONE = TOO_FEW.variant(
+    seen="chosen GPUs are not there: {which} (the node has {there})",
+    why="the engine refuses to start a container with a GPU that is not there",
+    fix="nvidia-smi -L on the node; correct accelerator.devices (or the node's gpus), or repair the GPU",
 )
 NO_DRIVER = TOO_FEW.variant(
     seen="nvidia-smi is not installed on the node",
@@ -67,7 +72,7 @@ DIFFER = Code(
 )
 
 
-@rule(Section.LAYOUT, TOO_FEW, TOO_FEW_IN_CDI, TOO_FEW_OF_AMD, NO_DRIVER, UNKNOWN, NOT_COUNTED, DIFFER)
+@rule(Section.LAYOUT, TOO_FEW, TOO_FEW_IN_CDI, CHOSEN_ARE_GONE, TOO_FEW_OF_AMD, NO_DRIVER, UNKNOWN, NOT_COUNTED, DIFFER)
 def accelerators(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """Enough accelerators on every node, and the same number everywhere."""
     kind, wanted = inventory.accelerator.kind, inventory.accelerator.per_node
@@ -92,5 +97,7 @@ def _nvidia(inventory: Inventory, name: str, node: NodeFacts) -> Iterator[Findin
             yield UNKNOWN.found(name, reason=node.gpus.reason)
     elif node.gpus is None:
         yield NO_DRIVER.found(name)
-    elif (count := len(usable_gpus(inventory, node))) < (wanted if isinstance(wanted, int) else 1):
+    elif gone := missing_devices(inventory, name, node):
+        yield CHOSEN_ARE_GONE.found(name, which=", ".join(map(str, gone)), there=len(node.gpus))
+    elif (count := len(usable_gpus(inventory, name, node))) < (wanted if isinstance(wanted, int) else 1):
         yield (TOO_FEW if count == len(node.gpus) else TOO_FEW_IN_CDI).found(name, count=count, wanted=wanted)

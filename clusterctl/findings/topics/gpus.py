@@ -22,15 +22,16 @@ def counts(inventory: Inventory, facts: ClusterFacts) -> dict[str, int]:
     declared = inventory.accelerator.per_node
     if inventory.accelerator.kind != "nvidia":
         return dict.fromkeys(facts.nodes, declared) if isinstance(declared, int) else {}
-    return {name: len(usable_gpus(inventory, n)) for name, n in facts.nodes.items() if isinstance(n.gpus, tuple)}
+    return {name: len(usable_gpus(inventory, name, n)) for name, n in facts.nodes.items() if isinstance(n.gpus, tuple)}
 
 
-def used_gpus(inventory: Inventory, node: NodeFacts) -> tuple[Gpu, ...]:
-    """The GPUs that the container will be given: the first per_node, by index; none where they are not NVIDIA's."""
+def used_gpus(inventory: Inventory, name: str, node: NodeFacts) -> tuple[Gpu, ...]:
+    """The GPUs that the container will be given: those that are chosen, else the first per_node, by index; none where
+    they are not NVIDIA's."""
     if inventory.accelerator.kind != "nvidia" or not isinstance(node.gpus, tuple):
         return ()
     wanted = inventory.accelerator.per_node
-    usable = usable_gpus(inventory, node)
+    usable = usable_gpus(inventory, name, node)
     return usable if wanted == "auto" else usable[:wanted]
 
 

@@ -36,6 +36,24 @@ def accelerators(data: object) -> Iterator[Issue]:
         yield Issue(("accelerator", "request"), message, "remove it")
 
 
+def devices(data: object) -> Iterator[Issue]:
+    """Chosen GPUs are NVIDIA's, different ones, and as many as are used."""
+    kind, per_node = dig(data, "accelerator", "kind"), size(data, "accelerator", "per_node")
+    places: list[KeyPath] = [("accelerator", "devices")]
+    places += [("nodes", index, "gpus") for index in range(len(items(dig(data, "nodes"))))]
+    for place in places:
+        chosen = items(dig(data, *place))
+        if not chosen:
+            continue
+        if kind in ("cpu", "amd"):
+            yield Issue(place, f"with kind {kind} GPUs cannot be chosen", "remove it")
+        elif len(set(map(str, chosen))) < len(chosen):
+            yield Issue(place, "a GPU is given twice", "give each one once")
+        elif isinstance(per_node, int) and per_node > len(chosen):
+            message = f"{len(chosen)} GPUs are chosen, and accelerator.per_node is {per_node}"
+            yield Issue(place, message, "give as many, or leave accelerator.per_node out")
+
+
 def layout(data: object) -> Iterator[Issue]:
     """Data × tensor × pipeline parallel must fit the nodes, as far as the file gives them."""
     nodes = len(items(dig(data, "nodes")))
