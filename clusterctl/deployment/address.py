@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
+from clusterctl.deployment.gpus import usable_gpus
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import InterfaceAddress
@@ -31,5 +32,5 @@ def accelerators_per_node(inventory: Inventory, facts: ClusterFacts) -> int:
     declared = inventory.accelerator.per_node
     if isinstance(declared, int):
         return declared
-    counts = [len(node.gpus) for node in facts.nodes.values() if isinstance(node.gpus, tuple)]
+    counts = [len(usable_gpus(inventory, n, node)) for n, node in facts.nodes.items() if isinstance(node.gpus, tuple)]
     return min(counts, default=0)

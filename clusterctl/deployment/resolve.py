@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clusterctl.deployment.address import accelerators_per_node, private_address
+from clusterctl.deployment.gpus import gpu_request
 from clusterctl.deployment.rdma import chosen_ports, devices_passed
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.records import ImageFacts
@@ -20,11 +21,14 @@ def resolve(inventory: Inventory, facts: ClusterFacts) -> Deployment:
     return Deployment(
         inventory,
         layout,
-        {node.name: _place(inventory, node.name, facts.nodes.get(node.name)) for node in inventory.nodes},
+        {
+            node.name: _place(inventory, node.name, facts.nodes.get(node.name), layout.gpus_per_node)
+            for node in inventory.nodes
+        },
     )
 
 
-def _place(inventory: Inventory, name: str, facts: NodeFacts | None) -> Place:
+def _place(inventory: Inventory, name: str, facts: NodeFacts | None, gpus: int) -> Place:
     found = None if facts is None else private_address(inventory, name, facts)
     if facts is None or found is None or not isinstance(facts.image, ImageFacts):
         raise ValueError(f"{name}: its address in the private network or its image is not known")
@@ -36,4 +40,5 @@ def _place(inventory: Inventory, name: str, facts: NodeFacts | None) -> Place:
         image_id=facts.image.id,
         infiniband=devices_passed(inventory.rdma, facts),
         hcas=tuple(port.name for port in chosen_ports(facts, found.interface)) if inventory.rdma != "off" else (),
+        gpus=gpu_request(inventory, name, facts, gpus),
     )

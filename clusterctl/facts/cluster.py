@@ -24,6 +24,7 @@ from clusterctl.facts.records import (
 from clusterctl.hosts.engine.commands import DOCKER, EngineCommands
 
 if TYPE_CHECKING:
+    from clusterctl.facts.cdi import CdiSpec
     from clusterctl.facts.collective import Collective
     from clusterctl.facts.image_report import ImageReport, RunFailed
     from clusterctl.facts.model_files import ModelFiles
@@ -70,6 +71,8 @@ class NodeFacts:
     """What the login printed before the output of our commands, quoted; empty when nothing."""
     ssh_remarks: tuple[str, ...] = ()
     """What of ssh_config has no effect on the way to the node."""
+    cdi: tuple[CdiSpec, ...] | Unknown = ()
+    """CDI specifications on the node."""
     commands: EngineCommands = DOCKER
     """How the node's engine is spoken to: for hints, also where it does not answer."""
 

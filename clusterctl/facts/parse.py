@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -192,15 +192,25 @@ def gpu_processes(found: Mapping[str, Section]) -> Fact[tuple[GpuProcess, ...]]:
     if not isinstance(output, str):
         return output
     rows, rest = [], []
+    said = text(found, "gpu_process_groups")
+    groups = dict(_groups(said)) if isinstance(said, str) else {}
     for cells in _cells(output):
         try:
             # A process may have commas in its name; no other column has.
-            rows.append(GpuProcess(cells[0], int(cells[1]), ", ".join(cells[2:-1]), _mib(cells[-1])))
+            name, memory = ", ".join(cells[2:-1]), _mib(cells[-1])
+            rows.append(GpuProcess(cells[0], int(cells[1]), name, memory, groups.get(int(cells[1]))))
         except (ValueError, IndexError):
             rest.append(", ".join(cells))
     return (
         Unknown(f"nvidia-smi printed what is no process table: {rest[0][:120]}") if rest and not rows else tuple(rows)
     )
+
+
+def _groups(output: str) -> Iterator[tuple[int, str]]:
+    """PID and the ID of the container in whose control group it is: Docker's and Podman's have its 64 digits."""
+    for pid, group in re.findall(r"^(\d{1,10})\t(.*)$", output, re.MULTILINE):
+        if match := re.search(r"[0-9a-f]{64}", group):
+            yield int(pid), match[0]
 
 
 def infiniband(found: Mapping[str, Section]) -> Fact[tuple[str, ...]]:

@@ -59,6 +59,8 @@ class GpuProcess:
     pid: int
     name: str
     memory_mib: int | None
+    container: str | None = None
+    """The container that it runs in, by its name, else its ID; None: in none, or not known."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class OtherCluster:
     container: str
     pids: frozenset[int]
     """Its processes, as the node sees them."""
+    gpus: frozenset[str] = frozenset()
+    """UUIDs of its GPUs."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,16 @@ class EngineFacts:
     """Its clock when it was asked (RFC 3339)."""
     confines: tuple[str, ...] = ()
     """What it confines containers with: seccomp, apparmor, selinux …"""
+    cdi_directories: tuple[str, ...] = ()
+    """Where it looks for CDI specifications; none: it does not give devices by CDI."""
+    cdi_devices: tuple[str, ...] = ()
+    """Devices that it found there, as `nvidia.com/gpu=0`, where it says so (Docker from 28.2 on)."""
+
+    @property
+    def major(self) -> int | None:
+        """First number of its version; None where it says something else."""
+        number = self.version.partition(".")[0]
+        return int(number) if number.isascii() and number.isdigit() else None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,9 @@ VOLUME_PATTERN = r"^/[^:]*:/[^:]*(:(ro|rw|z|Z)(,(ro|rw|z|Z))*)?$"
 CAPABILITY_PATTERN = r"^[A-Z_]+$"
 
 
+GPU_UUID_PATTERN = r"^GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+
+
 OPTION_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
 
 
@@ -74,6 +77,10 @@ Capability = Annotated[str, StringConstraints(pattern=CAPABILITY_PATTERN)]
 
 
 OptionName = Annotated[str, StringConstraints(pattern=OPTION_PATTERN)]
+
+
+GpuDevice = Annotated[int, Field(ge=0, le=127)] | Annotated[str, StringConstraints(pattern=GPU_UUID_PATTERN)]
+"""A GPU, as `nvidia-smi -L` lists it: by its index, or by its UUID, which it keeps."""
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -127,6 +134,8 @@ class Node(Ssh):
     """The node's own address in network.cidr. Default: detected (exactly one of its addresses must be in the CIDR)."""
     env: dict[EnvName, str] = Field(default_factory=dict)
     """Environment for this node's container; overrides container.env."""
+    gpus: tuple[GpuDevice, ...] | None = None
+    """Which of this node's GPUs are used; overrides accelerator.devices."""
 
     @property
     def is_this_machine(self) -> bool:
@@ -201,6 +210,13 @@ class Accelerator(Strict):
     """Kind of accelerator. `cpu` is vLLM's CPU build with declared slots (the rehearsal lab)."""
     per_node: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
     """Accelerators used on each node. `auto`: all of them, the same number on every node. `cpu` needs a number."""
+    devices: tuple[GpuDevice, ...] = ()
+    """Which GPUs are used on each node, by index or UUID (`nvidia-smi -L`), so that clusters can share machines.
+    Default: the first per_node. An index may be another GPU after a reboot, which `check` notices; a UUID never is."""
+    request: Literal["auto", "toolkit", "cdi"] = "auto"
+    """How containers ask the engine for GPUs. `toolkit`: through NVIDIA's container toolkit (`--gpus`). `cdi`: as
+    devices of a CDI specification (Docker from 25 on). `auto`: what runs, else the toolkit where the engine has it,
+    else CDI (`plan` says which, and why)."""
 
 
 class Model(Strict):

@@ -11,6 +11,23 @@ from clusterctl.inventory.endpoint import endpoint_of
 from clusterctl.inventory.layout import Layout
 from clusterctl.inventory.model import Inventory
 
+GpuWay = Literal["toolkit", "cdi"]
+"""How a container asks its engine for GPUs."""
+
+
+@dataclass(frozen=True)
+class GpuRequest:
+    """What a container asks for."""
+
+    way: GpuWay
+    count: int
+    names: tuple[str, ...]
+    """Which ones; none: whichever the engine takes."""
+    why: str
+    """Why it is this way."""
+    uuids: tuple[str, ...] = ()
+    """Which GPUs these are now, as far as that is known."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -25,6 +42,8 @@ class Place:
     """Whether RDMA devices are passed to the container."""
     hcas: tuple[str, ...] = ()
     """RDMA ports that NCCL shall use, as mlx5_0:1; empty without RDMA."""
+    gpus: GpuRequest | None = None
+    """How the container asks for its GPUs; None where it asks for none of NVIDIA's."""
 
 
 @dataclass(frozen=True)

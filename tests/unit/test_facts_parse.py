@@ -37,6 +37,8 @@ SECTIONS = (
         "nvidia_state",
         "acs",
         "rocm",
+        "cdi",
+        "gpu_process_groups",
     ),
     *("engine_socket", "model_files", "model_config", "model_index"),
     *(f"model_{name}" for name in ("directory", "links", "dangling", "pointers", "unfinished", "digests", "headers")),

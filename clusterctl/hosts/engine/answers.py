@@ -47,6 +47,11 @@ def info_of(info: Mapping[str, Any]) -> EngineInfo:
         data_root=str(info.get("DockerRootDir", "")),
         time=str(info.get("SystemTime", "")),
         confines=tuple(_named(option) for option in info.get("SecurityOptions") or ()),
+        # API 1.44 (Docker 25) and 1.50 (28.2).
+        cdi_directories=tuple(info.get("CDISpecDirs") or ()),
+        cdi_devices=tuple(
+            str(each["ID"]) for each in info.get("DiscoveredDevices") or () if each.get("Source") == "cdi"
+        ),
         raw=info,
     )
 

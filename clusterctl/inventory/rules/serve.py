@@ -31,6 +31,27 @@ def accelerators(data: object) -> Iterator[Issue]:
     if section.get("kind") == "cpu" and section.get("per_node", "auto") == "auto":
         message = "with kind cpu there are no accelerators to count"
         yield Issue(("accelerator", "per_node"), message, "give the number of slots, such as per_node: 1")
+    if section.get("kind") in ("cpu", "amd") and section.get("request", "auto") != "auto":
+        message = f"has no effect: with kind {section.get('kind')} no GPU of NVIDIA's is asked for"
+        yield Issue(("accelerator", "request"), message, "remove it")
+
+
+def devices(data: object) -> Iterator[Issue]:
+    """Chosen GPUs are NVIDIA's, different ones, and as many as are used."""
+    kind, per_node = dig(data, "accelerator", "kind"), size(data, "accelerator", "per_node")
+    places: list[KeyPath] = [("accelerator", "devices")]
+    places += [("nodes", index, "gpus") for index in range(len(items(dig(data, "nodes"))))]
+    for place in places:
+        chosen = items(dig(data, *place))
+        if not chosen:
+            continue
+        if kind in ("cpu", "amd"):
+            yield Issue(place, f"with kind {kind} GPUs cannot be chosen", "remove it")
+        elif len(set(map(str, chosen))) < len(chosen):
+            yield Issue(place, "a GPU is given twice", "give each one once")
+        elif isinstance(per_node, int) and per_node > len(chosen):
+            message = f"{len(chosen)} GPUs are chosen, and accelerator.per_node is {per_node}"
+            yield Issue(place, message, "give as many, or leave accelerator.per_node out")
 
 
 def layout(data: object) -> Iterator[Issue]:
