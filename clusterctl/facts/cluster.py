@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from clusterctl.facts.nvidia import NvidiaFacts
     from clusterctl.facts.pairs import Pairs
     from clusterctl.facts.rdma import RdmaPort
+    from clusterctl.facts.routing import Routing
     from clusterctl.facts.system import SystemFacts
 
 
@@ -66,6 +67,8 @@ class NodeFacts:
     """Containers of other clusters; only looked for where one of this cluster's ports is taken."""
     gpu_remarks: tuple[str, ...] = ()
     """What nvidia-smi printed beside the rows that could be read."""
+    routing: Fact[Routing] = None
+    """How the kernel sends to the other nodes; None: not asked (one node), or no `ip` there."""
     commands: EngineCommands = DOCKER
     """How the node's engine is spoken to: for hints, also where it does not answer."""
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.nvidia import KernelModule, NvidiaFacts, Topology
+from clusterctl.facts.parse import Section
 from clusterctl.facts.rdma import Gid, RdmaPort
 from clusterctl.facts.records import Gpu
+from clusterctl.facts.routing import routing as read_routing
 from clusterctl.facts.system import Clock, EngineProcess, Filesystem, SystemFacts
 
 GOOD_DISK = {"type": "ext4", "free_bytes": 900 << 30, "total_bytes": 1000 << 30, "free_inodes": 1 << 24,
@@ -103,10 +105,21 @@ def rdma(value: Any) -> Any:
     return fact(value, lambda ports: tuple(_port(name, said or {}) for name, said in ports.items()))
 
 
+def routing(value: Any) -> Any:
+    """Lines as the probe prints them: `get PEER ANSWER`, `route …`, `rule …`."""
+    return fact(value, lambda lines: read_routing({"routes_to_peers": Section("\n".join(map(_tagged, lines)), 0)}))
+
+
+def _tagged(line: str) -> str:
+    parts = line.split(" ", 2) if line.startswith(("get ", "match ")) else line.split(" ", 1)
+    return "\t".join(parts)
+
+
 def _port(name: str, said: Mapping[str, Any]) -> RdmaPort:
     device, _, port = name.partition(":")
     layer = said.get("link_layer", "Ethernet")
-    gids = said.get("gids", {"::ffff:10.77.0.11": "RoCE v2", "::ffff:10.77.0.12": "RoCE v2"})
+    of_layer = {"fe80::1": None} if layer == "InfiniBand" else {f"::ffff:10.77.0.1{n}": "RoCE v2" for n in (1, 2)}
+    gids = said.get("gids", of_layer)
     on = tuple(said.get("interfaces", ["eth1"]))
     return RdmaPort(
         device=device,
@@ -120,4 +133,7 @@ def _port(name: str, said: Mapping[str, Any]) -> RdmaPort:
             Gid(index, IPv6Address(address), kind, on[0] if on and kind else None)
             for index, (address, kind) in enumerate(gids.items())
         ),
+        lid=said.get("lid"),
+        sm_lid=said.get("sm_lid"),
+        nvswitch=said.get("nvswitch", False),
     )

@@ -85,6 +85,7 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
         "others": tuple(
             OtherCluster(other, f"{other}-node", frozenset(pids)) for other, pids in said.pop("others", {}).items()
         ),
+        "routing": machines.routing(said.pop("routing", None)),
         "gpu_remarks": tuple(said.pop("gpu_remarks", ())),
         "leftovers": tuple(said.pop("leftovers", ())),
         "model": _model(said.pop("model", {})),
