@@ -141,7 +141,9 @@ def _rate(ports: Sequence[RdmaPort]) -> float:
 def _beside(port: RdmaPort, used: Sequence[RdmaPort]) -> str:
     if used[0].link_layer != port.link_layer:
         return f"{port.link_layer}, and {used[0].link_layer} is used"
-    return f"slower: {port.rate or 'of unknown rate'}"
+    if port.gbit_per_s < used[0].gbit_per_s:
+        return f"slower: {port.rate}"
+    return "its network is not the private one, which has ports of its own"
 
 
 class _Evidence:

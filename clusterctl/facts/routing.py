@@ -129,7 +129,7 @@ def _answers(lines: Sequence[Sequence[str]]) -> Mapping[IPv4Address, Answer]:
             found[peer] = Answer((), text.strip()[:120])
         elif route.kind in NOWHERE:
             found[peer] = Answer((), f"the route says {route.kind}")
-        elif route.kind == "unicast" and route.interfaces:
+        elif route.kind == "unicast":
             behind = _route(said["match"].get(peer, ""))
             hops = behind.interfaces if behind is not None else ()
             found[peer] = Answer(hops if set(route.interfaces) <= set(hops) else route.interfaces)
@@ -143,12 +143,15 @@ def _route(line: str) -> TableRoute | None:
     destination = _network(words[0]) if words else None
     if destination is None:
         return None
+    interfaces = tuple(dict.fromkeys(_interfaces(words[1:])))
+    if kind == "unicast" and not interfaces:
+        return None
     named = dict(_pairs(words[1:], ("table", "metric")))
     metric = named.get("metric", "")
     return TableRoute(
         kind=kind,
         destination=destination,
-        interfaces=tuple(dict.fromkeys(_interfaces(words[1:]))),
+        interfaces=interfaces,
         table=named.get("table", "main"),
         metric=int(metric) if metric.isdecimal() else 0,
     )

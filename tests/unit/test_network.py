@@ -154,7 +154,10 @@ def test_the_probe_of_the_network_gets_the_network_and_nothing_else_and_goes_awa
 )  # fmt: skip
 def test_what_a_node_is_told_about_rdma(mode: str, rdma: dict[str, Any], told: dict[str, str]) -> None:
     other = {"mlx5_0:1": {"link_layer": "InfiniBand", "interfaces": ["ib0"], "lid": 21, "sm_lid": 1}}
-    nodes = {"gpu1": {"rdma": rdma or None, "infiniband": ["uverbs0"] if rdma else None}, "gpu2": {"rdma": other}}
+    nodes: dict[str, dict[str, Any] | None] = {
+        "gpu1": {"rdma": rdma or None, "infiniband": ["uverbs0"] if rdma else None},
+        "gpu2": {"rdma": other},
+    }
     facts = cluster_facts(nodes)
     variables = network_environments(inventory({"rdma": mode}), facts)["gpu1"]
     assert {name: value for name, value in variables.items() if name.startswith(("NCCL_IB", "NCCL_NET"))} == told
