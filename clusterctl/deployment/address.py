@@ -27,6 +27,11 @@ def private_address(inventory: Inventory, name: str, facts: NodeFacts) -> Interf
     return wanted[0] if len({item.address for item in wanted}) == 1 else None
 
 
+def addresses_of(facts: NodeFacts) -> tuple[InterfaceAddress, ...]:
+    """The node's addresses; none where they could not be read."""
+    return () if isinstance(facts.addresses, Unknown) else facts.addresses
+
+
 def accelerators_per_node(inventory: Inventory, facts: ClusterFacts) -> int:
     """Accelerators used on each node: declared, or what the nodes have."""
     declared = inventory.accelerator.per_node

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from clusterctl.facts.nvidia import NvidiaFacts
     from clusterctl.facts.pairs import Pairs
     from clusterctl.facts.rdma import RdmaPort
+    from clusterctl.facts.routing import Routing
     from clusterctl.facts.system import SystemFacts
 
 
@@ -73,6 +74,8 @@ class NodeFacts:
     """What of ssh_config has no effect on the way to the node."""
     cdi: tuple[CdiSpec, ...] | Unknown = ()
     """CDI specifications on the node."""
+    routing: Fact[Routing] = None
+    """How the kernel sends to the other nodes; None: not asked (one node), or no `ip` there."""
     commands: EngineCommands = DOCKER
     """How the node's engine is spoken to: for hints, also where it does not answer."""
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from clusterctl.facts import amd, cdi, model_files, model_headers, nvidia, parse, rdma, system
+from clusterctl.facts import amd, cdi, model_files, model_headers, nvidia, parse, rdma, routing, system
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.containers import (
     beside,
@@ -103,7 +103,10 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
     asked_at_s = now()
     timeout_s = min(PROBE_TIMEOUT_S, inventory.timeouts.command_s)
     done = host.connection.run(
-        ["sh", "-s", "--", inventory.model.path], stdin=PROBE, timeout_s=timeout_s, read_only=True
+        ["sh", "-s", "--", inventory.model.path, *routing.asked(inventory, host.name)],
+        stdin=PROBE,
+        timeout_s=timeout_s,
+        read_only=True,
     )
     answered_at_s = now()
     found = parse.sections(done.stdout.decode(errors="replace"))
@@ -122,6 +125,7 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
         gpu_processes=with_containers(host, parse.gpu_processes(found)) if usable else parse.gpu_processes(found),
         others=_others(host, inventory, containers, listeners),
         gpu_remarks=parse.gpu_remarks(found),
+        routing=routing.routing(found),
         infiniband=parse.infiniband(found),
         rdma=rdma.rdma(found),
         system=system.system(found, asked_at_s=asked_at_s, answered_at_s=answered_at_s),

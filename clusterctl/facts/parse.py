@@ -69,9 +69,11 @@ def addresses(found: Mapping[str, Section]) -> tuple[InterfaceAddress, ...] | Un
     output = text(found, "addresses")
     if not isinstance(output, str):
         return _addresses_without_ip(found) or output or Unknown("no answer from `ip`")
-    rows = re.findall(r"^\d+: (\S+?)(?:@\S+)?\s+inet (\d+\.\d+\.\d+\.\d+)", output, re.MULTILINE)
+    rows = re.findall(r"^\d+: (\S+?)(?:@\S+)?\s+inet (\d+\.\d+\.\d+\.\d+)(?:/(\d{1,2}))?", output, re.MULTILINE)
     try:
-        return tuple(InterfaceAddress(interface, IPv4Address(address)) for interface, address in rows)
+        return tuple(
+            InterfaceAddress(interface, IPv4Address(address), int(prefix or 32)) for interface, address, prefix in rows
+        )
     except ValueError:
         return Unknown(f"`ip` printed what is no address table: {output[:120]}")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from clusterctl.agent.state import AgentState, agent_state
@@ -18,6 +18,13 @@ class InterfaceAddress:
 
     interface: str
     address: IPv4Address
+    prefix: int = field(default=32, compare=False)
+    """Length of its network's prefix; 32 where it is not known."""
+
+    @property
+    def network(self) -> IPv4Network:
+        """The network that it is in."""
+        return IPv4Network((self.address, self.prefix), strict=False)
 
 
 @dataclass(frozen=True)

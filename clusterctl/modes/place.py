@@ -36,12 +36,14 @@ class Place:
     name: str
     role: Literal["head", "worker"]
     address: IPv4Address
-    interface: str
+    interfaces: tuple[str, ...]
+    """Those that Gloo and NCCL connect through, the first for what takes only one."""
     image_id: str
     infiniband: bool
     """Whether RDMA devices are passed to the container."""
     hcas: tuple[str, ...] = ()
-    """RDMA ports that NCCL shall use, as mlx5_0:1; empty without RDMA."""
+    """RDMA ports that NCCL shall use, as mlx5_0:1; where there are none, those to keep it from, as ^mlx5_0:1; empty
+    without RDMA."""
     gpus: GpuRequest | None = None
     """How the container asks for its GPUs; None where it asks for none of NVIDIA's."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from clusterctl.actions.down import DownResult
 from clusterctl.actions.summary import UpSummary
+from clusterctl.deployment.rdma import Ports
 from clusterctl.facts.cluster import DeepFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.findings.finding import Finding
@@ -20,7 +21,7 @@ from clusterctl.findings.identity import Difference
 from clusterctl.modes.engines import EngineStatus
 from clusterctl.signatures.start import KvCache
 from clusterctl.status.status import ClusterStatus, GpuStatus, NodeStatus, ServerAnswers
-from clusterctl.ui.network import Environments, bandwidth_table, network_lines
+from clusterctl.ui.network import NO_PORTS, Environments, bandwidth_table, network_lines
 
 SHOWN_RESTARTS = 5
 WIDEST = 1000
@@ -101,9 +102,9 @@ def check_result(
     return "\n".join([*between, *table, findings(found, nodes)])
 
 
-def network(environments: Environments, deep: DeepFacts | None) -> list[str]:
-    """The network environment of each node, and what was measured between them."""
-    lines = list(network_lines(environments, deep))
+def network(environments: Environments, deep: DeepFacts | None, ports: Mapping[str, Ports] = NO_PORTS) -> list[str]:
+    """The network environment of each node, its RDMA ports, and what was measured between them."""
+    lines = list(network_lines(environments, deep, ports))
     if deep is not None and deep.pairs is not None and deep.pairs.gbit_per_s:
         lines.append(_text(bandwidth_table(deep.pairs)))
     return lines

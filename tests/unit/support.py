@@ -90,6 +90,7 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
             )
             for other, each in said.pop("others", {}).items()
         ),
+        "routing": machines.routing(said.pop("routing", None)),
         "gpu_remarks": tuple(said.pop("gpu_remarks", ())),
         "login_prints": said.pop("login_prints", ""),
         "ssh_remarks": tuple(said.pop("ssh_remarks", ())),

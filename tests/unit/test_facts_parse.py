@@ -31,6 +31,7 @@ SECTIONS = (
         "filesystems",
         "interfaces",
         "routes",
+        "routes_to_peers",
         "hostname_addresses",
         "gpu_topology",
         "nvidia_module",

@@ -88,6 +88,11 @@ interfaces() {
         first_line "$nic/mtu" "$net/mtu"
         first_line "$nic/operstate" "$net/operstate"
         first_line "$nic/speed" "$net/speed" # EINVAL where there is no link
+        # An IPoIB child (ib0.8001) names its parent here.
+        { read -r value <"$net/parent"; } 2>/dev/null && printf '%s/lower/%s\t1\n' "$nic" "$value"
+        for lower in "$net"/lower_*; do
+            [ -e "$lower" ] && printf '%s/lower/%s\t1\n' "$nic" "${lower##*/lower_}"
+        done
     done
     return 0
 }
