@@ -231,7 +231,7 @@ def test_what_the_toolkit_generates_is_taken_without_what_a_node_has_not() -> No
 @pytest.mark.parametrize("generated", [None, [], {}, {"containerEdits": None}, {"containerEdits": {"mounts": []}}])
 def test_what_is_no_specification_is_not_taken(generated: object) -> None:
     made = specification([], ["nvidiactl"], Edits(((Path("/a"), Path("/b")),), Path("/b")), generated)
-    assert made["containerEdits"]["env"] == ["LD_LIBRARY_PATH=/b", "NVIDIA_VISIBLE_DEVICES=void"]
+    assert made["containerEdits"]["env"] == ["LD_LIBRARY_PATH=/b:/usr/local/cuda/lib64", "NVIDIA_VISIBLE_DEVICES=void"]
 
 
 def test_the_inventory_asks_for_the_nodes_gpus_by_cdi(tmp_path: Path) -> None:
