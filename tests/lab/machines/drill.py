@@ -84,7 +84,7 @@ class Drill:
                 "smi": self.on(node, "nvidia-smi --query-gpu=index,uuid,name,pci.bus_id").splitlines(),
                 "model": self.on(node, "cat /models/model/config.json"),
                 "container": self.on(node, f"{given} 'ls /dev'").split(),
-                "driver": self.on(node, f"{given} 'cat ${LD_LIBRARY_PATH%%:*}/libcuda.so.1'").strip(),
+                "driver": self.on(node, f"{given} 'cat ${{LD_LIBRARY_PATH%%:*}}/libcuda.so.1'").strip(),
             }
         checked = self.clusterctl("-i", str(inventory), "check", "--json")
         self.seen["check"] = (checked.returncode, json.loads(checked.stdout))
