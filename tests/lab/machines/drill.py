@@ -22,7 +22,9 @@ def image(root: Path) -> None:
     """A root file system with a shell, a few commands and this system's Python: enough for a probe."""
     for folder in ("usr/bin", LIBRARIES, "lib64", "etc", "tmp", "proc", "sys", "dev", "root", "models"):
         (root / folder).mkdir(parents=True)
-    programs = [Path(shutil.which(name) or "").resolve() for name in ("sh", "ls", "cat", "env", "python3")]
+    programs = [
+        Path(shutil.which(name, path="/usr/bin:/bin") or "").resolve() for name in ("sh", "ls", "cat", "env", "python3")
+    ]
     for program in programs:
         shutil.copy(program, root / "usr/bin")
     python = programs[-1].name
