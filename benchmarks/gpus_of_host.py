@@ -201,6 +201,7 @@ class Trial:
     def all(self) -> bool:
         """Every step; what follows a failed start is only the way back."""
         try:
+            self.run("before", "down", limit_s=180)  # what a run that was cut off has left
             self.check()
             if self.up("up"):
                 self.look()

@@ -23,7 +23,9 @@ CdiLack = Literal["old", "off", "no specification"]
 
 
 def gpu_request(inventory: Inventory, name: str, node: NodeFacts, count: int) -> GpuRequest | None:
-    """How the container on that node asks for so many GPUs; None where it asks for none of NVIDIA's."""
+    """How the container on that node asks for so many GPUs; None where it asks for none."""
+    if inventory.accelerator.kind == "amd":
+        return _amd_request(inventory, name, node, count)
     if inventory.accelerator.kind != "nvidia" or not count:
         return None
     way, why = access(inventory, node)
@@ -36,6 +38,16 @@ def gpu_request(inventory: Inventory, name: str, node: NodeFacts, count: int) ->
     return GpuRequest(way, count, names, why, tuple(gpu.uuid for gpu in gpus))
 
 
+def _amd_request(inventory: Inventory, name: str, node: NodeFacts, count: int) -> GpuRequest:
+    """By CDI where it was asked for, else ROCm's device files: all of them, or those of the chosen GPUs only."""
+    asked = chosen_devices(inventory, name)[:count]
+    if inventory.accelerator.request == "cdi":
+        return GpuRequest("cdi", count, tuple(map(str, asked)) or (ALL,), "accelerator.request says so")
+    there = node.amd_render_nodes if isinstance(node.amd_render_nodes, tuple) else ()
+    files = tuple(there[each] for each in asked if isinstance(each, int) and each < len(there))
+    return GpuRequest("files", count, files, "ROCm's own way for containers")
+
+
 def chosen_devices(inventory: Inventory, name: str) -> tuple[int | str, ...]:
     """The GPUs that the inventory chooses on a node; none: it leaves the choice."""
     own = next((node.gpus for node in inventory.nodes if node.name == name), None)
@@ -44,6 +56,11 @@ def chosen_devices(inventory: Inventory, name: str) -> tuple[int | str, ...]:
 
 def missing_devices(inventory: Inventory, name: str, node: NodeFacts) -> tuple[int | str, ...]:
     """Those of them that the node does not have, where its GPUs are known."""
+    if inventory.accelerator.kind == "amd":
+        if isinstance(node.amd_render_nodes, Unknown):
+            return ()
+        there = range(len(node.amd_render_nodes or ()))
+        return tuple(each for each in chosen_devices(inventory, name) if each not in there)
     if not isinstance(node.gpus, tuple):
         return ()
     return tuple(asked for asked in chosen_devices(inventory, name) if not any(_is(gpu, asked) for gpu in node.gpus))
@@ -54,13 +71,14 @@ def access(inventory: Inventory, node: NodeFacts) -> tuple[GpuWay, str]:
     asked = inventory.accelerator.request
     if asked != "auto":
         return asked, "accelerator.request says so"
-    possible = {"toolkit": toolkit_works(node), "cdi": isinstance(node.engine, EngineFacts) and not cdi_lack(node)}
+    cdi = isinstance(node.engine, EngineFacts) and not cdi_lack(node)
+    possible: dict[GpuWay, bool] = {"toolkit": toolkit_works(node), "cdi": cdi}
     running = way_that_runs(node)
-    if running is not None and possible[running]:
+    if running is not None and possible.get(running):
         return running, "it is what runs"
     if has_toolkit(node):
         return "toolkit", "the engine has NVIDIA's container toolkit"
-    if possible["cdi"]:
+    if cdi:
         return "cdi", f"the engine has no NVIDIA runtime, and {_source(node)} has {NVIDIA_GPU}"
     return "toolkit", "nothing was found that gives GPUs to containers"
 

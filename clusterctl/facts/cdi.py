@@ -18,6 +18,8 @@ from clusterctl.facts import parse
 from clusterctl.facts.fact import Unknown
 
 NVIDIA_GPU = "nvidia.com/gpu"
+AMD_GPU = "amd.com/gpu"
+"""Of AMD's container toolkit (`amd-ctk cdi generate`, /etc/cdi/amd.json)."""
 
 _FILE = re.compile(r"^@@cdi ([^\n]+)(?:\n|\Z)", re.MULTILINE)
 _DRIVER = re.compile(r"libcuda\.so\.(\d+\.\d+(?:\.\d+)?)")

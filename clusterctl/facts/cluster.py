@@ -66,6 +66,8 @@ class NodeFacts:
     """The cluster's containers of other roles (an exporter, say)."""
     others: tuple[OtherCluster, ...] = ()
     """Containers of other clusters; only looked for where one of this cluster's ports is taken."""
+    amd_render_nodes: Fact[tuple[str, ...]] = None
+    """Render devices of AMD's GPUs, in the order in which ROCm counts them; None where its driver is not loaded."""
     gpu_remarks: tuple[str, ...] = ()
     """What nvidia-smi printed beside the rows that could be read."""
     login_prints: str = ""

@@ -131,6 +131,7 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
         system=system.system(found, asked_at_s=asked_at_s, answered_at_s=answered_at_s),
         nvidia=nvidia.nvidia(found),
         amd_gpus=amd.amd_gpus(found),
+        amd_render_nodes=amd.render_nodes(found),
         cdi=cdi.cdi_specs(found),
         model=model_files.model(found),
         engine=engine,

@@ -216,7 +216,7 @@ class Accelerator(Strict):
     request: Literal["auto", "toolkit", "cdi"] = "auto"
     """How containers ask the engine for GPUs. `toolkit`: through NVIDIA's container toolkit (`--gpus`). `cdi`: as
     devices of a CDI specification (Docker from 25 on). `auto`: what runs, else the toolkit where the engine has it,
-    else CDI (`plan` says which, and why)."""
+    else CDI (`plan` says which, and why); for AMD's the device files of ROCm."""
 
 
 class Model(Strict):

@@ -18,6 +18,8 @@ VERSION = "0.5.0"
 """Of the format: what Docker 25 reads, with everything that is needed."""
 IN_CONTAINER = Path("/usr/local/nvidia/lib64")
 """Where NVIDIA's own images look for the driver's libraries, too."""
+CUDA = Path("/usr/local/cuda/lib64")
+"""Where images that are made from NVIDIA's have CUDA: their own LD_LIBRARY_PATH says so, and is replaced."""
 SEEN_BY_NODES = ("/usr/", "/lib/", "/lib64/", "/bin/", "/sbin/")
 """What a node has of the machine."""
 
@@ -52,7 +54,7 @@ def specification(gpus: Sequence[HostGpu], devices: Iterable[str], edits: Edits,
 
 def _by_hand(edits: Edits, devices: Iterable[str]) -> dict[str, Any]:
     return {
-        "env": [f"LD_LIBRARY_PATH={edits.libraries}", "NVIDIA_VISIBLE_DEVICES=void"],
+        "env": [f"LD_LIBRARY_PATH={edits.libraries}:{CUDA}", "NVIDIA_VISIBLE_DEVICES=void"],
         "deviceNodes": [{"path": path} for path in devices],
         "mounts": [
             {"hostPath": str(there), "containerPath": str(here), "options": ["ro", "nosuid", "nodev", "rbind"]}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clusterctl.errors import ClusterctlError
+from clusterctl.inventory.layout import count
 from clusterctl.lab import gpu_cdi
 from clusterctl.lab.commands import CommandError, run
 from clusterctl.lab.packages import SYSTEM_PATH
@@ -134,7 +135,8 @@ def share_out(machine: Machine, root: Path, nodes: int, per_node: int | None) ->
     if wanted > len(free):
         others = ", ".join(dict.fromkeys(taken.values()))
         raise ClusterctlError(
-            f"{nodes} nodes with {wanted // nodes} GPUs each are {wanted} GPUs; this machine has {len(machine.gpus)}"
+            f"{count(nodes, 'node')} with {count(wanted // nodes, 'GPU')} each: {wanted} of this machine's "
+            f"{count(len(machine.gpus), 'GPU')}"
             + (f", of which {len(taken)} belong to other labs ({others})" if taken else ""),
             hint="ask for fewer with --nodes and --gpus" + (", or remove a lab: clusterctl lab down" if taken else ""),
         )
@@ -168,9 +170,11 @@ def install(paths: LabPaths, spec: LabSpec, node: LabNode, machine: Machine) -> 
     write_whole(disk / "etc/cdi/nvidia.json", json.dumps(specification, indent=1) + "\n")
     write_whole(disk / "etc/docker/daemon.json", json.dumps({"features": {"cdi": True}}) + "\n")
     sshd = disk / "etc/ssh/sshd_config"
-    extra = f"SetEnv PATH={machine.smi.parent}:{SYSTEM_PATH}\n"
-    if str(machine.smi.parent) not in SYSTEM_PATH.split(":") and extra not in (text := sshd.read_text()):
-        write_whole(sshd, text + extra)  # the node's login finds nvidia-smi where this machine has it
+    if str(machine.smi.parent) not in SYSTEM_PATH.split(":"):
+        # A login finds nvidia-smi where this machine has it. Of several lines the first one counts.
+        path = f"SetEnv PATH={machine.smi.parent}:{SYSTEM_PATH}"
+        kept = [line for line in sshd.read_text().splitlines() if not line.startswith("SetEnv PATH=")]
+        write_whole(sshd, "\n".join([path, *kept]) + "\n")
 
 
 def _model_bind(spec: LabSpec, node: LabNode, paths: LabPaths) -> list[Bind]:

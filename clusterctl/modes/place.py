@@ -11,8 +11,8 @@ from clusterctl.inventory.endpoint import endpoint_of
 from clusterctl.inventory.layout import Layout
 from clusterctl.inventory.model import Inventory
 
-GpuWay = Literal["toolkit", "cdi"]
-"""How a container asks its engine for GPUs."""
+GpuWay = Literal["toolkit", "cdi", "files"]
+"""How a container asks its engine for GPUs; `files`: the device files of ROCm."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Place:
     """RDMA ports that NCCL shall use, as mlx5_0:1; where there are none, those to keep it from, as ^mlx5_0:1; empty
     without RDMA."""
     gpus: GpuRequest | None = None
-    """How the container asks for its GPUs; None where it asks for none of NVIDIA's."""
+    """How the container asks for its GPUs; None where it has none."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class ContainerSpec:
             LABEL_SPEC: self.hash,
             LABEL_VERSION: __version__,
             LABEL_EXECUTOR: self.executor,
-            **({LABEL_GPUS: ",".join(place.gpus.uuids)} if place.gpus is not None else {}),
+            **({LABEL_GPUS: ",".join(place.gpus.uuids)} if place.gpus is not None and place.gpus.uuids else {}),
         }
 
 

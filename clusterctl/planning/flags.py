@@ -8,7 +8,7 @@ from typing import Any
 from clusterctl.hosts.engine import bodies
 from clusterctl.inventory.model import Inventory, Ulimit
 from clusterctl.modes.place import GpuRequest
-from clusterctl.planning.devices import AMD_DEVICES, AMD_GROUPS, device_requests
+from clusterctl.planning.devices import accelerator_flags
 
 LOG_MAX_SIZE = "64m"
 
@@ -38,12 +38,9 @@ def host_config(inventory: Inventory, *, gpus: GpuRequest | None, infiniband: bo
     }
     if container.ipc == "private":
         body["shm_size"] = container.shm_bytes
-    if gpus is not None:
-        body["device_requests"] = device_requests(gpus)
-    if inventory.accelerator.kind == "amd":
-        body["devices"] += [f"{path}:{path}:rwm" for path in AMD_DEVICES]
-        body["group_add"] = list(AMD_GROUPS)
-    return body
+    flags = dict(accelerator_flags(inventory, gpus))
+    body["devices"] += flags.pop("devices", [])
+    return {**body, **flags}
 
 
 def _ulimit(name: str, limit: Ulimit | int) -> bodies.Ulimit:

@@ -32,7 +32,7 @@ class Plan:
     why: str | None = None
     """Why it is this executor, where somebody has decided it."""
     requests: Mapping[str, GpuRequest] = field(default_factory=dict)
-    """Node → how its container asks for GPUs; none where they are not NVIDIA's."""
+    """Node → how its container asks for GPUs; none where there are none."""
 
     @property
     def empty(self) -> bool:
@@ -87,7 +87,7 @@ class Plan:
             alike.setdefault((request.way, request.why), []).append(name)
         for (way, why), names in alike.items():
             of = f" of {', '.join(names)}" if len(alike) > 1 else ""
-            yield f"GPUs{of} by {'CDI' if way == 'cdi' else 'the toolkit'}: {why}"
+            yield f"GPUs{of} by {WAYS[way]}: {why}"
 
     def step_lines(self) -> Iterator[str]:
         """What is changed, for a person."""
@@ -98,6 +98,9 @@ class Plan:
             yield from step.lines()
         counts = {kind: sum(isinstance(step, kind) for step in self.steps) for kind in KINDS}
         yield ", ".join(f"{n} to {kind.action}" for kind, n in counts.items() if n or kind in (Create, Replace, Keep))
+
+
+WAYS = {"cdi": "CDI", "toolkit": "the toolkit", "files": "device files"}
 
 
 def make_plan(deployment: Deployment, facts: ClusterFacts, *, anew: bool = False, other_key: bool = False) -> Plan:

@@ -140,7 +140,8 @@ def image_probe(inventory: Inventory, facts: ClusterFacts, node: str, *, ask_reg
     found = facts.nodes[node]
     assert isinstance(found.image, ImageFacts)  # noqa: S101 (the caller chose the nodes by it)
     gpus = gpus_wanted(inventory, facts)
-    request = gpu_request(inventory, node, found, gpus)
+    count = gpus if inventory.accelerator.kind == "nvidia" else accelerators_per_node(inventory, facts)
+    request = gpu_request(inventory, node, found, count)
     body = dict(host_config(inventory, gpus=request, infiniband=devices_passed(inventory.rdma, found)))
     # The engine makes the directory of a bind mount that is not there; of this kind of mount it refuses to, and
     # looking must change nothing.

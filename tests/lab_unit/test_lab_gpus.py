@@ -120,7 +120,7 @@ def lab(tmp_path: Path, machine: Machine, **changes: Any) -> tuple[LabPaths, Lab
     )  # fmt: skip
     spec = replace(spec, **changes)
     for node in spec.members:
-        write_whole(paths.disk(node.name) / "etc/ssh/sshd_config", "Port 22\n")
+        write_whole(paths.disk(node.name) / "etc/ssh/sshd_config", "SetEnv PATH=/bin\nPort 22\n")
         write_whole(paths.disk(node.name) / "etc/ssh/ssh_host_ed25519_key.pub", f"ssh-ed25519 KEY root@{node.name}\n")
         (paths.disk(node.name) / "models/big").mkdir(parents=True)
     write_whole(paths.files / files.KEY, "a private key\n")
@@ -139,7 +139,7 @@ def test_nodes_get_different_gpus_and_another_labs_are_not_given_away(tmp_path: 
     assert gpus.share_out(found, tmp_path / "state", 2, None) == found.gpus
     assert gpus.share_out(found, tmp_path / "state", 1, None) == found.gpus
     assert gpus.share_out(found, tmp_path / "state", 1, 1) == found.gpus[:1]
-    with pytest.raises(ClusterctlError, match="2 nodes with 2 GPUs each are 4 GPUs; this machine has 2"):
+    with pytest.raises(ClusterctlError, match="2 nodes with 2 GPUs each: 4 of this machine's 2 GPUs"):
         gpus.share_out(found, tmp_path / "state", 2, 2)
     lab(tmp_path, found, nodes=1, host_gpus=found.gpus[:1])
     assert gpus.share_out(found, tmp_path / "state", 1, None) == found.gpus[1:]
@@ -184,7 +184,8 @@ def test_logins_find_nvidia_smi_where_the_machine_has_it(tmp_path: Path) -> None
     for _ in range(2):
         gpus.install(paths, spec, spec.members[0], found)
     lines = (paths.disk("node1") / "etc/ssh/sshd_config").read_text().splitlines()
-    assert lines[1:] == [f"SetEnv PATH={found.smi.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+    path = f"{found.smi.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert lines == [f"SetEnv PATH={path}", "Port 22"]
 
 
 def test_a_specification_by_hand_has_the_drivers_files(tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_what_the_toolkit_generates_is_taken_without_what_a_node_has_not() -> No
 @pytest.mark.parametrize("generated", [None, [], {}, {"containerEdits": None}, {"containerEdits": {"mounts": []}}])
 def test_what_is_no_specification_is_not_taken(generated: object) -> None:
     made = specification([], ["nvidiactl"], Edits(((Path("/a"), Path("/b")),), Path("/b")), generated)
-    assert made["containerEdits"]["env"] == ["LD_LIBRARY_PATH=/b", "NVIDIA_VISIBLE_DEVICES=void"]
+    assert made["containerEdits"]["env"] == ["LD_LIBRARY_PATH=/b:/usr/local/cuda/lib64", "NVIDIA_VISIBLE_DEVICES=void"]
 
 
 def test_the_inventory_asks_for_the_nodes_gpus_by_cdi(tmp_path: Path) -> None:

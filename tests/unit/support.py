@@ -79,6 +79,7 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
         "rdma": machines.rdma(said.pop("rdma", None)),
         "system": machines.system(said.pop("system", {}), number),
         "nvidia": machines.nvidia(said.pop("nvidia", {})),
+        "amd_render_nodes": fact(said.pop("amd_render_nodes", None), tuple),
         "amd_gpus": fact(said.pop("amd_gpus", None), int),
         "cdi": fact(said.pop("cdi", {}), _cdi),
         "engine": fact(said.pop("engine", {}), _engine),
@@ -201,7 +202,11 @@ def _image(value: Any) -> Any:
 
 
 def _containers(value: Any) -> Any:
-    return fact(value, lambda v: tuple(container(name=name) for name in v))
+    """Names, or name → labels."""
+    return fact(
+        value,
+        lambda v: tuple(container(name=name, labels=v[name] if isinstance(v, Mapping) else None) for name in v),
+    )
 
 
 def _model(value: Any) -> Any:

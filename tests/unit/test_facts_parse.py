@@ -39,6 +39,7 @@ SECTIONS = (
         "acs",
         "rocm",
         "cdi",
+        "amd_render",
         "gpu_process_groups",
     ),
     *("engine_socket", "model_files", "model_config", "model_index"),

@@ -13,7 +13,7 @@ import pytest
 
 from clusterctl.agent.labels import LABEL_GPUS
 from clusterctl.deployment.resolve import resolve
-from clusterctl.facts import cdi, parse
+from clusterctl.facts import amd, cdi, parse
 from clusterctl.facts.cdi import CdiSpec
 from clusterctl.facts.fact import Unknown
 from clusterctl.findings.rules import check
@@ -114,6 +114,42 @@ def test_chosen_gpus_are_asked_for_and_recorded(node: Mapping[str, Any], expecte
     decided = resolve(inventory({"accelerator": {"devices": [2, UUID]}}), cluster_facts({"gpu1": there, "gpu2": there}))
     labels = container_specs(decided)["gpu1"].labels("demo", decided.places["gpu1"])
     assert labels[LABEL_GPUS] == f"GPU-2,{UUID}"
+
+
+RENDER = {"amd_render_nodes": ["/dev/dri/renderD128", "/dev/dri/renderD136", "/dev/dri/renderD144"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "devices", "expected"),
+    [
+        ({}, ["/dev/kfd", "/dev/dri"], None),
+        ({"devices": [0, 2]}, ["/dev/kfd", "/dev/dri/renderD128", "/dev/dri/renderD144"], None),
+        ({"request": "cdi"}, [], ["amd.com/gpu=all"]),
+        ({"request": "cdi", "devices": [0, 2]}, [], ["amd.com/gpu=0", "amd.com/gpu=2"]),
+    ],
+)
+def test_amd_gets_its_device_files_those_of_chosen_gpus_only_or_cdi(
+    changes: dict[str, Any], devices: list[str], expected: list[str] | None
+) -> None:
+    asked = inventory({"accelerator": {"kind": "amd", "per_node": 2, **changes}})
+    facts = cluster_facts({"gpu1": RENDER, "gpu2": RENDER})
+    serving = container_specs(resolve(asked, facts))["gpu1"].host_config
+    assert [each.split(":")[0] for each in serving["devices"]] == devices
+    assert [each["DeviceIDs"] for each in serving.get("device_requests", [])] == ([expected] if expected else [])
+    asking = image_probe(asked, facts, "gpu1").host_config
+    assert (asking["devices"], asking.get("device_requests")) == (serving["devices"], serving.get("device_requests"))
+
+
+def test_render_devices_come_in_the_order_of_the_drivers_topology(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, minor in enumerate((0, 0, 128, 136)):  # two CPUs, two GPUs
+        path = tmp_path / f"sys/class/kfd/kfd/topology/nodes/{number}/properties"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"cpu_cores_count 64\nsimd_count 0\ndrm_render_minor {minor}\nhive_id 0\n", encoding="utf-8")
+    monkeypatch.setenv("CLUSTERCTL_ROOT", str(tmp_path))
+    assert amd.render_nodes(probe(tmp_path)) == ("/dev/dri/renderD128", "/dev/dri/renderD136")
+    assert amd.render_nodes({"amd_render": parse.Section("", 44)}) is None
 
 
 def test_indices_that_mean_other_gpus_after_a_reboot_are_noticed_and_replace_nothing() -> None:

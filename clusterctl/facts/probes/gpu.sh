@@ -111,6 +111,19 @@ rocm() {
     limited 20 rocm-smi --showid --json
 }
 
+# In the order in which ROCm counts them: the driver's nodes by number, those of CPUs with 0.
+amd_render() {
+    [ -d "$root/sys/class/kfd/kfd/topology/nodes" ] || return 44
+    number=0
+    while [ -d "$root/sys/class/kfd/kfd/topology/nodes/$number" ]; do
+        while read -r property value; do
+            [ "$property" = drm_render_minor ] && printf '%s\n' "$value"
+        done <"$root/sys/class/kfd/kfd/topology/nodes/$number/properties"
+        number=$((number + 1))
+    done
+    return 0
+}
+
 section gpus gpus
 section gpu_processes gpu_processes
 section gpu_process_groups gpu_process_groups
@@ -119,4 +132,5 @@ section nvidia_module nvidia_module
 section nvidia_state nvidia_state
 section acs acs
 section rocm rocm
+section amd_render amd_render
 section cdi cdi

@@ -39,6 +39,10 @@ CHOSEN_ARE_GONE = TOO_FEW.variant(
     why="the engine refuses to start a container with a GPU that is not there",
     fix="nvidia-smi -L on the node; correct accelerator.devices (or the node's gpus), or repair the GPU",
 )
+AMDS_ARE_GONE = CHOSEN_ARE_GONE.variant(
+    seen="chosen GPUs are not there: {which} (the driver's topology has {there})",
+    fix="rocm-smi -i on the node; correct accelerator.devices (or the node's gpus), or load the amdgpu driver",
+)
 NO_DRIVER = TOO_FEW.variant(
     seen="nvidia-smi is not installed on the node",
     why="accelerator.kind is nvidia",
@@ -72,7 +76,18 @@ DIFFER = Code(
 )
 
 
-@rule(Section.LAYOUT, TOO_FEW, TOO_FEW_IN_CDI, CHOSEN_ARE_GONE, TOO_FEW_OF_AMD, NO_DRIVER, UNKNOWN, NOT_COUNTED, DIFFER)
+@rule(
+    Section.LAYOUT,
+    TOO_FEW,
+    TOO_FEW_IN_CDI,
+    CHOSEN_ARE_GONE,
+    AMDS_ARE_GONE,
+    TOO_FEW_OF_AMD,
+    NO_DRIVER,
+    UNKNOWN,
+    NOT_COUNTED,
+    DIFFER,
+)
 def accelerators(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """Enough accelerators on every node, and the same number everywhere."""
     kind, wanted = inventory.accelerator.kind, inventory.accelerator.per_node
@@ -82,6 +97,9 @@ def accelerators(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]
     for name, node in facts.nodes.items():
         if kind == "nvidia":
             yield from _nvidia(inventory, name, node)
+        elif kind == "amd" and (gone := missing_devices(inventory, name, node)):
+            there = len(node.amd_render_nodes) if isinstance(node.amd_render_nodes, tuple) else 0
+            yield AMDS_ARE_GONE.found(name, which=", ".join(map(str, gone)), there=there)
         elif kind == "amd" and isinstance(node.amd_gpus, int) and node.amd_gpus < int(wanted):
             yield TOO_FEW_OF_AMD.found(name, count=node.amd_gpus, wanted=wanted)
     found = counts(inventory, facts)
