@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from clusterctl.deployment.address import addresses_of
+from clusterctl.deployment.once import once
 from clusterctl.deployment.way import Way, way_of, with_lowers
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
@@ -86,12 +87,21 @@ def devices_passed(mode: RdmaMode, node: NodeFacts) -> bool:
 
 
 def ports_of_network(inventory: Inventory, name: str, facts: ClusterFacts) -> Ports:
-    """The ports that belong to the private network, and all others with the reason.
+    """That node's ports that belong to the private network, and all others with the reason.
 
     A port belongs to it by the route to the other nodes, by an address in network.cidr, or by its fabric: an
     InfiniBand subnet, or an Ethernet network, that other nodes have a port in. Of those of one link layer the fastest
     are used, all of them: slower ones are for storage or management.
     """
+    return _all_ports(inventory, facts)[name]
+
+
+@once
+def _all_ports(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, Ports]:
+    return {name: _ports(inventory, name, facts) for name in facts.nodes}
+
+
+def _ports(inventory: Inventory, name: str, facts: ClusterFacts) -> Ports:
     node = facts.nodes[name]
     way = way_of(inventory, name, facts)
     if not isinstance(node.rdma, tuple) or way is None:
@@ -190,9 +200,10 @@ class _Evidence:
         return None if sharing or not self._others else "no other node has a port in its InfiniBand subnet"
 
     def _lid_twice(self, port: RdmaPort) -> bool:
-        """Whether a port of another node has the same LID: then they are not in one subnet, whatever else is equal."""
+        """Whether the port of the same name has the same LID on another node: then they are not in one subnet, whatever
+        else is equal. Not any port: one that manages NVSwitches there may have a LID that the fabric has here."""
         return port.lid is not None and any(
-            each.lid == port.lid and each.subnet == port.subnet
+            each.name == port.name and each.lid == port.lid and each.subnet == port.subnet
             for node in self._others.values()
             for each in _active(node)
         )
@@ -208,7 +219,9 @@ class _Evidence:
 
 
 def _active(node: NodeFacts) -> Iterator[RdmaPort]:
-    return (port for port in node.rdma or () if port.active) if isinstance(node.rdma, tuple) else iter(())
+    """The node's ports that NCCL could use."""
+    ports = node.rdma if isinstance(node.rdma, tuple) else ()
+    return (port for port in ports if port.active and unfit(port) is None)
 
 
 def _in_network(node: NodeFacts, network: IPv4Network) -> bool:

@@ -350,6 +350,15 @@ CASES: Mapping[str, Case] = {
         ["mlx5_0", "mlx5_1"],
         {},
     ),
+    "InfiniBand rails whose LIDs another node's NVSwitches have, too": (
+        both(lambda n: (
+            {"mlx5_0": ib("ib0", lid=n), "mlx5_8": ib("ibp0s0", lid=1), "mlx5_9": ib("ibp1s0", lid=2)},
+            {f"10.77.0.1{n}": "eth1"},
+        )),
+        {},
+        ["mlx5_0"],
+        {"mlx5_8": "LID 1", "mlx5_9": "LID 2"},
+    ),
     "two InfiniBand fabrics, one of them this node's alone": (
         both(lambda n: (
             {"mlx5_0": ib("ib0", lid=n, sm_lid=9), "mlx5_1": ib("ib1", lid=n, sm_lid=n + 40)}, {f"10.77.0.1{n}": "eth1"}
