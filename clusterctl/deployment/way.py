@@ -63,7 +63,8 @@ def way_of(inventory: Inventory, name: str, facts: ClusterFacts) -> Way | None:
 @once
 def ways(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, Way]:
     """Every node that was read and whose address is known, with its way to the others."""
-    own = {name: found for name, node in facts.nodes.items() if (found := private_address(inventory, name, node))}
+    read = [node.name for node in inventory.nodes if node.name in facts.nodes]
+    own = {name: found for name in read if (found := private_address(inventory, name, facts.nodes[name]))}
     # As it was found on the node, else as it is declared.
     addresses = {node.name: own[node.name].address if node.name in own else node.address for node in inventory.nodes}
     return {name: _way(facts.nodes[name], place, addresses) for name, place in own.items()}
