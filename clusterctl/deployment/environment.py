@@ -36,5 +36,5 @@ def network_environments(inventory: Inventory, facts: ClusterFacts) -> Mapping[s
         name: network_environment(
             inventory, name, way.address, way.sockets, ports_of_network(inventory, name, facts).hcas
         )
-        for name, way in ways(inventory, facts)
+        for name, way in ways(inventory, facts).items()
     }

@@ -6,11 +6,13 @@ A port is used because something says that it belongs to the private network, ne
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from clusterctl.deployment.address import addresses_of
+from clusterctl.deployment.once import once
 from clusterctl.deployment.way import Way, way_of, with_lowers
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
@@ -86,12 +88,21 @@ def devices_passed(mode: RdmaMode, node: NodeFacts) -> bool:
 
 
 def ports_of_network(inventory: Inventory, name: str, facts: ClusterFacts) -> Ports:
-    """The ports that belong to the private network, and all others with the reason.
+    """That node's ports that belong to the private network, and all others with the reason.
 
     A port belongs to it by the route to the other nodes, by an address in network.cidr, or by its fabric: an
     InfiniBand subnet, or an Ethernet network, that other nodes have a port in. Of those of one link layer the fastest
     are used, all of them: slower ones are for storage or management.
     """
+    return _all_ports(inventory, facts)[name]
+
+
+@once
+def _all_ports(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, Ports]:
+    return {name: _ports(inventory, name, facts) for name in facts.nodes}
+
+
+def _ports(inventory: Inventory, name: str, facts: ClusterFacts) -> Ports:
     node = facts.nodes[name]
     way = way_of(inventory, name, facts)
     if not isinstance(node.rdma, tuple) or way is None:
@@ -146,15 +157,46 @@ def _beside(port: RdmaPort, used: Sequence[RdmaPort]) -> str:
     return "its network is not the private one, which has ports of its own"
 
 
+@dataclass(frozen=True)
+class _Fabrics:
+    """Which nodes have an ACTIVE port in what. Only of nodes that were read: what is not known speaks neither for nor
+    against."""
+
+    read: frozenset[str]
+    subnets: Mapping[object, frozenset[str]]
+    """InfiniBand subnet → nodes."""
+    lids: Mapping[object, frozenset[str]]
+    """Port's name, LID and subnet → nodes."""
+    networks: Mapping[object, frozenset[str]]
+    """Network of an Ethernet port → nodes."""
+
+
+@once
+def _fabrics(_: Inventory, facts: ClusterFacts) -> _Fabrics:
+    subnets, lids, networks = (defaultdict[object, set[str]](set) for _ in range(3))
+    for name, node in facts.nodes.items():
+        for port in _active(node):
+            if port.subnet is not None:
+                subnets[port.subnet].add(name)
+                lids[port.name, port.lid, port.subnet].add(name)
+            if port.link_layer == ETHERNET:
+                for network in _networks(node, port):
+                    networks[network].add(name)
+    known = frozenset(name for name, node in facts.nodes.items() if not isinstance(node.rdma, Unknown))
+    return _Fabrics(
+        known, *({key: frozenset(names) for key, names in each.items()} for each in (subnets, lids, networks))
+    )
+
+
 class _Evidence:
     """What says that a port of one node belongs to the private network."""
 
     def __init__(self, inventory: Inventory, name: str, facts: ClusterFacts, way: Way) -> None:
         self._cidr = inventory.cidr
         self._alone = len(inventory.nodes) < 2
-        self._node = facts.nodes[name]
-        # Those of other nodes that were read: what is not known speaks neither for nor against.
-        self._others = {n: node for n, node in facts.nodes.items() if n != name and not isinstance(node.rdma, Unknown)}
+        self._name, self._node = name, facts.nodes[name]
+        self._fabrics = _fabrics(inventory, facts)
+        self._any_other = bool(self._fabrics.read - {name})
         self._carriers = with_lowers(self._node, way.interfaces)
         self._exact = frozenset(way.interfaces)
         self._has_exact = any(self._under_route(port) for port in _active(self._node))
@@ -184,36 +226,36 @@ class _Evidence:
     def _other_subnet(self, port: RdmaPort) -> str | None:
         if port.subnet is None:
             return "nothing says which InfiniBand subnet it is in, and it has no address in the private network"
-        sharing = [each for node in self._others.values() for each in _active(node) if each.subnet == port.subnet]
         if self._lid_twice(port) or port.image_guid in self._foreign:
             return f"its subnet is this node's own: its LID {port.lid} is another node's, too (NVSwitches?)"
-        return None if sharing or not self._others else "no other node has a port in its InfiniBand subnet"
+        sharing = self._others(self._fabrics.subnets, port.subnet)
+        return None if sharing or not self._any_other else "no other node has a port in its InfiniBand subnet"
 
     def _lid_twice(self, port: RdmaPort) -> bool:
-        """Whether a port of another node has the same LID: then they are not in one subnet, whatever else is equal."""
-        return port.lid is not None and any(
-            each.lid == port.lid and each.subnet == port.subnet
-            for node in self._others.values()
-            for each in _active(node)
-        )
+        """Whether the port of the same name has the same LID on another node: then they are not in one subnet, whatever
+        else is equal. Not any port: one that manages NVSwitches there may have a LID that the fabric has here."""
+        return port.lid is not None and self._others(self._fabrics.lids, (port.name, port.lid, port.subnet))
 
     def _other_network(self, port: RdmaPort) -> str | None:
-        networks = [item.network for item in addresses_of(self._node) if item.interface in port.interfaces]
-        shown = ", ".join(map(str, networks)) or "none"
-        outside = f"its network ({shown}) is not the private one"
+        networks = _networks(self._node, port)
+        outside = f"its network ({', '.join(map(str, networks)) or 'none'}) is not the private one"
         if not self._uplinks.isdisjoint(port.interfaces) or not networks:
             return outside
-        shared = [network for network in networks if any(_in_network(node, network) for node in self._others.values())]
-        return None if shared or not self._others else f"{outside}, and no other node has a port in it"
+        shared = any(self._others(self._fabrics.networks, network) for network in networks)
+        return None if shared or not self._any_other else f"{outside}, and no other node has a port in it"
+
+    def _others(self, having: Mapping[object, frozenset[str]], key: object) -> bool:
+        return bool(having.get(key, frozenset()) - {self._name})
 
 
 def _active(node: NodeFacts) -> Iterator[RdmaPort]:
-    return (port for port in node.rdma or () if port.active) if isinstance(node.rdma, tuple) else iter(())
+    """The node's ports that NCCL could use."""
+    ports = node.rdma if isinstance(node.rdma, tuple) else ()
+    return (port for port in ports if port.active and unfit(port) is None)
 
 
-def _in_network(node: NodeFacts, network: IPv4Network) -> bool:
-    interfaces = {item.interface for item in addresses_of(node) if item.address in network}
-    return any(port.link_layer == ETHERNET and not interfaces.isdisjoint(port.interfaces) for port in _active(node))
+def _networks(node: NodeFacts, port: RdmaPort) -> list[IPv4Network]:
+    return [item.network for item in addresses_of(node) if item.interface in port.interfaces]
 
 
 def _default_interfaces(node: NodeFacts) -> frozenset[str]:

@@ -7,14 +7,16 @@ What counts is the route from it to the other nodes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from clusterctl.deployment.address import addresses_of, private_address
+from clusterctl.deployment.once import once
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.kernel_net import Route
+from clusterctl.facts.records import InterfaceAddress
 from clusterctl.facts.routing import Answer, Routing
 from clusterctl.inventory.model import Inventory
 
@@ -55,17 +57,24 @@ class Way:
 
 def way_of(inventory: Inventory, name: str, facts: ClusterFacts) -> Way | None:
     """How that node reaches the others; None where its own address is not known."""
-    node = facts.nodes.get(name)
-    own = private_address(inventory, name, node) if node is not None else None
-    if node is None or own is None:
-        return None
-    peers = {}
-    for peer in inventory.nodes:
-        there = _address_of(inventory, peer.name, facts)
-        if peer.name != name and there not in (None, own.address):
-            answer = _answer(node, there, own.address)
-            if answer is not None:
-                peers[peer.name] = answer
+    return ways(inventory, facts).get(name)
+
+
+@once
+def ways(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, Way]:
+    """Every node that was read and whose address is known, with its way to the others."""
+    read = [node.name for node in inventory.nodes if node.name in facts.nodes]
+    own = {name: found for name in read if (found := private_address(inventory, name, facts.nodes[name]))}
+    # As it was found on the node, else as it is declared.
+    addresses = {node.name: own[node.name].address if node.name in own else node.address for node in inventory.nodes}
+    return {name: _way(facts.nodes[name], place, addresses) for name, place in own.items()}
+
+
+def _way(node: NodeFacts, own: InterfaceAddress, addresses: Mapping[str, IPv4Address | None]) -> Way:
+    # An address that is this node's, too, is a finding of its own (address-duplicate).
+    others = {peer: there for peer, there in addresses.items() if there is not None and there != own.address}
+    found = {peer: _answer(node, there, own.address) for peer, there in others.items()}
+    peers = {peer: answer for peer, answer in found.items() if answer is not None}
     carriers = [item.interface for item in addresses_of(node) if item.address == own.address] or [own.interface]
     counted = Counter(interface for answer in peers.values() for interface in answer.interfaces)
     on = min(carriers, key=lambda each: (-counted[each], each == LOOPBACK))
@@ -95,17 +104,7 @@ def _sockets(node: NodeFacts, on: str, through: tuple[str, ...]) -> tuple[str, .
     return usable or ((on,) if on != LOOPBACK else through)
 
 
-def _address_of(inventory: Inventory, name: str, facts: ClusterFacts) -> IPv4Address | None:
-    """As it was found on the node, else as it is declared."""
-    node = facts.nodes.get(name)
-    found = private_address(inventory, name, node) if node is not None else None
-    declared = next(each.address for each in inventory.nodes if each.name == name)
-    return found.address if found is not None else declared
-
-
-def _answer(node: NodeFacts, peer: IPv4Address | None, source: IPv4Address) -> Answer | None:
-    if peer is None:
-        return None
+def _answer(node: NodeFacts, peer: IPv4Address, source: IPv4Address) -> Answer | None:
     if isinstance(node.routing, Routing):
         return node.routing.to(peer, source)
     # Without `ip`: the main table, of which the kernel's own file shows one hop of each route.
@@ -117,11 +116,3 @@ def _answer(node: NodeFacts, peer: IPv4Address | None, source: IPv4Address) -> A
 
 def _precedence(route: Route) -> tuple[int, int]:
     return route.destination.prefixlen, -route.metric
-
-
-def ways(inventory: Inventory, facts: ClusterFacts) -> Iterator[tuple[str, Way]]:
-    """Every node that was read and whose address is known, with its way to the others."""
-    for name in facts.nodes:
-        way = way_of(inventory, name, facts)
-        if way is not None:
-            yield name, way

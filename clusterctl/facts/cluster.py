@@ -49,7 +49,7 @@ class NodeFacts:
     infiniband: Fact[tuple[str, ...]]
     """Device nodes below /dev/infiniband."""
     rdma: Fact[tuple[RdmaPort, ...]]
-    """Ports of RDMA devices; None where the kernel has no RDMA support loaded. facts/rdma.py: hca_of()."""
+    """Ports of RDMA devices; None where the kernel has no RDMA support loaded."""
     system: SystemFacts
     nvidia: Fact[NvidiaFacts]
     """The NVIDIA driver and what belongs to it; None where it is not loaded."""

@@ -101,12 +101,6 @@ class RdmaPort:
         return float(found.group()) if found else 0.0
 
 
-def hca_of(ports: Sequence[RdmaPort], interface: str) -> RdmaPort | None:
-    """The port that carries `interface`; of several (a bond) the first ACTIVE one. None: no RDMA on it."""
-    candidates = [port for port in ports if interface in port.interfaces]
-    return next((port for port in candidates if port.active), candidates[0] if candidates else None)
-
-
 def rdma(found: Mapping[str, parse.Section]) -> Fact[tuple[RdmaPort, ...]]:
     """Every port of every RDMA device, in order; None where the kernel has no RDMA support loaded."""
     output = parse.text(found, "rdma")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 
@@ -24,6 +25,9 @@ KINDS = ("unicast", "local", "broadcast", "multicast", "anycast", "throw", *NOWH
 EVERYTHING = IPv4Network("0.0.0.0/0")
 
 NOT_DECLARED = "-"
+
+ASKED_FOR = 64
+"""Nodes that the kernel is asked about, two processes each; the way to further ones is read from its tables."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,22 @@ class Routing:
         return None
 
     def _longest(self, rule: Rule, peer: IPv4Address) -> TableRoute | None:
-        found = [
-            route
-            for route in self.routes
-            if route.table == rule.table and peer in route.destination and route.destination.prefixlen > rule.shortest
-        ]
-        return max(found, key=lambda route: (route.destination.prefixlen, -route.metric), default=None)
+        """The route of the rule's table with the longest prefix."""
+        for length, networks in self._tables.get(rule.table, {}).items():
+            route = networks.get(int(peer) >> (32 - length))
+            if route is not None and length > rule.shortest:
+                return route
+        return None
+
+    @cached_property
+    def _tables(self) -> Mapping[str, Mapping[int, Mapping[int, TableRoute]]]:
+        """Table → length of the prefix, the longest first → prefix → its route of the lowest metric."""
+        found: dict[str, dict[int, dict[int, TableRoute]]] = {}
+        for route in sorted(self.routes, key=lambda each: (-each.destination.prefixlen, -each.metric)):
+            length = route.destination.prefixlen
+            prefix = int(route.destination.network_address) >> (32 - length)
+            found.setdefault(route.table, {}).setdefault(length, {})[prefix] = route
+        return found
 
 
 def asked(inventory: Inventory, name: str) -> tuple[str, ...]:
@@ -102,7 +116,7 @@ def asked(inventory: Inventory, name: str) -> tuple[str, ...]:
     addresses = {node.name: node.address for node in inventory.nodes}
     own = addresses.pop(name)
     peers = [str(address) for address in addresses.values() if address is not None]
-    return (str(inventory.cidr or NOT_DECLARED), str(own or NOT_DECLARED), *peers)
+    return (str(inventory.cidr or NOT_DECLARED), str(own or NOT_DECLARED), *peers[:ASKED_FOR])
 
 
 def routing(found: Mapping[str, parse.Section]) -> Fact[Routing]:

@@ -32,7 +32,7 @@ def candidates(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, tuple[
     others have findings of their own."""
     return {
         name: (str(way.address), way.interface)
-        for name, way in ways(inventory, facts)
+        for name, way in ways(inventory, facts).items()
         if not isinstance(facts.nodes[name].image, Unknown | None)
     }
 

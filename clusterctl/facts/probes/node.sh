@@ -23,9 +23,9 @@ routes_to_peers() {
     [ "$own" = - ] || from="from $own"
     for peer in "$@"; do
         # shellcheck disable=SC2086
-        printf 'get\t%s\t%s\n' "$peer" "$(limited 3 ip -4 -o route get "$peer" $from 2>&1 | head -n 1)"
+        printf 'get\t%s\t%s\n' "$peer" "$(ip -4 -o route get "$peer" $from 2>&1)"
         # shellcheck disable=SC2086
-        printf 'match\t%s\t%s\n' "$peer" "$(limited 3 ip -4 -o route get fibmatch "$peer" $from 2>/dev/null | head -n 1)"
+        printf 'match\t%s\t%s\n' "$peer" "$(ip -4 -o route get fibmatch "$peer" $from 2>/dev/null)"
     done
     tagged rule ip -4 -o rule show
     [ "$cidr" = - ] && return 0

@@ -28,7 +28,7 @@ OTHER = Code(
 @rule(Section.ADDRESSES, OTHER)
 def interface_address(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The interface that leads to the other nodes has the private address, or another one in the private network."""
-    for name, way in ways(inventory, facts):
+    for name, way in ways(inventory, facts).items():
         if not way.known or way.on in way.sockets:
             continue
         interface = way.sockets[0]

@@ -24,7 +24,7 @@ OTHER_INTERFACE = Code(
     "{own_interface} (from {own_address})",
     why="NCCL and Gloo are told the interface of network.cidr; answers take another way than questions",
     fix="on {source}: ip route get {address}; ip route show; remove the route or the second address that is more "
-    "specific",
+    "specific, or give the route its source: ip route replace ... src {own_address}",
 )
 
 

@@ -38,7 +38,7 @@ NOT_KNOWN = Code(
 @rule(Section.ADDRESSES, MISSING, NOT_KNOWN)
 def route_missing(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """Every node has a route from its private address to each other node."""
-    for name, way in ways(inventory, facts):
+    for name, way in ways(inventory, facts).items():
         lost = {peer: answer.reason for peer, answer in way.peers.items() if not answer.interfaces}
         if lost:
             reasons = "; ".join(dict.fromkeys(lost.values()))

@@ -30,7 +30,7 @@ DIFFER = Code(
 @rule(Section.ADDRESSES, DIFFER)
 def routes_differ(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """All other nodes are reached through the same interfaces."""
-    for name, way in ways(inventory, facts):
+    for name, way in ways(inventory, facts).items():
         if not way.differs:
             continue
         through: dict[tuple[str, ...], list[str]] = {}
