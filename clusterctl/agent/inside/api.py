@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .journal import STATE_DIR
+from .unavailable import ANSWERS_AS
 
 METRICS_TIMEOUT_S = 5
 PROGRESS = re.compile(
@@ -43,7 +44,8 @@ def ask(
 ) -> Answer:
     """Ask the server on this node, or one of its engines.
 
-    Raises OSError (TimeoutError at the deadline) or HTTPException.
+    Raises OSError (TimeoutError at the deadline, ConnectionRefusedError when only the agent itself answers there) or
+    HTTPException.
     """
     host, port = server["endpoint_host"], server["endpoint_port"]
     if server.get("tls"):
@@ -65,6 +67,8 @@ def ask(
     try:
         connection.request(method, path, json.dumps(body) if body is not None else None, headers)
         response = connection.getresponse()
+        if response.getheader("Server") == ANSWERS_AS:
+            raise ConnectionRefusedError("no server listens on the API's port")
         return Answer(response.status, response.read().decode(errors="replace"))
     finally:
         connection.close()

@@ -100,6 +100,7 @@ async def completes(of: Watched) -> None:
     if len(node.answered) == engine.engines:
         node.went_well_since = time.monotonic()
         of.gate.serving()
+        node.unavailable.serves()
         node.journal.phase("serving", ready=True)
     while True:
         await asyncio.sleep(node.settings()["canary_interval_s"])
@@ -109,8 +110,15 @@ async def completes(of: Watched) -> None:
 
 async def _until_listening(node: Node) -> None:
     # The port is bound before the engine starts but listens only afterwards: refused means still loading.
-    while await reach(node.server["endpoint_host"], node.server["endpoint_port"]) != "open":
+    while not await _listens(node):
         await asyncio.sleep(POLL_S)
+
+
+async def _listens(node: Node) -> bool:
+    """Whether the server does, and not the agent in its place."""
+    if node.unavailable.server is not None:
+        return node.unavailable.other_listens()
+    return await reach(node.server["endpoint_host"], node.server["endpoint_port"]) == "open"
 
 
 async def _first_canary(node: Node, engine: Engine) -> None:
