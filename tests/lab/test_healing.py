@@ -20,7 +20,7 @@ import pytest
 
 from .conftest import Clusterctl, Ran, Rehearsal
 from .during_up import left_behind
-from .faults import Load, Recovery, suffer, while_serving
+from .faults import Knocks, Load, Recovery, suffer, while_serving
 
 pytestmark = [pytest.mark.lab, pytest.mark.starts]
 
@@ -133,6 +133,10 @@ FAULTS = {
 """Fault → the node and the reason that `status` shows for it."""
 
 
+ENDS_THE_HEADS_AGENT = {"head container killed", "worker node off, on after 15 s"}
+"""Faults after which the head's container is started again: by its engine at once, in the order of seconds."""
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_it_serves_again_by_itself(serving: Serving, name: str, tmp_path: Path) -> None:
     fault = while_serving(serving.rehearsal.lab.name)[name]
@@ -142,6 +146,8 @@ def test_it_serves_again_by_itself(serving: Serving, name: str, tmp_path: Path) 
         load.wait(lambda: '"phase": "serving"' in log.read_text(), 10, "word of it in the log that is followed")
     print(result)
     assert result.outage_s < RECOVERY_DEADLINE_S
+    if name not in ENDS_THE_HEADS_AGENT:
+        assert result.refused == 0, "while no server listens, the agent answers"
     new = serving.restarts()[before:]
     node, reason = FAULTS[name]
     assert (node, reason) in [(at, why) for at, _, why in new]
@@ -153,13 +159,18 @@ def test_it_serves_again_by_itself(serving: Serving, name: str, tmp_path: Path) 
 
 def test_up_in_the_middle_of_a_recovery_waits_for_it(serving: Serving) -> None:
     containers = [serving.rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()]
-    serving.rehearsal.lab.exec("node1", ["pkill", "-KILL", "-f", "clusterctl_agent server"])
-    deadline = time.monotonic() + 20
-    while (status := serving.clusterctl("status", "--json")).json()["state"] != "recovering":
-        assert time.monotonic() < deadline
-    assert status.code == 3
-    ran = serving.clusterctl("up", "--json")
-    assert ran.code == 0
+    with Knocks(serving.summary["endpoint"]) as knocks:
+        serving.rehearsal.lab.exec("node1", ["pkill", "-KILL", "-f", "clusterctl_agent server"])
+        deadline = time.monotonic() + 20
+        while (status := serving.clusterctl("status", "--json")).json()["state"] != "recovering":
+            assert time.monotonic() < deadline
+        assert status.code == 3
+        assert "no server listens" in json.dumps(status.json()["server"]), "the agent's 503 is no answer of the server"
+        ran = serving.clusterctl("up", "--json")
+        assert ran.code == 0
+    assert knocks.of("503"), "the agent answers while the server loads"
+    assert knocks.met[-1][1] == "200"
+    assert knocks.of("refused") == []
     assert ran.json()["changed"] is False
     assert [serving.rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()] == containers
 

@@ -299,7 +299,7 @@ class Agent:
     async def _let_requests_end(self, drain_s: float) -> None:
         """Have new requests refused (clusterctl_middleware.py) and wait until none is running, or the time is over."""
         with contextlib.suppress(OSError):  # a full disk: they come in then, and are waited for
-            (STATE_DIR / "draining").touch()
+            (STATE_DIR / "draining").write_text(str(self.node.unavailable.retry_after_s()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
                 while await asyncio.to_thread(requests_running, self.node.server):
