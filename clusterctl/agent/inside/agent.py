@@ -41,7 +41,7 @@ from .gates import GATES, WAITED_FOR
 from .journal import CONFIG_DIR, STATE_DIR, read_json
 from .node import KEPT_LINES, Node
 from .tasks import GiveUpError, StoodDownError, first_failure, unless
-from .watches import COMPLETION, LAST_WORDS_S, PROCESS, SERVER_REASONS, WATCHES, Watched
+from .watches import COMPLETION, LAST_WORDS_S, PROCESS, SERVER_REASONS, WATCHES, Watched, note_hang
 
 LOADING_STOP_S = 10
 """Seconds for a server that does not serve yet: it has nothing to lose, and while it waits for a peer that is gone it
@@ -212,9 +212,11 @@ class Agent:
             try:
                 await unless(self.request, self._gate_and_serve(process))
             except StoodDownError as error:
+                # The head's server hangs, perhaps for this rank: what that does is seen only as long as it lives.
+                who = await note_hang(self.node) if error.fields.get("why") == "server-hangs" else None
                 self.gate.closed(error)
                 await self._end(process["name"], 0)  # a rank without its gang has nothing to lose
-                self.journal.restart("server", error.reason, error.detail)
+                self.journal.restart("server", error.reason, f"{error.detail}; {who}" if who else error.detail)
             except GiveUpError as error:
                 # While it is being stopped, a server that lives answers its last requests, and needs the other nodes.
                 if not self.stop.is_set() or self._has_ended(process["name"]):

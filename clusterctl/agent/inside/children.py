@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import inspect
+import json
 import os
 import shutil
 import socket
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .child import ALONE, BESIDE, GO, GO_BESIDE
+from .hang import here
 from .ray_cluster import PROBE, probe_ray, run_ray
 
 SERVER_MODULES = ("vllm.entrypoints.cli.serve", "vllm.entrypoints.openai.api_server")
@@ -91,10 +93,16 @@ def run_probe(_: tuple[str, int] | None, argv: Sequence[str]) -> None:
     probe_ray(argv[0], int(argv[1]))
 
 
+def run_hang(_: tuple[str, int] | None, argv: Sequence[str]) -> None:
+    """What everybody waits for, for `diagnose`: one JSON object."""
+    sys.stdout.write(json.dumps(here()))
+
+
 PROGRAMS: Mapping[str, Callable[[tuple[str, int] | None, Sequence[str]], None]] = {
     "server": run_server,
     "ray": run_ray,
     PROBE: run_probe,
+    "hang": run_hang,
 }
 """Name → what runs; given are the port that must answer first, if any, and the rest of the command line."""
 
