@@ -84,7 +84,10 @@ def node_jobs(node: NodeCollection, inventory: Inventory, store: Store, limits: 
             yield f"{inside}: log", _job(_log, node, container.id, inside, store, limits)
             yield f"{inside}: files", _job(_files, node, container.id, inside, store)
             if container.running:
-                yield f"{inside}: what its processes do", _job(processes_of, node, container.id, inside, store, limits)
+                yield (
+                    f"{inside}: what its processes do",
+                    _job(processes_of, node, container.id, inside, store, limits, sudo=inventory.container.sudo),
+                )
         yield f"{inside}: inspect", _job(store.put_json, f"{inside}/inspect.json", container.raw)
     yield "dmesg", _job(_kernel, node, store, limits, sudo=inventory.container.sudo)
     for file, argv in COMMANDS.items():

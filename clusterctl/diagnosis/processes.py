@@ -25,11 +25,13 @@ STACK_FRAMES = 12
 
 _STACKS = """for p in "$@"; do
     echo "pid $(sed -n 's/^NSpid:.*[[:space:]]//p' "/proc/$p/status" 2>/dev/null)"
-    cat "/proc/$p/stack" 2>/dev/null || sudo -n cat "/proc/$p/stack" 2>/dev/null || :
+    cat "/proc/$p/stack" 2>/dev/null || $SUDO cat "/proc/$p/stack" 2>/dev/null || :
 done"""
 
 
-def processes_of(node: NodeCollection, container: str, inside: str, store: Store, limits: Limits) -> None:
+def processes_of(
+    node: NodeCollection, container: str, inside: str, store: Store, limits: Limits, *, sudo: bool
+) -> None:
     """Ask the agent's package in the container, which also asks NCCL, and the server for a token."""
     deadline, output = time.monotonic() + limits.item_s, b""
     command = node.host.engine.exec(container, LOOK, environment={}, stdin=False)
@@ -43,15 +45,18 @@ def processes_of(node: NodeCollection, container: str, inside: str, store: Store
         raise ClusterctlError(
             f"`{' '.join(LOOK)}` there ended with exit code {code}: is its agent of an older version?"
         )
-    _with_stacks(node, container, found["processes"], limits)
+    _with_stacks(node, container, found["processes"], limits.item_s, sudo=sudo)
     node.hangs[container] = _object(store.put_json(f"{inside}/hang.json", found)) or {}
 
 
-def _with_stacks(node: NodeCollection, container: str, processes: Sequence[dict[str, Any]], limits: Limits) -> None:
+def _with_stacks(
+    node: NodeCollection, container: str, processes: Sequence[dict[str, Any]], timeout_s: float, *, sudo: bool
+) -> None:
     """Kernel stacks from the node itself, where this login may read them: in a container nobody may."""
     wanted = {process["pid"]: process for process in processes if not process.get("stack")}
     pids = [str(pid) for pid in node.host.engine.pids(container)] if wanted else []
-    done = node.host.connection.run(["sh", "-c", _STACKS, "sh", *pids], timeout_s=limits.item_s, read_only=True)
+    script = f"SUDO='{'sudo -n' if sudo else 'command'}'\n{_STACKS}"
+    done = node.host.connection.run(["sh", "-c", script, "sh", *pids], timeout_s=timeout_s, read_only=True)
     for part in done.stdout.decode(errors="replace").split("pid ")[1:]:
         inner, *frames = part.splitlines()
         if inner.isdigit() and int(inner) in wanted:

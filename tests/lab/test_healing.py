@@ -133,6 +133,31 @@ FAULTS = {
 """Fault → the node and the reason that `status` shows for it."""
 
 
+def test_a_hang_is_explained_while_it_lasts(serving: Serving) -> None:
+    """A rank on the other node is stopped; `diagnose` names it. It goes on before anybody ends the server."""
+    lab, before = serving.rehearsal.lab, serving.restarts()
+    rank = ["pkill", "-STOP", "-f", "ray::RayWorkerProc"]
+    lab.exec("node2", rank)
+    try:
+        with serving.load():
+            ran = serving.clusterctl("diagnose", "--json", "--no-bundle")
+    finally:
+        lab.exec("node2", [word.replace("STOP", "CONT") for word in rank])
+    assert (ran.code, ran.seconds < 15) == (1, True)
+    found = ran.json()
+    assert found["situation"].startswith("not serving: completions hang")
+    first = found["causes"][0]
+    assert (first["certainty"], first["code"], first["nodes"]) == ("certain", "hang", ["node2"])
+    assert "(ray::RayWorkerProc" in first["meaning"]
+    assert "rank 1, " in first["meaning"]
+    assert "stopped by a signal" in first["meaning"]
+    with serving.load() as load:
+        load.wait(lambda: any(each.error is None for each in load.asked), 60, "completion")
+    assert serving.restarts() == before
+    healthy = serving.clusterctl("diagnose", "--json", "--no-bundle")
+    assert "hang" not in [cause["code"] for cause in healthy.json()["causes"]]
+
+
 ENDS_THE_HEADS_AGENT = {"head container killed", "worker node off, on after 15 s"}
 """Faults after which the head's container is started again: by its engine at once, in the order of seconds."""
 
@@ -154,6 +179,8 @@ def test_it_serves_again_by_itself(serving: Serving, name: str, tmp_path: Path) 
     status = serving.clusterctl("status")
     assert (status.code, "healthy" in status.out) == (0, True)
     assert f"[{reason}]" in status.out
+    if reason == "server-hangs":
+        assert "is stopped by a signal" in status.out, "the agent has seen it before it killed the server"
     assert serving.clusterctl("plan", "--detailed-exitcode").code == 0
 
 
