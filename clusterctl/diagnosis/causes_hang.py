@@ -51,7 +51,7 @@ class Suspect:
     def named(self) -> str:
         """For sentences."""
         rank = f"rank {self.rank}, " if self.rank is not None else ""
-        return f"{rank}process {self.process['pid']} ({self.process['name'] or 'of the server'}) on {self.node}"
+        return f"{rank}process {self.process['pid']} ({self.process['name']}) on {self.node}"
 
     @property
     def line(self) -> str:

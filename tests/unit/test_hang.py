@@ -164,12 +164,13 @@ def test_the_state_of_a_process_is_read_of_the_kernel(
     assert hang.blamed(own) == f"process {worker.pid} (VLLM::Worker_PP7) on this node is stopped by a signal"
     assert found["hung"] is None, "only the node with the API can tell"
     threading.Timer(0.2, worker.kill).start()
-    assert of(hang.look({}, 0.8), worker.pid)["state"] in ("Z", "gone")
+    ended = of(hang.look({}, 0.8), worker.pid)
+    assert (ended["name"], ended["state"] in ("Z", "gone")) == ("VLLM::Worker_PP7", True)
 
 
 def until_named(pid: int) -> None:
     deadline = time.monotonic() + 10
-    while pid not in [*hang.pids()]:
+    while pid not in hang.ours():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -203,6 +204,13 @@ class Api(BaseHTTPRequestHandler):
         pass
 
 
+class Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A client that has given up is what these tests are about."""
+
+
 @pytest.mark.parametrize(
     ("silent", "stuck", "hung"),
     [(set(), set(), False), ({"1"}, {"1"}, True), ({"1"}, set(), False), (set(), {"1"}, False), ({"0"}, {"1"}, False)],
@@ -215,8 +223,7 @@ def test_an_engine_hangs_that_gives_no_token_and_does_nothing(
     monkeypatch.setattr(Api, "silent", silent)
     monkeypatch.setattr(Api, "stuck", stuck)
     monkeypatch.setattr(hang, "SHORT_S", 0.05)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as http:
-        http.daemon_threads = True
+    with Quiet(("127.0.0.1", 0), Api) as http:
         threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
         where = {"endpoint_host": "127.0.0.1", "endpoint_port": http.server_port, "model": "tiny", "listen": {"x": 1}}
         found = hang.look(where, 0.5)
@@ -229,7 +236,8 @@ def test_an_engine_hangs_that_gives_no_token_and_does_nothing(
 
 
 def test_the_agent_writes_down_who_is_waited_for_before_it_kills_the_server(start: Start) -> None:
-    run = start(adopted=True, hang_s=1, canary_interval_s=0.5, **served(*VLLM))
+    constants = {"LAST_READ_S": 0.5, "METRICS_TIMEOUT_S": 0.5, "HANG_LOOK_S": 0.5}
+    run = start(adopted=True, hang_s=1, canary_interval_s=0.5, constants=constants, **served(*VLLM))
     (run.fake / "loaded").touch()
     run.until_phase("serving")
     os.kill(int((run.fake / "server.pid").read_text(encoding="ascii")), signal.SIGSTOP)

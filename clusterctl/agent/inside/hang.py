@@ -40,7 +40,7 @@ LAUNCHED = re.compile(r"(?:\d+ ranks have|1 rank has) launched up to operation (
 """Lines of RAS's answer (NCCL 2.24 to 2.29)."""
 
 API_SERVER = "clusterctl_agent\0server"
-OURS = re.compile(rf"^VLLM::|^ray::(?!IDLE)|{API_SERVER}")
+OURS = re.compile(rf"^VLLM::|^ray::(?!IDLE)(?:\w*Worker|EngineCore)|{API_SERVER}")
 """Command lines of the server's processes: vLLM and Ray set their titles (vLLM 0.32, Ray 2.60)."""
 STOPPED = frozenset("tT")
 """Stopped by a signal, or by a debugger (proc(5), State)."""
@@ -54,7 +54,7 @@ def look(server: Mapping[str, Any], look_s: float = LOOK_S, *, complete: bool = 
     has_api = bool(server.get("listen"))
     with ThreadPoolExecutor(8, thread_name_prefix="hang") as pool:
         ras = pool.submit(ask_ras)
-        before, cpu = (engines(server) if has_api else {}), {pid: cpu_s(pid) for pid in pids()}
+        before, cpu = (engines(server) if has_api else {}), ours()
         began = time.monotonic()
         wanted: list[int | None] = [*before] or [None]
         wanted = wanted if has_api and complete else []
@@ -124,22 +124,25 @@ def parsed_ras(text: str) -> dict[str, Any]:
 # The kernel.
 
 
-def pids() -> Iterator[int]:
-    """The server's processes on this node."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and OURS.search(text_of(folder / "cmdline")):
-            yield int(folder.name)
+def ours() -> dict[int, tuple[str, float | None]]:
+    """The server's processes on this node: id → title, and CPU time."""
+    lines = {int(f.name): text_of(f / "cmdline") for f in Path("/proc").iterdir() if f.name.isdigit()}
+    return {pid: (title(line), cpu_s(pid)) for pid, line in lines.items() if OURS.search(line)}
 
 
-def processes(before: Mapping[int, float | None]) -> Iterator[dict[str, Any]]:
+def title(line: str) -> str:
+    """What a process is called."""
+    return "the API server" if API_SERVER in line else line.partition("\0")[0].strip()
+
+
+def processes(before: Mapping[int, tuple[str, float | None]]) -> Iterator[dict[str, Any]]:
     """State of each of the processes that were there: `state` is its letter in /proc (proc(5)), `gone` for none."""
-    for pid, was in sorted(before.items()):
+    for pid, (name, was) in sorted(before.items()):
         folder, now = Path("/proc", str(pid)), cpu_s(pid)
-        words = text_of(folder / "cmdline").split("\0")
         state = re.search(r"^State:\s+(\S)", text_of(folder / "status"), re.MULTILINE)
         yield {
             "pid": pid,
-            "name": "the API server" if API_SERVER in "\0".join(words) else words[0],
+            "name": name,
             "state": state[1] if state else "gone",
             "sleeps_in": text_of(folder / "wchan").strip("0 \n") or None,
             "cpu_s": now,
@@ -218,7 +221,7 @@ def blamed(found: Mapping[str, Any]) -> str | None:
         if each["state"] in STOPPED:
             return f"process {each['pid']} ({each['name']}) on this node is stopped by a signal"
         if each["state"] in ENDED or each["state"] == "gone":
-            return f"process {each['pid']} ({each['name'] or 'of the server'}) on this node has ended"
+            return f"process {each['pid']} ({each['name']}) on this node has ended"
     for each in ras.get("behind", ()):
         return f"rank {each['rank']}, process {each['pid']} on {each['node']}, is behind the others in NCCL"
     return None
