@@ -95,9 +95,13 @@ def _how(evidence: Evidence) -> str:
         for container in node.containers or ():
             silent = [each for each in container.hang.get("completions", ()) if each.get("problem")]
             for each in silent:
-                engine = f" of engine {each['engine']}" if each.get("engine") is not None else ""
-                waiting = sum(e["requests"] for e in container.hang["engines"] if e["engine"] == each["engine"])
-                return f"{each['problem']}{engine}, whose counters stand still; {waiting:g} requests wait"
+                own = [engine for engine in container.hang["engines"] if engine["engine"] == each["engine"]]
+                if not own:
+                    return f"{each['problem']}, and /metrics does not answer either"
+                return (
+                    f"{each['problem']} of engine {each['engine']}, whose counters stand still; "
+                    f"{own[0]['requests']:g} requests wait"
+                )
     return "completions hang"
 
 

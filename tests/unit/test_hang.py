@@ -235,6 +235,24 @@ def test_an_engine_hangs_that_gives_no_token_and_does_nothing(
     ]
 
 
+def test_an_api_that_answers_nothing_hangs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_RAS_ADDR", "localhost:9")
+    monkeypatch.setattr(hang, "METRICS_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        where = {"endpoint_host": "127.0.0.1", "endpoint_port": port, "model": "tiny", "listen": {"x": 1}}
+        found = hang.look(where, 0.4)
+    assert (found["hung"], found["engines"]) == (True, [])
+    assert found["completions"] == [{"engine": None, "problem": "no token within 0.4 s"}]
+
+
+def test_no_server_is_no_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_RAS_ADDR", "localhost:9")
+    monkeypatch.setattr(hang, "SHORT_S", 0.05)
+    where = {"endpoint_host": "127.0.0.1", "endpoint_port": 9, "model": "tiny", "listen": {"x": 1}}
+    assert hang.look(where, 0.4)["hung"] is False
+
+
 def test_the_agent_writes_down_who_is_waited_for_before_it_kills_the_server(start: Start) -> None:
     constants = {"LAST_READ_S": 0.5, "METRICS_TIMEOUT_S": 0.5, "HANG_LOOK_S": 0.5}
     run = start(adopted=True, hang_s=1, canary_interval_s=0.5, constants=constants, **served(*VLLM))

@@ -102,11 +102,16 @@ def progress(server: Mapping[str, Any], timeout_s: float, engine: int | None = N
     """How far that engine, or all, has come since its start, in no unit; None when the server does not say."""
     try:
         status, text = ask(server, "GET", "/metrics", None, timeout_s)
-        of_engine = f'engine="{engine}"' if engine is not None else ""
-        values = [float(value) for labels, value in PROGRESS.findall(text) if of_engine in labels]
-        return sum(values) if status == 200 and values else None
+        return progress_in(text, engine) if status == 200 else None
     except (OSError, http.client.HTTPException, ValueError):
         return None
+
+
+def progress_in(text: str, engine: int | None = None) -> float | None:
+    """The same, of an answer to /metrics. ValueError for what is no number."""
+    of_engine = f'engine="{engine}"' if engine is not None else ""
+    values = [float(value) for labels, value in PROGRESS.findall(text) if of_engine in labels]
+    return sum(values) if values else None
 
 
 def requests_running(server: Mapping[str, Any]) -> bool:

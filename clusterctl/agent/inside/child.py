@@ -109,6 +109,8 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         await self.wait()
+        if self.talk is not None:
+            self.talk[1].close()
         return gracefully
 
 

@@ -20,11 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .api import REQUESTS, api_key, ask, complete_one_token, progress
+from .api import REQUESTS, api_key, ask, complete_one_token, progress_in
 from .journal import CONFIG_DIR, read_json
 
 LOOK_S = 6.0
 """Seconds for a completion to come, and between the two looks at CPU time and counters."""
+METRICS_S = 2
 SHORT_S = 1.0
 """Between the two looks, at least, when completions come."""
 RAS_S = 5
@@ -40,6 +41,7 @@ LAUNCHED = re.compile(r"(?:\d+ ranks have|1 rank has) launched up to operation (
 """Lines of RAS's answer (NCCL 2.24 to 2.29)."""
 
 API_SERVER = "clusterctl_agent\0server"
+ENGINE = re.compile(r'^vllm:\w+\{[^}\n]*\bengine="(\d+)"', re.MULTILINE)
 OURS = re.compile(rf"^VLLM::|^ray::(?!IDLE)(?:\w*Worker|EngineCore)|{API_SERVER}")
 """Command lines of the server's processes: vLLM and Ray set their titles (vLLM 0.32, Ray 2.60)."""
 STOPPED = frozenset("tT")
@@ -63,7 +65,7 @@ def look(server: Mapping[str, Any], look_s: float = LOOK_S, *, complete: bool = 
         for future in asked.values():
             future.result()
         time.sleep(max(0.0, (SHORT_S if asked else look_s) - (time.monotonic() - began)))
-        after = engines(server) if has_api else {}
+        after = engines(server) if before else {}
         found = {
             "address": os.environ.get("VLLM_HOST_IP"),
             "seconds": round(time.monotonic() - began, 1),
@@ -182,11 +184,11 @@ def completion(server: Mapping[str, Any], timeout_s: float, engine: int | None) 
 def engines(server: Mapping[str, Any]) -> dict[int, tuple[float | None, float]]:
     """Engine → how far it has come, and its requests; empty where the API does not say."""
     try:
-        status, text = ask(server, "GET", "/metrics", None, 2)
+        status, text = ask(server, "GET", "/metrics", None, METRICS_S)
+        numbers = sorted({int(number) for number in ENGINE.findall(text)}) if status == 200 else []
+        return {number: (progress_in(text, number), requests(text, number)) for number in numbers}
     except (OSError, http.client.HTTPException, ValueError):
         return {}
-    numbers = sorted({int(number) for number in re.findall(r'^vllm:\w+\{[^}\n]*\bengine="(\d+)"', text, re.MULTILINE)})
-    return {n: (progress(server, 2, n), requests(text, n)) for n in numbers} if status == 200 else {}
 
 
 def requests(text: str, engine: int) -> float:
