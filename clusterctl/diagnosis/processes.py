@@ -23,7 +23,7 @@ LOOK = ("python3", paths.AGENT_PATH, "hang")
 STACK_FRAMES = 12
 
 
-_STACKS = """for p in "$@"; do
+STACKS = """for p in "$@"; do
     echo "pid $(sed -n 's/^NSpid:.*[[:space:]]//p' "/proc/$p/status" 2>/dev/null)"
     cat "/proc/$p/stack" 2>/dev/null || $SUDO cat "/proc/$p/stack" 2>/dev/null || :
 done"""
@@ -55,7 +55,7 @@ def _with_stacks(
     """Kernel stacks from the node itself, where this login may read them: in a container nobody may."""
     wanted = {process["pid"]: process for process in processes if not process.get("stack")}
     pids = [str(pid) for pid in node.host.engine.pids(container)] if wanted else []
-    script = f"SUDO='{'sudo -n' if sudo else 'command'}'\n{_STACKS}"
+    script = f"SUDO='{'sudo -n' if sudo else 'command'}'\n{STACKS}"
     done = node.host.connection.run(["sh", "-c", script, "sh", *pids], timeout_s=timeout_s, read_only=True)
     for part in done.stdout.decode(errors="replace").split("pid ")[1:]:
         inner, *frames = part.splitlines()

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import pytest
 
 from clusterctl.agent.inside import hang
+from clusterctl.diagnosis import processes
 from tests.unit.test_agent import Start, start
 from tests.unit.test_unavailable import VLLM, served
 
@@ -276,3 +277,14 @@ def test_what_diagnose_runs_prints_one_object(tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, check=True, timeout=60, env=environment, cwd=tmp_path)
     assert set(json.loads(done.stdout)) >= {"address", "processes", "engines", "completions", "ras", "hung"}
     assert done.stderr == b""
+
+
+def test_kernel_stacks_are_read_on_the_node_by_the_ids_inside(worker: subprocess.Popen[bytes]) -> None:
+    """As root here; without the right to read them there are none, and no error."""
+    argv = ["sh", "-c", f"SUDO=command\n{processes.STACKS}", "sh", str(worker.pid), "999999999"]
+    done = subprocess.run(argv, capture_output=True, check=True, timeout=10, text=True)
+    (inner, *frames), *others = [part.splitlines() for part in done.stdout.split("pid ")[1:]]
+    assert inner == str(worker.pid)
+    assert bool(frames) == (os.geteuid() == 0)
+    assert others == [[""]], "a process that has ended meanwhile"
+    assert done.stderr == ""
