@@ -3,7 +3,7 @@
 Three witnesses. NCCL's own (RAS, NCCL 2.24 and newer): any process that has a communicator answers for all of them, on
 every node. The kernel: the state of each of the server's processes here, what it sleeps in, and whether it has used its
 CPU meanwhile. The server: whether a completion comes from each engine, and whether its counters move. Nothing is
-changed by looking, and it takes LOOK_S seconds.
+changed by looking, and it takes LOOK_S seconds, or the ten that NCCL may take.
 
 `clusterctl_agent hang` prints it for `diagnose`; the agent writes it down when it calls the server hung.
 """
@@ -84,18 +84,18 @@ def ask_ras() -> dict[str, Any]:
     """What RAS says: {"missing": ranks and processes that do not answer, "behind": ranks that have begun fewer
     operations than others, "text"}; or {"problem"} where nobody answers."""
     host, _, port = os.environ.get("NCCL_RAS_ADDR", RAS_ADDRESS).rpartition(":")
-    deadline = time.monotonic() + 2 * RAS_S
+    deadline, text = time.monotonic() + 2 * RAS_S, b""
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=2) as client:
             client.sendall(QUESTION.encode())
-            text = b""
             while len(text) < RAS_BYTES:
                 client.settimeout(max(0.1, deadline - time.monotonic()))
                 if not (part := client.recv(65536)):
                     break
                 text += part
     except (OSError, ValueError) as error:
-        return {"problem": f"NCCL's RAS does not answer ({error}): no NCCL, older than 2.24, or NCCL_RAS_ENABLE=0"}
+        if not text:
+            return {"problem": f"NCCL's RAS does not answer ({error}): no NCCL, older than 2.24, or NCCL_RAS_ENABLE=0"}
     return parsed_ras(text.decode(errors="replace"))
 
 
