@@ -95,13 +95,9 @@ def _how(evidence: Evidence) -> str:
         for container in node.containers or ():
             silent = [each for each in container.hang.get("completions", ()) if each.get("problem")]
             for each in silent:
-                own = [engine for engine in container.hang["engines"] if engine["engine"] == each["engine"]]
-                if not own:
+                if each["engine"] is None:
                     return f"{each['problem']}, and /metrics does not answer either"
-                return (
-                    f"{each['problem']} of engine {each['engine']}, whose counters stand still; "
-                    f"{own[0]['requests']:g} requests wait"
-                )
+                return f"{each['problem']} of engine {each['engine']}, whose counters stand still"
     return "completions hang"
 
 
