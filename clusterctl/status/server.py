@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import httpx
 
 from clusterctl.agent.inside.api import ENGINE_HEADER
-from clusterctl.agent.paths import container_name
+from clusterctl.agent.paths import ANSWERS_AS, container_name
 from clusterctl.facts.api_key import held_api_key
 from clusterctl.facts.fact import Unknown
 from clusterctl.hosts.host import Host, Hosts
@@ -79,9 +79,21 @@ def api_client(hosts: Hosts, inventory: Inventory, endpoint: str) -> httpx.Clien
     try:
         key = held_api_key(head, container)
         certificate = _certificate(head, container, certfile) if certfile is not None else None
-        return head.http(endpoint, timeout_s=inventory.timeouts.command_s, key=key, certificate=certificate)
+        client = head.http(endpoint, timeout_s=inventory.timeouts.command_s, key=key, certificate=certificate)
     except (HostError, ValueError) as error:
         return httpx.Client(base_url=endpoint, transport=_CannotAsk(str(error)))
+    return of_the_server(client)
+
+
+def of_the_server(client: httpx.Client) -> httpx.Client:
+    """A client to which the agent's answers in the server's place are none: as if the port were closed."""
+    client.event_hooks = {"response": [_refuse_the_agents]}
+    return client
+
+
+def _refuse_the_agents(answer: httpx.Response) -> None:
+    if answer.headers.get("Server") == ANSWERS_AS:
+        raise httpx.ConnectError("no server listens yet: the agent answers on the API's port", request=answer.request)
 
 
 def _certificate(head: Host, container: str, path: str) -> bytes:

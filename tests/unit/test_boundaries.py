@@ -36,7 +36,7 @@ DOORS = {
 PURE = (
     *("planning/", "findings/", "inventory/", "facts/fact.py", "facts/records.py"),
     *("facts/cluster.py", "facts/parse.py", "deployment/", "diagnosis/causes.py", "diagnosis/evidence.py"),
-    *(f"diagnosis/causes_{of}.py" for of in ("agents", "containers", "logs", "machines")),
+    *(f"diagnosis/causes_{of}.py" for of in ("agents", "containers", "hang", "logs", "machines")),
     *("diagnosis/cause.py", "layout/", "modes/", "secrets/", "signatures/"),
 )
 ACTING = {
@@ -60,7 +60,10 @@ ONE_PACKAGE = "agent/inside/"
 OF_THE_IMAGE = {"preflight/inside/collective.py": {"torch"}}
 """What the serving image has beside the standard library, for the one file that is about it."""
 
-PRINTS = ("ui/", "cli/", "lab/__main__.py", "lab/cli.py", "preflight/inside/", "agent/inside/ray_cluster.py")
+PRINTS = (
+    *("ui/", "cli/", "lab/__main__.py", "lab/cli.py", "preflight/inside/"),
+    *("agent/inside/ray_cluster.py", "agent/inside/children.py"),
+)
 """Who may write to the terminal; what runs in containers writes its result."""
 
 
