@@ -29,6 +29,7 @@ from clusterctl.cli.schema import schema
 from clusterctl.cli.shell import shell
 from clusterctl.cli.status import status
 from clusterctl.cli.up import up
+from clusterctl.cli.verify import verify
 from clusterctl.errors import ClusterctlError, ExitCode
 from clusterctl.findings.finding import ChecksFailedError
 from clusterctl.lab.cli import lab
@@ -63,6 +64,7 @@ cli.add_command(check)
 cli.add_command(layout)
 cli.add_command(plan)
 cli.add_command(status)
+cli.add_command(verify)
 cli.add_command(down)
 cli.add_command(restart)
 cli.add_command(logs)

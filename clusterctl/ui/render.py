@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from rich.console import Console
 from rich.table import Table
 
 from clusterctl.actions.down import DownResult
@@ -21,6 +18,7 @@ from clusterctl.modes.engines import EngineStatus
 from clusterctl.signatures.start import KvCache
 from clusterctl.status.status import ClusterStatus, GpuStatus, NodeStatus, ServerAnswers
 from clusterctl.ui.network import Environments, bandwidth_table, network_lines
+from clusterctl.ui.tables import text_of
 
 SHOWN_RESTARTS = 5
 NODE_COLUMNS = (
@@ -103,7 +101,7 @@ def network(environments: Environments, deep: DeepFacts | None) -> list[str]:
     """The network environment of each node, and what was measured between them."""
     lines = list(network_lines(environments, deep))
     if deep is not None and deep.pairs is not None and deep.pairs.gbit_per_s:
-        lines.append(_text(bandwidth_table(deep.pairs)))
+        lines.append(text_of(bandwidth_table(deep.pairs)))
     return lines
 
 
@@ -115,7 +113,7 @@ def identity(differing: Sequence[Difference]) -> str:
     for row in differing:
         rated = f"waived ({row.rating})" if row.waived else str(row.rating)
         table.add_row(row.title, *row.cells.values(), rated, row.reason)
-    return _text(table)
+    return text_of(table)
 
 
 def status(found: ClusterStatus) -> str:
@@ -208,17 +206,7 @@ def _nodes_table(nodes: Iterable[NodeStatus]) -> str:
             ", ".join(str(stage) for stage in node.stages) or "-",
             ", ".join(str(c.restarts_total) for c in node.containers) or "-",
         )
-    return _text(table)
-
-
-def _text(table: Table) -> str:
-    """A table as plain text of the terminal's width; wide where there is no terminal."""
-    width = max(shutil.get_terminal_size((200, 24)).columns, 80)
-    console = Console(file=io.StringIO(), width=width, no_color=True, highlight=False)
-    console.print(table)
-    out = console.file
-    assert isinstance(out, io.StringIO)  # noqa: S101 (given above)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    return text_of(table)
 
 
 def _gpu_memory(gpu: GpuStatus) -> str:

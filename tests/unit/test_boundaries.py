@@ -26,7 +26,7 @@ DOORS = {
     "docker": {"hosts/engine/"},
     "requests": {"hosts/engine/"},
     "urllib3": {"hosts/engine/"},
-    "httpx": {"hosts/http.py", "hosts/host.py", "status/server.py"},
+    "httpx": {"hosts/http.py", "hosts/host.py", "status/server.py", "status/asking.py"},
     "httpcore": {"hosts/http.py"},
     "jinja2": {"rendering.py"},
     "rich": {"ui/"},
