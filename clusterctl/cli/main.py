@@ -12,6 +12,7 @@ import click
 
 from clusterctl import __version__
 from clusterctl.cli.api_key import api_key
+from clusterctl.cli.bench import bench
 from clusterctl.cli.check import check
 from clusterctl.cli.common import COMPLETE_VARIABLE, PROGRAM, Options
 from clusterctl.cli.completion import completion
@@ -65,6 +66,7 @@ cli.add_command(layout)
 cli.add_command(plan)
 cli.add_command(status)
 cli.add_command(verify)
+cli.add_command(bench)
 cli.add_command(down)
 cli.add_command(restart)
 cli.add_command(logs)

@@ -51,6 +51,7 @@ def verify(options: Options, *, as_json: bool, output: Path, old: Path | None, t
     from clusterctl.records.verification import Verification
     from clusterctl.records.verified import compare
     from clusterctl.ui import verification as ui
+    from clusterctl.ui.comparison import comparison_lines
     from clusterctl.ui.progress import progress_on_stderr
 
     before = read_record(old, "verify", Verification) if old is not None else None
@@ -65,7 +66,7 @@ def verify(options: Options, *, as_json: bool, output: Path, old: Path | None, t
     if as_json:
         emit({"record": said, "files": [str(file) for file in files], "comparison": comparison_json(found)})
     else:
-        shown = ui.comparison_lines(found) if found is not None else []
+        shown = comparison_lines(found) if found is not None else []
         emit("\n".join([*ui.as_lines(record), *shown, "", f"record: {', '.join(str(file) for file in files)}"]))
     if record.problems or (found is not None and not found.within):
         sys.exit(ExitCode.FAILED)

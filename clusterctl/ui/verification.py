@@ -8,6 +8,7 @@ from clusterctl.records.difference import Comparison
 from clusterctl.records.outputs import Observed
 from clusterctl.records.spread import spread
 from clusterctl.records.verification import Device, EngineHealth, Machine, Verification
+from clusterctl.ui.comparison import compared
 from clusterctl.ui.tables import Grid, Section, as_markdown, as_text
 
 SHOWN_TEXT = 60
@@ -25,35 +26,6 @@ def as_page(record: Verification, comparison: Comparison | None) -> str:
     if comparison is not None:
         lines += as_markdown(compared(comparison))
     return "\n".join([*lines, ""])
-
-
-def comparison_lines(comparison: Comparison) -> list[str]:
-    """Two records compared, for a terminal: what differs, what does not, and the verdict."""
-    return [*as_text(compared(comparison)), "", verdict(comparison)]
-
-
-def verdict(comparison: Comparison) -> str:
-    """In one sentence."""
-    if comparison.within:
-        return f"within tolerance of {comparison.old}"
-    matter = [each.what for each in comparison.differences if each.matters]
-    return f"NOT within tolerance of {comparison.old}: {', '.join(matter)}"
-
-
-def compared(comparison: Comparison) -> Iterator[Section]:
-    """What differs, with whether it matters, and what is the same."""
-    if comparison.differences:
-        rows = sorted(comparison.differences, key=lambda each: not each.matters)
-        yield Section(
-            f"Differs from {comparison.old}",
-            Grid(
-                ("what", "then", "now", "matters", "why"),
-                tuple((each.what, each.old, each.new, "YES" if each.matters else "no", each.why) for each in rows),
-            ),
-        )
-    if comparison.same:
-        same = tuple((each.what, each.how) for each in comparison.same)
-        yield Section(f"Within tolerance of {comparison.old}", Grid(("what", "how"), same))
 
 
 def sections(record: Verification) -> Iterator[Section]:
