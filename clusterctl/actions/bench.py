@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import count
 
 from clusterctl import __version__
 from clusterctl.actions.exec import Order, run_on_one
@@ -69,9 +70,8 @@ class Target:
 
     inventory: Inventory
     endpoint: str
-    seed: int
-    """Of the first run; the others count on from it, so that no prompt is in the prefix cache. Two kinds of requests
-    have other prompts with the same seed: their lengths differ."""
+    seeds: Iterator[int]
+    """Each run takes one, so that none of its prompts is in the prefix cache, whatever its length."""
 
 
 def bench(hosts: Hosts, inventory: Inventory, asked: BenchOptions, progress: Progress, made_at: datetime) -> Benchmark:
@@ -87,7 +87,7 @@ def bench(hosts: Hosts, inventory: Inventory, asked: BenchOptions, progress: Pro
     software = versions(hosts, inventory).get(inventory.head_name)
     with api_client(hosts, inventory, status.endpoint) as client:
         longest = Asker(client, inventory.served_name).longest()
-    target = Target(inventory, status.endpoint, secrets.randbelow(1 << 30))
+    target = Target(inventory, status.endpoint, count(secrets.randbelow(1 << 30)))
     asked, notes = fitted(asked, longest)
     levels: list[Level] = []
     for traffic in asked.traffics:
@@ -149,7 +149,7 @@ def requests_of(load: Load, asked: int | None) -> int:
     return asked or max(LEAST_REQUESTS, round(load.amount * each))
 
 
-def bench_argv(target: Target, traffic: Traffic, load: Load, requests: int, seed: int) -> list[str]:
+def bench_argv(target: Target, traffic: Traffic, load: Load, requests: int) -> list[str]:
     """The command line of one run (vLLM 0.32, vllm/benchmarks/serve.py), without where the result goes."""
     inventory = target.inventory
     options = inventory.serve.options
@@ -168,7 +168,7 @@ def bench_argv(target: Target, traffic: Traffic, load: Load, requests: int, seed
         *(["--trust-remote-code"] if options.get("trust-remote-code") is True else []),
         *("--dataset-name", "random", "--random-input-len", str(traffic.input_tokens)),
         *("--random-output-len", str(traffic.output_tokens), "--ignore-eos", "--temperature", "0"),
-        *("--num-prompts", str(requests), "--num-warmups", str(warm_ups), "--seed", str(seed), *limit),
+        *("--num-prompts", str(requests), "--num-warmups", str(warm_ups), "--seed", str(next(target.seeds)), *limit),
         *("--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,99", "--disable-tqdm"),
         # Its own node's own address: nothing leaves the machine, and the certificate mostly has another name.
         *(["--insecure"] if tls_certfile(inventory) is not None else []),
@@ -178,13 +178,11 @@ def bench_argv(target: Target, traffic: Traffic, load: Load, requests: int, seed
 def _levels(head: Host, target: Target, traffic: Traffic, asked: BenchOptions, progress: Progress) -> Iterator[Level]:
     """At every load that is wanted, or that the search comes to."""
     levels: list[Level] = []
-    seed = target.seed
     for load in _loads(asked, levels):
         runs: list[Run] = []
         while not enough(runs, asked.repeat):
-            argv = bench_argv(target, traffic, load, requests_of(load, asked.requests), seed)
+            argv = bench_argv(target, traffic, load, requests_of(load, asked.requests))
             runs.append(_run(head, target.inventory.cluster, argv))
-            seed += 1
             latest = runs[-1]
             progress.detail(
                 f"{load}, run {len(runs)}: {latest.total_tokens_per_s:.0f} tokens/s, "
