@@ -44,7 +44,7 @@ class Load:
         return "requests at once" if self.concurrency is not None else "requests/s"
 
     def __str__(self) -> str:
-        return f"{self.amount:g} {self.unit}"
+        return "1 request at once" if self.concurrency == 1 else f"{self.amount:g} {self.unit}"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from math import floor, log2, log10
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 66
 TICKS = 5
+LEAST = 1e-9
+"""A greatest value below this is drawn as 0."""
 COLOURS = 6
 """Classes c0, c1 … that the page gives colours to."""
 
@@ -61,7 +63,7 @@ def svg(plot: Plot) -> str:
 
 def ticks(most: float) -> list[float]:
     """Round numbers from 0 to at least `most`: steps of 1, 2 or 5 times a power of ten."""
-    if most <= 0:
+    if most < LEAST:
         return [0.0, 1.0]
     raw = most / TICKS
     power = 10.0 ** floor(log10(raw))
