@@ -67,8 +67,14 @@ def read_record(path: Path, kind: str, form: type[Record]) -> Record:
 
 def write_new(path: Path, text: str) -> None:
     """Write a file that must not be there yet, in a directory that is made. Raises ClusterctlError."""
+    hint = "use --output with a directory that you can write to"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ClusterctlError(
+            f"cannot write {path}: {path.parent} cannot be made ({error.strerror})", hint=hint
+        ) from error
+    try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
@@ -76,6 +82,4 @@ def write_new(path: Path, text: str) -> None:
             f"{path} already exists", hint="use another --output directory: nothing is overwritten"
         ) from error
     except OSError as error:
-        raise ClusterctlError(
-            f"cannot write {path}: {error.strerror}", hint="use --output with a directory that you can write to"
-        ) from error
+        raise ClusterctlError(f"cannot write {path}: {error.strerror}", hint=hint) from error
