@@ -11,7 +11,7 @@ from clusterctl.hosts.engine.lines import Lines
 from clusterctl.hosts.host import Host, Hosts
 from clusterctl.inventory.model import Inventory
 from clusterctl.modes.engines import spans_nodes
-from clusterctl.records.verification import Transport
+from clusterctl.records.verification import Shape, Transport
 from clusterctl.signatures import nccl
 
 READ_BYTES = 64 * 1024 * 1024
@@ -19,14 +19,16 @@ READ_BYTES = 64 * 1024 * 1024
 READ_S = 20.0
 
 
-def seen_transport(hosts: Hosts, inventory: Inventory) -> Transport:
+def seen_transport(hosts: Hosts, inventory: Inventory, shape: Shape) -> Transport:
     """From the logs of all nodes that were reached. Reads only."""
     name = container_name(inventory.cluster)
     found = hosts.each(lambda host: nccl.transport(_nccl_lines(host, name)))
-    return concluded(inventory, found.values, {node: error.message for node, error in found.errors.items()})
+    return concluded(inventory, shape, found.values, {node: error.message for node, error in found.errors.items()})
 
 
-def concluded(inventory: Inventory, seen: Mapping[str, nccl.Transport], unread: Mapping[str, str]) -> Transport:
+def concluded(
+    inventory: Inventory, shape: Shape, seen: Mapping[str, nccl.Transport], unread: Mapping[str, str]
+) -> Transport:
     """What the lines prove. Pure."""
     channels = {node: each.channels for node, each in seen.items() if each.channels}
     if channels:
@@ -38,10 +40,10 @@ def concluded(inventory: Inventory, seen: Mapping[str, nccl.Transport], unread: 
     if local and not crosses:
         said = "; ".join(f"{node}: {_counted(paths)}" for node, paths in local.items())
         return Transport(True, f"NCCL inside each node, nothing between nodes: {said}")
+    if not crosses and shape.tensor_parallel == shape.pipeline_parallel == 1:
+        return Transport(False, "nothing to prove: each engine is one rank, which exchanges nothing")
     if inventory.accelerator.kind == "cpu":
         return Transport(False, "not proven: ranks on CPUs exchange over Gloo, which logs nothing about its path")
-    if not crosses and inventory.serve.tensor_parallel == 1 and inventory.serve.pipeline_parallel == 1:
-        return Transport(False, "nothing to prove: each engine is one rank, and nothing is exchanged")
     unreadable = f" (log not read on {', '.join(unread)})" if unread else ""
     return Transport(
         False,

@@ -54,7 +54,7 @@ def verify(hosts: Hosts, inventory: Inventory, progress: Progress, made_at: date
     inventory = choose(inventory, facts).inventory
     progress.phase("versions and transport")
     software = versions(hosts, inventory)
-    transport = seen_transport(hosts, inventory)
+    transport = seen_transport(hosts, inventory, shape_of(status))
     progress.phase("asking the model")
     engines, outputs = [], []
     assert status.endpoint is not None  # noqa: S101 (what serves has answered there)

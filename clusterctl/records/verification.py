@@ -74,8 +74,9 @@ class Shape:
 
     def __str__(self) -> str:
         experts = ", whole experts on each rank" if self.expert_parallel else ""
-        sizes = f"DP={self.data_parallel} x TP={self.tensor_parallel} x PP={self.pipeline_parallel}"
-        return f"{sizes}{experts}, executor {self.executor or 'unknown'}"
+        engines = f"DP={self.data_parallel} x " if self.data_parallel > 1 else ""
+        sizes = f"TP={self.tensor_parallel} x PP={self.pipeline_parallel}"
+        return f"{engines}{sizes}{experts}, executor {self.executor or 'unknown'}"
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,7 @@ def test_apart_is_the_same_both_ways_and_nothing_from_itself(one: list[Token], o
     assert apart(one, one).parted is None
 
 
+SHAPE = Shape("ray", 2, 2, 1, False)
 SOFTWARE = Software("0.32.0", "2.60.0", "2.13.0", "5.1.0", "2.28.9", "13.0", "13.0", "3.12.3", "d" * 64)
 GREEDY = tuple(-1.0 - place / 10 for place in range(16))
 
@@ -248,7 +249,7 @@ def record(**changes: Any) -> Verification:
         "drift": (),
         "image": "vllm:1",
         "nodes": {"gpu1": machine(), "gpu2": machine(role="worker", stages=(1,))},
-        "shape": Shape("ray", 2, 2, 1, False),
+        "shape": SHAPE,
         "kv_cache": KvRoom(90_000, None, 100_000, 24.4, 4096),
         "transport": Transport(True, "NCCL between nodes: gpu1: 4 channels via IB", ("IB",)),
         "outputs": observed(),
@@ -430,7 +431,14 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_the_page_has_everything_and_stays_a_table() -> None:
     odd = (replace(observed()[0], text="a | b\n`c` \x1b[31m"), *observed()[1:])
     page = ui.as_page(record(outputs=odd), compared(record(outputs=observed(0.05))))
-    for words in ("DP=1 x TP=2 x PP=2", "vLLM 0.32.0", "NCCL 2.28.9", "driver 580.159.04", "90,000 tokens", "100,000"):
+    for words in (
+        "TP=2 x PP=2, executor ray",
+        "vLLM 0.32.0",
+        "NCCL 2.28.9",
+        "driver 580.159.04",
+        "90,000 tokens",
+        "100,000",
+    ):
         assert words in page
     assert "130000/143771 MiB" in page
     assert "\x1b" not in page
@@ -459,22 +467,28 @@ def captured(name: str) -> nccl.Transport:
 
 
 def test_channels_between_nodes_are_a_proof() -> None:
-    found = concluded(inventory(), {"gpu1": captured("socket-gpu1"), "gpu2": captured("socket-gpu2")}, {})
+    found = concluded(inventory(), SHAPE, {"gpu1": captured("socket-gpu1"), "gpu2": captured("socket-gpu2")}, {})
     assert (found.proven, found.networks) == (True, ("Socket",))
     assert "gpu1: 4 channels via Socket" in found.said
 
 
 def test_channels_inside_a_node_prove_nothing_about_others() -> None:
     alone = {"nodes": [{"name": "gpu1", "host": "gpu1.example.com"}]}
-    assert concluded(inventory(alone), {"gpu1": captured("one-node")}, {}).proven
-    assert not concluded(inventory(), {"gpu1": captured("one-node")}, {}).proven
+    assert concluded(inventory(alone), SHAPE, {"gpu1": captured("one-node")}, {}).proven
+    assert not concluded(inventory(), SHAPE, {"gpu1": captured("one-node")}, {}).proven
 
 
 def test_without_lines_nothing_is_proven_and_it_says_how_to_see_them() -> None:
-    found = concluded(inventory(), {"gpu1": nccl.transport([])}, {"gpu2": "broken"})
+    found = concluded(inventory(), SHAPE, {"gpu1": nccl.transport([])}, {"gpu2": "broken"})
     assert not found.proven
     assert "NCCL_DEBUG: INFO" in found.said
     assert "gpu2" in found.said
-    cpu = concluded(inventory({"accelerator": {"kind": "cpu"}}), {"gpu1": nccl.transport([])}, {})
+    cpu = concluded(inventory({"accelerator": {"kind": "cpu"}}), SHAPE, {"gpu1": nccl.transport([])}, {})
     assert not cpu.proven
     assert "Gloo" in cpu.said
+
+
+def test_one_rank_exchanges_nothing() -> None:
+    alone = {"nodes": [{"name": "gpu1", "host": "gpu1.example.com"}]}
+    found = concluded(inventory(alone), Shape("mp", 1, 1, 2, False), {"gpu1": nccl.transport([])}, {})
+    assert found.said.startswith("nothing to prove")
