@@ -18,8 +18,10 @@ PROMPT = "The quick brown fox jumps over the lazy dog. Then it"
 SENTENCE = "On the way it counts the nodes of the cluster: one, two, three, four, five, six, seven, eight. "
 TOKENS = 16
 """Of each answer."""
-OTHERS = 2
-"""Other tokens that are noted beside each: enough to know a near tie."""
+OTHERS = 5
+"""Other tokens that are asked for beside each."""
+NEAR = 1.0
+"""Noted are those that are at most this much less likely: near ties are far nearer."""
 LONG_TOKENS = 2048
 """Of the long prompt, where the model takes as many."""
 STREAMED, BURST = 5, 8
@@ -110,7 +112,7 @@ def completion_tokens(said: Mapping[str, Any]) -> list[Token]:
         return []
     likely = found.get("top_logprobs") or [None] * len(found["tokens"])
     return [
-        Token(token, _rounded(logprob), _others(token, each or {}))
+        _token(token, logprob, each or {})
         for token, logprob, each in zip(found["tokens"], found["token_logprobs"], likely, strict=True)
     ]
 
@@ -118,10 +120,10 @@ def completion_tokens(said: Mapping[str, Any]) -> list[Token]:
 def chat_tokens(said: Mapping[str, Any]) -> list[Token]:
     """The tokens of an answer of /v1/chat/completions."""
     return [
-        Token(
+        _token(
             each["token"],
-            _rounded(each["logprob"]),
-            _others(each["token"], {other["token"]: other["logprob"] for other in each.get("top_logprobs") or ()}),
+            each["logprob"],
+            {other["token"]: other["logprob"] for other in each.get("top_logprobs") or ()},
         )
         for each in said["choices"][0]["logprobs"]["content"]
     ]
@@ -171,9 +173,6 @@ def _observed(name: str, prompt: str, ask: Callable[[], Sequence[Answer]]) -> Ob
     )
 
 
-def _rounded(logprob: float) -> float:
-    return round(float(logprob), 5)
-
-
-def _others(token: str, likely: Mapping[str, float]) -> Mapping[str, float]:
-    return {other: _rounded(logprob) for other, logprob in likely.items() if other != token}
+def _token(token: str, logprob: float, likely: Mapping[str, float]) -> Token:
+    near = {other: round(float(said), 5) for other, said in likely.items() if other != token and logprob - said <= NEAR}
+    return Token(token, round(float(logprob), 5), near)

@@ -9,7 +9,7 @@ from clusterctl.records.difference import Comparison
 from clusterctl.records.spread import Spread
 from clusterctl.rendering import render
 from clusterctl.ui.comparison import compared
-from clusterctl.ui.plot import COLOURS, Plot, Series, svg
+from clusterctl.ui.plot import Plot, Series, svg
 from clusterctl.ui.tables import Grid, Section, as_text
 
 COLUMNS = (
@@ -37,7 +37,7 @@ def as_html(record: Benchmark, old: Benchmark | None, comparison: Comparison | N
     return render(
         "bench.html.j2",
         record=record,
-        colours=COLOURS,
+        colours=len(PERCENTILES),
         traffics=[
             {
                 "title": str(traffic),
@@ -86,16 +86,16 @@ def _plots(record: Benchmark, old: Benchmark | None, traffic: Traffic) -> Iterat
             Series(
                 f"tokens/s{suffix}",
                 tuple((each.latency("e2el", "p50").middle, each.tokens_per_s.middle) for each in of.levels_of(traffic)),
-                dashed,
+                dashed=dashed,
             )
             for of, suffix, dashed in records
         ),
     )
     for metric, title in (("ttft", "Time to the first token (TTFT)"), ("itl", "Between tokens (ITL)")):
         series = tuple(
-            Series(f"{percentile}{suffix}", _by_load(of, traffic, metric, percentile), dashed)
+            Series(f"{percentile}{suffix}", _by_load(of, traffic, metric, percentile), colour, dashed)
             for of, suffix, dashed in records
-            for percentile in PERCENTILES
+            for colour, percentile in enumerate(PERCENTILES)
         )
         yield Plot(title, unit, "ms", series, x_doubles=True)
 

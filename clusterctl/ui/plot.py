@@ -12,8 +12,8 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 66
 TICKS = 5
 LEAST = 1e-9
 """A greatest value below this is drawn as 0."""
-COLOURS = 6
-"""Classes c0, c1 … that the page gives colours to."""
+LEGEND_LEFT, LEGEND_MARK, LETTER = 24.0, 26, 5.8
+"""Where the legend begins, and what an entry takes: its line, and each letter of its name."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Series:
 
     name: str
     points: tuple[tuple[float, float], ...]
+    colour: int = 0
+    """A class c0, c1 … that the page gives a colour to."""
     dashed: bool = False
     """Of an earlier record."""
 
@@ -40,7 +42,8 @@ class Plot:
 
 def svg(plot: Plot) -> str:
     """The plot as an SVG element."""
-    points = [point for series in plot.series for point in series.points]
+    drawn = [series for series in plot.series if series.points]
+    points = [point for series in drawn for point in series.points]
     if not points:
         return f'<p class="empty">{escape(plot.title)}: nothing was measured</p>'
     xs, ys = [x for x, _ in points], [y for _, y in points]
@@ -54,8 +57,8 @@ def svg(plot: Plot) -> str:
         f'<text class="label" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 34}">{escape(plot.x_label)}</text>',
         f'<text class="label" transform="rotate(-90)" x="{-(TOP + HEIGHT - BOTTOM) / 2:.0f}" y="14">'
         f"{escape(plot.y_label)}</text>",
-        *(_line(number, series, across, up) for number, series in enumerate(plot.series)),
-        *_legend(plot.series),
+        *_lines(drawn, across, up),
+        *_legend(drawn),
         "</svg>",
     ]
     return "\n".join(parts)
@@ -97,25 +100,30 @@ def _grid(
         yield f'<text class="tick left" x="{LEFT - 6}" y="{y + 4:.1f}">{_number(tick)}</text>'
 
 
-def _line(number: int, series: Series, across: Callable[[float], float], up: Callable[[float], float]) -> str:
-    colour = f"c{number % COLOURS}" + (" old" if series.dashed else "")
-    places = [(across(x), up(y), x, y) for x, y in series.points]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in places)
-    marks = "".join(
-        f'<circle class="mark {colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.5">'
-        f"<title>{escape(series.name)}: {_number(at)}, {_number(value)}</title></circle>"
-        for x, y, at, value in places
-    )
-    return f'<polyline class="line {colour}" points="{path}"/>{marks}'
+def _lines(drawn: Sequence[Series], across: Callable[[float], float], up: Callable[[float], float]) -> Iterator[str]:
+    """What is new lies on top of what is old, and marks on top of lines."""
+    series = sorted(drawn, key=lambda each: not each.dashed)
+    for each in series:
+        path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in each.points)
+        yield f'<polyline class="line {_classes(each)}" points="{path}"/>'
+    for each in series:
+        for x, y in each.points:
+            yield (
+                f'<circle class="mark {_classes(each)}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="3.5">'
+                f"<title>{escape(each.name)}: {_number(x)}, {_number(y)}</title></circle>"
+            )
 
 
 def _legend(series: Sequence[Series]) -> Iterator[str]:
-    x, y = float(LEFT), HEIGHT - 10
-    for number, each in enumerate(series):
-        colour = f"c{number % COLOURS}" + (" old" if each.dashed else "")
-        yield f'<line class="line {colour}" x1="{x:.0f}" y1="{y - 4}" x2="{x + 18:.0f}" y2="{y - 4}"/>'
+    x, y = LEGEND_LEFT, HEIGHT - 10
+    for each in series:
+        yield f'<line class="line {_classes(each)}" x1="{x:.0f}" y1="{y - 4}" x2="{x + 18:.0f}" y2="{y - 4}"/>'
         yield f'<text class="legend" x="{x + 22:.0f}" y="{y}">{escape(each.name)}</text>'
-        x += 34 + 6.2 * len(each.name)
+        x += LEGEND_MARK + LETTER * len(each.name) + 6
+
+
+def _classes(series: Series) -> str:
+    return f"c{series.colour}" + (" old" if series.dashed else "")
 
 
 def _number(value: float) -> str:
