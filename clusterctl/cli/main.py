@@ -31,6 +31,7 @@ from clusterctl.cli.shell import shell
 from clusterctl.cli.status import status
 from clusterctl.cli.up import up
 from clusterctl.cli.verify import verify
+from clusterctl.cli.version import print_version
 from clusterctl.errors import ClusterctlError, ExitCode
 from clusterctl.findings.finding import ChecksFailedError
 from clusterctl.lab.cli import lab
@@ -52,7 +53,14 @@ from clusterctl.lab.cli import lab
     is_flag=True,
     help="Pin the host keys of nodes seen for the first time (changed keys are still refused).",
 )
-@click.version_option(__version__, prog_name=PROGRAM)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_version,
+    help="Show the version, with the commit where it is known, and exit.",
+)
 @click.pass_context
 def cli(context: click.Context, inventory: Path, accept_new_host_keys: bool) -> None:
     """Turn N machines reachable over SSH into one vLLM endpoint, and prove that it works."""
