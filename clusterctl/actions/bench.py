@@ -44,6 +44,7 @@ SCRIPT = f"""
 umask 077
 out=$(mktemp -d) || exit 1
 trap 'rm -rf "$out"' EXIT
+trap 'exit 143' TERM INT
 if [ -s {API_KEY_PATH} ]; then OPENAI_API_KEY=$(cat {API_KEY_PATH}); export OPENAI_API_KEY; fi
 "$@" --save-result --result-dir "$out" --result-filename result.json </dev/null >&2 || exit
 cat "$out/result.json"

@@ -131,12 +131,13 @@ def _measure(
     from clusterctl.actions.bench import bench as measure
     from clusterctl.records.benched import compare
     from clusterctl.records.difference import comparison_json
-    from clusterctl.records.files import json_text, record_name, to_json, write_new
+    from clusterctl.records.files import json_text, ready, record_name, to_json, write_new
     from clusterctl.ui import benchmark as ui
     from clusterctl.ui.comparison import comparison_lines
     from clusterctl.ui.progress import progress_on_stderr
 
     inventory, made_at = options.inventory(), datetime.now(UTC)
+    ready(output)
     with options.hosts(inventory) as hosts, progress_on_stderr() as progress:
         record = measure(hosts, inventory, asked, progress, made_at)
     old, before = earlier

@@ -47,7 +47,7 @@ def verify(options: Options, *, as_json: bool, output: Path, old: Path | None, t
 
     from clusterctl.actions.verify import verify as look
     from clusterctl.records.difference import comparison_json
-    from clusterctl.records.files import json_text, read_record, record_name, to_json, write_new
+    from clusterctl.records.files import json_text, read_record, ready, record_name, to_json, write_new
     from clusterctl.records.verification import Verification
     from clusterctl.records.verified import compare
     from clusterctl.ui import verification as ui
@@ -56,6 +56,7 @@ def verify(options: Options, *, as_json: bool, output: Path, old: Path | None, t
 
     before = read_record(old, "verify", Verification) if old is not None else None
     inventory, made_at = options.inventory(), datetime.now(UTC)
+    ready(output)
     with options.hosts(inventory) as hosts, progress_on_stderr() as progress:
         record = look(hosts, inventory, progress, made_at)
     found = compare(before, record, where=str(old), tolerance=tolerance) if before is not None else None

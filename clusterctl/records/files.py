@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from clusterctl.errors import ClusterctlError, UsageError
+
+ELSEWHERE = "use --output with a directory that you can write to"
 
 VERSION = 1
 """Of the records' form: another number is another form, and is not read."""
@@ -65,15 +68,18 @@ def read_record(path: Path, kind: str, form: type[Record]) -> Record:
         raise UsageError(f"{path} is no whole record: {place}: {first['msg']}", hint=hint) from error
 
 
-def write_new(path: Path, text: str) -> None:
-    """Write a file that must not be there yet, in a directory that is made. Raises ClusterctlError."""
-    hint = "use --output with a directory that you can write to"
+def ready(directory: Path) -> None:
+    """Make the directory where a record will be written. Raises UsageError before anything was measured in vain."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ClusterctlError(
-            f"cannot write {path}: {path.parent} cannot be made ({error.strerror})", hint=hint
-        ) from error
+        raise UsageError(f"cannot make {directory} for the record: {error.strerror}", hint=ELSEWHERE) from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write a record into {directory}: permission denied", hint=ELSEWHERE)
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that must not be there yet. Raises ClusterctlError."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -82,4 +88,4 @@ def write_new(path: Path, text: str) -> None:
             f"{path} already exists", hint="use another --output directory: nothing is overwritten"
         ) from error
     except OSError as error:
-        raise ClusterctlError(f"cannot write {path}: {error.strerror}", hint=hint) from error
+        raise ClusterctlError(f"cannot write {path}: {error.strerror}", hint=ELSEWHERE) from error

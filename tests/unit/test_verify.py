@@ -19,7 +19,7 @@ from clusterctl.agent.inside.api import ENGINE_HEADER
 from clusterctl.errors import ClusterctlError, UsageError
 from clusterctl.modes.mode import EnginePlace
 from clusterctl.records.difference import Comparison
-from clusterctl.records.files import json_text, read_record, to_json, write_new
+from clusterctl.records.files import json_text, read_record, ready, to_json, write_new
 from clusterctl.records.outputs import Observed, Token, apart
 from clusterctl.records.verification import (
     Device,
@@ -419,13 +419,16 @@ def test_a_record_with_a_wrong_value_names_it(tmp_path: Path) -> None:
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "record.json"
+    ready(tmp_path / "deep" / "er")
+    path = tmp_path / "deep" / "er" / "record.json"
     write_new(path, "one")
     with pytest.raises(ClusterctlError, match="already exists"):
         write_new(path, "two")
     assert path.read_text(encoding="utf-8") == "one"
     with pytest.raises(ClusterctlError, match="cannot write"):
         write_new(path / "below", "three")
+    with pytest.raises(UsageError, match="cannot make"):
+        ready(path / "below")
 
 
 def test_the_page_has_everything_and_stays_a_table() -> None:
