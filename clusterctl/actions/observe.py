@@ -43,7 +43,7 @@ class Answer:
 def observe(asker: Asker) -> Iterator[Observed]:
     """The five outputs, one after the other."""
     yield _observed("greedy", PROMPT, lambda: [completion(asker, PROMPT)])
-    size = min(LONG_TOKENS, (asker.longest() or LONG_TOKENS) - 2 * TOKENS)
+    size = max(1, min(LONG_TOKENS, (asker.longest() or LONG_TOKENS) - 2 * TOKENS))
     # A sentence has more tokens than this many, whatever the tokenizer; the server keeps the last ones.
     long = SENTENCE * (size // 8 + 1)
     shown = f"{SENTENCE.strip()} (again and again, cut to {size} tokens)"

@@ -66,6 +66,8 @@ def verify(hosts: Hosts, inventory: Inventory, progress: Progress, made_at: date
         for output in observe(asker):
             outputs.append(output)
             progress.detail(output.reason or f"{output.name}: {output.tokens} tokens")
+    declared = [f"what runs differs from the inventory: {line}" for line in status.drift]
+    findings = tuple(each.lines()[0] for each in status.findings if not each.waived)
     return Verification(
         made_at=f"{made_at:%Y-%m-%dT%H:%M:%SZ}",
         clusterctl=__version__,
@@ -75,6 +77,7 @@ def verify(hosts: Hosts, inventory: Inventory, progress: Progress, made_at: date
         endpoint=status.endpoint,
         state=status.state,
         drift=status.drift,
+        findings=findings,
         image=inventory.container.image,
         nodes={node.name: _machine(node, facts.nodes.get(node.name), software.get(node.name)) for node in status.nodes},
         shape=shape_of(status),
@@ -82,7 +85,7 @@ def verify(hosts: Hosts, inventory: Inventory, progress: Progress, made_at: date
         transport=transport,
         engines=tuple(engines),
         outputs=tuple(outputs),
-        problems=problems_of(status.state, status.drift, tuple(engines), tuple(outputs)),
+        problems=problems_of(status.state, (*declared, *findings), tuple(engines), tuple(outputs)),
     )
 
 

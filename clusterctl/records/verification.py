@@ -131,6 +131,8 @@ class Verification:
     state: str
     drift: tuple[str, ...]
     """What differs from the inventory."""
+    findings: tuple[str, ...]
+    """Errors that `check` would report, with their codes."""
     image: str
     nodes: Mapping[str, Machine]
     shape: Shape
@@ -143,11 +145,11 @@ class Verification:
 
 
 def problems_of(
-    state: str, drift: tuple[str, ...], engines: tuple[EngineHealth, ...], outputs: tuple[Observed, ...]
+    state: str, declared: tuple[str, ...], engines: tuple[EngineHealth, ...], outputs: tuple[Observed, ...]
 ) -> tuple[str, ...]:
-    """What keeps the record from being a proof."""
+    """What keeps the record from being a proof. `declared`: what is not as the inventory, or `check`, wants it."""
     found = [] if state == "healthy" else [f"the cluster is {state}, not healthy (clusterctl status says why)"]
-    found += [f"what runs differs from the inventory: {line}" for line in drift]
+    found += declared
     found += [f"engine {each.rank} gave no completion: {each.reason}" for each in engines if each.reason is not None]
     found += [
         f"no output of the request `{each.name}`: {each.reason}"

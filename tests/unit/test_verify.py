@@ -247,6 +247,7 @@ def record(**changes: Any) -> Verification:
         "endpoint": "http://10.77.0.11:8000",
         "state": "healthy",
         "drift": (),
+        "findings": (),
         "image": "vllm:1",
         "nodes": {"gpu1": machine(), "gpu2": machine(role="worker", stages=(1,))},
         "shape": SHAPE,
@@ -329,10 +330,10 @@ def test_engines_that_disagree_are_a_problem() -> None:
 
 
 def test_what_is_not_as_declared_is_a_problem() -> None:
-    found = problems_of("degraded", ("node1: restart the server",), (), observed())
+    found = problems_of("degraded", ("what runs differs from the inventory: node1: restart",), (), observed())
     assert len(found) == 2
     assert "degraded" in found[0]
-    assert "node1: restart the server" in found[1]
+    assert "node1: restart" in found[1]
 
 
 def test_a_new_problem_matters_and_an_old_one_does_not() -> None:
