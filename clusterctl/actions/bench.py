@@ -78,7 +78,7 @@ class Target:
 def bench(hosts: Hosts, inventory: Inventory, asked: BenchOptions, progress: Progress, made_at: datetime) -> Benchmark:
     """Measure what serves. Its load is the cluster's: clients meanwhile wait longer, and disturb the numbers.
 
-    Raises ClusterctlError when nothing serves, or a run failed.
+    Raises ClusterctlError when nothing serves, or the first level could not be measured.
     """
     progress.phase("looking at the nodes")
     facts = gather(hosts, inventory, progress)
@@ -91,9 +91,7 @@ def bench(hosts: Hosts, inventory: Inventory, asked: BenchOptions, progress: Pro
     target = Target(inventory, status.endpoint, count(secrets.randbelow(1 << 30)))
     asked, notes = fitted(asked, longest)
     levels: list[Level] = []
-    for traffic in asked.traffics:
-        progress.phase(f"requests of {traffic} tokens")
-        levels += _levels(hosts.head, target, traffic, asked, progress)
+    early = _measure(hosts.head, target, asked, progress, levels)
     limits = Limits(status.data_parallel, status.kv_cache.tokens, max_num_seqs(inventory))
     result = Benchmark(
         made_at=f"{made_at:%Y-%m-%dT%H:%M:%SZ}",
@@ -110,9 +108,25 @@ def bench(hosts: Hosts, inventory: Inventory, asked: BenchOptions, progress: Pro
         levels=tuple(levels),
         saturation=(),
         notes=(*notes, *others(status)),
+        ended_early=early,
     )
     found = (saturation(result.levels_of(traffic), limits) for traffic in result.traffics)
     return replace(result, saturation=tuple(found))
+
+
+def _measure(head: Host, target: Target, asked: BenchOptions, progress: Progress, levels: list[Level]) -> str | None:
+    """Everything that is wanted, into `levels`. What was measured before a failure, or Ctrl-C, is not lost: returned is
+    why it ended early then. Raises what ended it before anything was measured."""
+    try:
+        for traffic in asked.traffics:
+            progress.phase(f"requests of {traffic} tokens")
+            for level in _levels(head, target, traffic, asked, progress):
+                levels.append(level)
+    except (ClusterctlError, KeyboardInterrupt) as error:
+        if not levels:
+            raise
+        return error.full_message() if isinstance(error, ClusterctlError) else "interrupted"
+    return None
 
 
 def fitted(asked: BenchOptions, longest: int | None) -> tuple[BenchOptions, tuple[str, ...]]:

@@ -110,6 +110,8 @@ def bench(
     CLUSTER-bench-TIME.json, and .html with plots. Clients meanwhile wait longer. With --compare and no levels or
     shapes given, those of the old record are measured.
 
+    What was measured before a failure, or Ctrl-C, is written too.
+
     Exit codes: 0 measured (and no slower than the old record beyond the spread), 1 not, 2 the old record cannot be
     read.
     """
@@ -151,7 +153,7 @@ def _measure(
     else:
         shown = comparison_lines(found) if found is not None else []
         emit("\n".join([*ui.as_lines(record), *shown, "", f"record: {', '.join(str(file) for file in files)}"]))
-    if found is not None and not found.within:
+    if record.ended_early or (found is not None and not found.within):
         sys.exit(ExitCode.FAILED)
 
 

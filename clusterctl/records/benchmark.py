@@ -138,6 +138,8 @@ class Benchmark:
     saturation: tuple[Saturation, ...]
     notes: tuple[str, ...]
     """What to know when reading the numbers."""
+    ended_early: str | None
+    """Why it is not everything that was asked for; None where it is."""
 
     @property
     def traffics(self) -> tuple[Traffic, ...]:

@@ -22,7 +22,7 @@ PERCENTILES = ("p50", "p90", "p99")
 def as_lines(record: Benchmark) -> list[str]:
     """For a terminal."""
     lines = [f"{record.model} of {record.cluster} at {record.endpoint}/v1, {record.made_at}", f"  {record.shape}"]
-    lines += [f"note: {note}" for note in record.notes]
+    lines += [f"note: {note}" for note in _notes(record)]
     found = {each.traffic: each for each in record.saturation}
     for traffic in record.traffics:
         rows = tuple(_row(level) for level in record.levels_of(traffic))
@@ -37,6 +37,7 @@ def as_html(record: Benchmark, old: Benchmark | None, comparison: Comparison | N
     return render(
         "bench.html.j2",
         record=record,
+        notes=_notes(record),
         colours=len(PERCENTILES),
         traffics=[
             {
@@ -51,6 +52,11 @@ def as_html(record: Benchmark, old: Benchmark | None, comparison: Comparison | N
         ],
         compared=list(compared(comparison)) if comparison is not None else [],
     )
+
+
+def _notes(record: Benchmark) -> tuple[str, ...]:
+    early = record.ended_early
+    return (*record.notes, *((f"it ended early, and this is what was measured before: {early}",) if early else ()))
 
 
 def _saturated(found: Saturation) -> str:

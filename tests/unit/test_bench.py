@@ -62,6 +62,7 @@ def record(levels: Sequence[Level] = LEVELS, **changes: Any) -> Benchmark:
         "levels": tuple(levels),
         "saturation": (),
         "notes": (),
+        "ended_early": None,
         **changes,
     }
     found = Benchmark(**made)
@@ -353,6 +354,12 @@ def test_ticks_reach_the_greatest_value(most: float) -> None:
     assert found[0] == 0
     assert found[-1] >= most * (1 - 1e-6)
     assert 3 <= len(found) <= 8
+
+
+def test_what_ended_early_says_so() -> None:
+    cut = record(ended_early="gpu1: no answer")
+    assert "note: it ended early, and this is what was measured before: gpu1: no answer" in ui.as_lines(cut)
+    assert "it ended early" in ui.as_html(cut, None, None)
 
 
 def test_the_table_names_every_level() -> None:
