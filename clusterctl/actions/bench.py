@@ -91,7 +91,7 @@ def bench(hosts: Hosts, inventory: Inventory, asked: BenchOptions, progress: Pro
     target = Target(inventory, status.endpoint, count(secrets.randbelow(1 << 30)))
     asked, notes = fitted(asked, longest)
     levels: list[Level] = []
-    early = _measure(hosts.head, target, asked, progress, levels)
+    early = measured(hosts.head, target, asked, progress, levels)
     limits = Limits(status.data_parallel, status.kv_cache.tokens, max_num_seqs(inventory))
     result = Benchmark(
         made_at=f"{made_at:%Y-%m-%dT%H:%M:%SZ}",
@@ -114,7 +114,7 @@ def bench(hosts: Hosts, inventory: Inventory, asked: BenchOptions, progress: Pro
     return replace(result, saturation=tuple(found))
 
 
-def _measure(head: Host, target: Target, asked: BenchOptions, progress: Progress, levels: list[Level]) -> str | None:
+def measured(head: Host, target: Target, asked: BenchOptions, progress: Progress, levels: list[Level]) -> str | None:
     """Everything that is wanted, into `levels`. What was measured before a failure, or Ctrl-C, is not lost: returned is
     why it ended early then. Raises what ended it before anything was measured."""
     try:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from itertools import count, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterctl.actions.bench import SCRIPT, BenchOptions, Target, bench_argv, fitted, requests_of
+from clusterctl.actions.bench import SCRIPT, BenchOptions, Target, bench_argv, fitted, measured, requests_of
 from clusterctl.errors import ClusterctlError
+from clusterctl.hosts.engine.engine import Container
+from clusterctl.hosts.host import Host
+from clusterctl.progress import SILENT
 from clusterctl.records.benched import compare
 from clusterctl.records.benchmark import Benchmark, Latency, Level, Load, Run, Traffic, enough, read_result
 from clusterctl.records.files import json_text, read_record, to_json
@@ -26,6 +31,7 @@ from clusterctl.records.spread import Spread, judged
 from clusterctl.records.verification import Shape
 from clusterctl.ui import benchmark as ui
 from clusterctl.ui.plot import Plot, Series, svg, ticks
+from tests.unit.stand_ins import look
 from tests.unit.support import inventory
 
 RESULT = (Path(__file__).parent / "fixtures/bench/result.json").read_text(encoding="utf-8")
@@ -216,6 +222,77 @@ def test_the_script_ends_with_the_programs_exit_code() -> None:
     done = in_shell('echo "$3" >&2; exit 3')
     assert (done.returncode, done.stdout) == (3, "")
     assert not Path(done.stderr.strip()).exists()
+
+
+class Here:
+    """A command that runs on this machine, in place of one in a container."""
+
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(argv, env={**os.environ, **environment}, **pipes)  # type: ignore[call-overload]
+
+    def pieces(self, deadline: float | None = None) -> Iterator[tuple[str, bytes]]:
+        out, err = self.process.communicate(timeout=30)
+        yield from (("stderr", err), ("stdout", out[:100]), ("stdout", out[100:]))
+
+    def exit_code(self) -> int:
+        return int(self.process.returncode)
+
+    def send(self, data: bytes) -> None: ...
+
+    def end_input(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Head:
+    """A head whose container is this machine: with a `vllm` that copies a result, and fails from its third run on."""
+
+    folder: Path
+    name: str = "gpu1"
+    asked: list[list[str]] = field(default_factory=list)
+
+    @property
+    def engine(self) -> Head:
+        return self
+
+    def container(self, name: str) -> Container:
+        return look(running=True)
+
+    def exec(self, container: str, argv: Sequence[str], *, environment: Mapping[str, str], stdin: bool) -> Here:
+        (self.folder / "result").write_text(RESULT, encoding="utf-8")
+        program = self.folder / "vllm"
+        lines = (
+            "#!/bin/sh",
+            f'echo x >> {self.folder}/runs; [ "$(wc -l < {self.folder}/runs)" -gt 2 ] && echo "no route" >&2 && exit 5',
+            f'while [ $# -gt 0 ]; do [ "$1" = --result-dir ] && cp {self.folder}/result "$2/result.json"; shift; done',
+        )
+        program.write_text("\n".join([*lines, "exit 0", ""]), encoding="utf-8")
+        program.chmod(0o755)
+        self.asked.append(list(argv))
+        return Here(argv, {**environment, "PATH": f"{self.folder}:{os.environ['PATH']}"})
+
+
+def test_what_was_measured_before_a_failure_is_kept(tmp_path: Path) -> None:
+    head, levels = Head(tmp_path), list[Level]()
+    target = Target(inventory(), "http://10.77.0.11:8000", count(1))
+    asked = BenchOptions((DECODE,), (Load(concurrency=1), Load(concurrency=2)), 2, None)
+    early = measured(cast(Host, head), target, asked, SILENT, levels)
+    assert [(str(each.load), len(each.runs)) for each in levels] == [("1 request at once", 2)]
+    assert levels[0].runs[0] == read_result(RESULT)
+    assert early is not None
+    assert "gpu1: `vllm bench serve` ended with exit code 5:\n  no route" in early
+    seeds = [argv[argv.index("--seed") + 1] for argv in head.asked]
+    assert seeds == ["1", "2", "3"]
+    assert all("no_proxy=*" in argv for argv in head.asked)
+
+
+def test_a_first_level_that_fails_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("x\nx\n", encoding="utf-8")
+    target = Target(inventory(), "http://10.77.0.11:8000", count(1))
+    with pytest.raises(ClusterctlError, match="no route"):
+        measured(cast(Host, Head(tmp_path)), target, BenchOptions((DECODE,), (), 2, None), SILENT, [])
 
 
 def test_records_survive_a_file(tmp_path: Path) -> None:
