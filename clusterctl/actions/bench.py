@@ -20,7 +20,7 @@ from clusterctl.hosts.ssh.streams import Piece
 from clusterctl.inventory.endpoint import tls_certfile
 from clusterctl.inventory.model import Inventory
 from clusterctl.progress import Progress
-from clusterctl.records.benchmark import Benchmark, Level, Load, Run, Traffic, enough, read_result
+from clusterctl.records.benchmark import Benchmark, Level, Load, Run, Traffic, enough, read_result, unsteady
 from clusterctl.records.saturation import Limits, next_load, saturation
 from clusterctl.records.verification import Software
 from clusterctl.status.asking import Asker
@@ -107,7 +107,7 @@ def bench(hosts: Hosts, inventory: Inventory, asked: BenchOptions, progress: Pro
         max_model_len=longest,
         levels=tuple(levels),
         saturation=(),
-        notes=(*notes, *others(status)),
+        notes=(*notes, *others(status), *filter(None, [unsteady(levels)])),
         ended_early=early,
     )
     found = (saturation(result.levels_of(traffic), limits) for traffic in result.traffics)

@@ -183,6 +183,18 @@ def enough(runs: Sequence[Run], most: int) -> bool:
     return len(runs) >= most or (len(runs) > 1 and found is not None and found.relative <= KNOWN_SPREAD)
 
 
+def unsteady(levels: Sequence[Level]) -> str | None:
+    """What to know of runs that did not come to agree; None where all did."""
+    apart = [level for level in levels if len(level.runs) > 1 and level.tokens_per_s.relative > KNOWN_SPREAD]
+    if not apart:
+        return None
+    most = max(level.tokens_per_s.relative for level in apart)
+    return (
+        f"the throughputs of {len(apart)} of {len(levels)} levels lie up to {most:.0%} apart between runs: something else "
+        "uses the machines or the network, or the runs are short (--requests, --repeat)"
+    )
+
+
 def _latency(said: Mapping[str, Any], metric: str) -> Latency:
     return Latency(
         mean=float(said[f"mean_{metric}_ms"]),

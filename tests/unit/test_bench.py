@@ -24,7 +24,7 @@ from clusterctl.hosts.engine.engine import Container
 from clusterctl.hosts.host import Host
 from clusterctl.progress import SILENT
 from clusterctl.records.benched import compare
-from clusterctl.records.benchmark import Benchmark, Latency, Level, Load, Run, Traffic, enough, read_result
+from clusterctl.records.benchmark import Benchmark, Latency, Level, Load, Run, Traffic, enough, read_result, unsteady
 from clusterctl.records.files import json_text, read_record, to_json
 from clusterctl.records.saturation import Limits, next_load, saturation
 from clusterctl.records.spread import Spread, judged
@@ -112,6 +112,14 @@ def test_runs_are_repeated_until_they_agree() -> None:
     assert enough([run(100), run(104)], 5)
     assert not enough([run(100), run(106)], 5)
     assert enough([run(100), run(150), run(100)], 3)
+
+
+def test_runs_that_never_agree_are_noted() -> None:
+    assert unsteady(LEVELS) is None
+    assert unsteady([level(1, 100)]) is None
+    said = unsteady([*LEVELS, level(16, 100, 150, 130)])
+    assert said is not None
+    assert "1 of 5 levels lie up to 38% apart" in said
 
 
 def test_a_sweep_doubles_until_it_adds_nothing() -> None:
