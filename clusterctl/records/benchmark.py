@@ -190,8 +190,8 @@ def unsteady(levels: Sequence[Level]) -> str | None:
         return None
     most = max(level.tokens_per_s.relative for level in apart)
     return (
-        f"the throughputs of {len(apart)} of {len(levels)} levels lie up to {most:.0%} apart between runs: something else "
-        "uses the machines or the network, or the runs are short (--requests, --repeat)"
+        f"the throughputs of {len(apart)} of {len(levels)} levels lie up to {most:.0%} apart between runs: something "
+        "else uses the machines or the network, or the runs are short (--requests, --repeat)"
     )
 
 
