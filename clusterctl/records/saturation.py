@@ -42,6 +42,9 @@ def saturation(levels: Sequence[Level], limits: Limits) -> Saturation:
     best = max(level.tokens_per_s.middle for level in levels)
     knee = next(level for level in levels if level.tokens_per_s.middle >= best * SATURATED)
     traffic, highest = knee.traffic, levels[-1]
+    if len(levels) == 1:
+        rule = f"{highest.tokens_per_s.middle:.0f} tokens/s at {highest.load}, the only load that was measured"
+        return Saturation(traffic, None, rule, "saturation shows between loads: measure several (--concurrency)")
     if knee is highest:
         rule = (
             f"{highest.tokens_per_s.middle:.0f} tokens/s at {highest.load}, the highest load that was tried, and rising"

@@ -60,7 +60,7 @@ def _notes(record: Benchmark) -> tuple[str, ...]:
 
 
 def _saturated(found: Saturation) -> str:
-    return "Not saturated" if found.load is None else f"Saturated from {found.load} on"
+    return "No saturation seen" if found.load is None else f"Saturated from {found.load} on"
 
 
 def _row(level: Level) -> tuple[str, ...]:

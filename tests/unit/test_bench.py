@@ -174,6 +174,12 @@ def test_what_still_rises_is_not_called_saturated() -> None:
     assert "highest load that was tried" in found.rule
 
 
+def test_one_load_says_nothing_about_saturation() -> None:
+    found = saturation(LEVELS[:1], Limits(1, None, 1))
+    assert found.load is None
+    assert "only load" in found.rule
+
+
 def test_requests_are_shortened_to_what_the_model_takes() -> None:
     asked = BenchOptions((DECODE, PREFILL), (), 5, None)
     found, notes = fitted(asked, 1024)
