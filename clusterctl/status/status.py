@@ -174,7 +174,11 @@ def exit_code_of(status: ClusterStatus) -> ExitCode:
 
 def read_status(hosts: Hosts, inventory: Inventory) -> ClusterStatus:
     """Ask the nodes and the server. Changes nothing."""
-    facts = gather(hosts, inventory)
+    return status_of(hosts, inventory, gather(hosts, inventory))
+
+
+def status_of(hosts: Hosts, inventory: Inventory, facts: ClusterFacts) -> ClusterStatus:
+    """The same, of nodes that were read already. Changes nothing."""
     endpoint = endpoint_from(inventory, facts)
     asked = _ask_server(hosts, inventory, facts, endpoint)
     return cluster_status(inventory, facts, endpoint, asked.answers, asked.loads)

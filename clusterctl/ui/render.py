@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-from rich.console import Console
 from rich.table import Table
 
 from clusterctl.actions.down import DownResult
@@ -22,10 +19,9 @@ from clusterctl.modes.engines import EngineStatus
 from clusterctl.signatures.start import KvCache
 from clusterctl.status.status import ClusterStatus, GpuStatus, NodeStatus, ServerAnswers
 from clusterctl.ui.network import NO_PORTS, Environments, bandwidth_table, network_lines
+from clusterctl.ui.tables import needed_columns, terminal_columns, text_of
 
 SHOWN_RESTARTS = 5
-WIDEST = 1000
-"""Columns in which any table has room: to learn how many it needs."""
 NODE_COLUMNS = (
     *("NODE", "ROLE", "ADDRESS", "REACHABLE", "CONTAINER", "AGENT", "RAY", "GPUS", "GPU MEMORY", "STAGE", "RESTARTS"),
 )
@@ -106,7 +102,7 @@ def network(environments: Environments, deep: DeepFacts | None, ports: Mapping[s
     """The network environment of each node, its RDMA ports, and what was measured between them."""
     lines = list(network_lines(environments, deep, ports))
     if deep is not None and deep.pairs is not None and deep.pairs.gbit_per_s:
-        lines.append(_text(bandwidth_table(deep.pairs)))
+        lines.append(text_of(bandwidth_table(deep.pairs)))
     return lines
 
 
@@ -118,7 +114,7 @@ def identity(differing: Sequence[Difference]) -> str:
     for row in differing:
         rated = f"waived ({row.rating})" if row.waived else str(row.rating)
         table.add_row(row.title, *row.cells.values(), rated, row.reason)
-    return _text(table)
+    return text_of(table)
 
 
 def status(found: ClusterStatus) -> str:
@@ -198,8 +194,8 @@ def _nodes_table(nodes: Iterable[NodeStatus]) -> str:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    if Console(width=WIDEST).measure(table).minimum <= terminal_columns():
-        return _text(table)
+    if needed_columns(table) <= terminal_columns():
+        return text_of(table)
     blocks = [_columns(zip(NODE_COLUMNS, row, strict=True)) for row in rows]
     return "\n\n".join("\n".join(block) for block in blocks)
 
@@ -221,20 +217,6 @@ def _node_row(node: NodeStatus) -> tuple[str, ...]:
         ", ".join(str(stage) for stage in node.stages) or "-",
         ", ".join(str(c.restarts_total) for c in node.containers) or "-",
     )
-
-
-def _text(table: Table) -> str:
-    """A table as plain text of the terminal's width; wide where there is no terminal."""
-    console = Console(file=io.StringIO(), width=max(terminal_columns(), 80), no_color=True, highlight=False)
-    console.print(table)
-    out = console.file
-    assert isinstance(out, io.StringIO)  # noqa: S101 (given above)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-
-
-def terminal_columns() -> int:
-    """Of the operator's terminal; many where there is none."""
-    return shutil.get_terminal_size((200, 24)).columns
 
 
 def _gpu_memory(gpu: GpuStatus) -> str:

@@ -26,7 +26,7 @@ DOORS = {
     "docker": {"hosts/engine/"},
     "requests": {"hosts/engine/"},
     "urllib3": {"hosts/engine/"},
-    "httpx": {"hosts/http.py", "hosts/host.py", "status/server.py"},
+    "httpx": {"hosts/http.py", "hosts/host.py", "status/server.py", "status/asking.py"},
     "httpcore": {"hosts/http.py"},
     "jinja2": {"rendering.py"},
     "rich": {"ui/"},
@@ -38,6 +38,8 @@ PURE = (
     *("facts/cluster.py", "facts/parse.py", "deployment/", "diagnosis/causes.py", "diagnosis/evidence.py"),
     *(f"diagnosis/causes_{of}.py" for of in ("agents", "containers", "hang", "logs", "machines")),
     *("diagnosis/cause.py", "layout/", "modes/", "secrets/", "signatures/"),
+    *(f"records/{name}.py" for name in ("benched", "benchmark", "difference", "outputs", "saturation", "spread")),
+    *("records/verification.py", "records/verified.py"),
 )
 ACTING = {
     *("asyncio", "fabric", "http", "httpx", "multiprocessing", "paramiko", "requests", "shutil", "signal", "socket"),

@@ -62,6 +62,9 @@ NAMING_RAY: Mapping[str, str] = {
     "findings/rules/image_software.py": "findings of the image's report",
     "findings/identity.py": "versions that must be alike",
     "findings/rules/nodes_differ.py": "versions that must be alike",
+    "records/verification.py": "versions in a record",
+    "actions/verify.py": "versions in a record",
+    "ui/verification.py": "versions in a record",
     "secrets/masking.py": "names of secrets",
     "secrets/redact.py": "names of secrets",
     # Prose.
