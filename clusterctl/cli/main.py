@@ -24,7 +24,6 @@ from clusterctl.cli.firewall import firewall
 from clusterctl.cli.history import history
 from clusterctl.cli.layout import layout
 from clusterctl.cli.logs import logs
-from clusterctl.cli.nodes import nodes
 from clusterctl.cli.plan import plan
 from clusterctl.cli.restart import restart
 from clusterctl.cli.schema import schema
@@ -73,7 +72,6 @@ cli.add_command(up)
 cli.add_command(check)
 cli.add_command(layout)
 cli.add_command(plan)
-cli.add_command(nodes)
 cli.add_command(status)
 cli.add_command(verify)
 cli.add_command(bench)

@@ -72,8 +72,6 @@ class NodeFacts:
     """What nvidia-smi printed beside the rows that could be read."""
     login_prints: str = ""
     """What the login printed before the output of our commands, quoted; empty when nothing."""
-    ssh_remarks: tuple[str, ...] = ()
-    """What of ssh_config has no effect on the way to the node."""
     cdi: tuple[CdiSpec, ...] | Unknown = ()
     """CDI specifications on the node."""
     routing: Fact[Routing] = None

@@ -140,7 +140,6 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
         beside=beside(containers),
         leftovers=leftover_names(engine, containers),
         login_prints=shown(host.connection.login_prints),
-        ssh_remarks=host.connection.remarks,
         commands=host.engine.commands,
     )
     return facts, isinstance(containers, tuple) and has_probe(containers)

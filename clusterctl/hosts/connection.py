@@ -49,9 +49,6 @@ class Connection(ABC):
     login_prints: bytes = b""
     """What the login printed before a command's own output, if anything: ~/.bashrc does, where nobody took care."""
 
-    remarks: tuple[str, ...] = ()
-    """What of the operator's configuration has no effect on the way to the node, each a sentence."""
-
     @property
     @abstractmethod
     def command_timeout_s(self) -> float:

@@ -143,9 +143,7 @@ class Hosts:
 
     def _connect_missing(self) -> None:
         """Every wanted node is in `connected` or in `unreachable` afterwards, in inventory order."""
-        missing = {name: node for name, node in self._nodes.items() if name not in self.connected}
-        with ThreadPoolExecutor(max_workers=MAX_PARALLEL, thread_name_prefix="route") as pool:  # `ssh -G` for each
-            fresh = dict(zip(missing, pool.map(self._host, missing.values()), strict=True))
+        fresh = {name: self._host(node) for name, node in self._nodes.items() if name not in self.connected}
         errors = each(fresh, lambda host: host.connection.open()).errors
         hosts = {**fresh, **self.connected}
         self.connected = {name: hosts[name] for name in self._nodes if name not in errors}

@@ -94,7 +94,6 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
         "routing": machines.routing(said.pop("routing", None)),
         "gpu_remarks": tuple(said.pop("gpu_remarks", ())),
         "login_prints": said.pop("login_prints", ""),
-        "ssh_remarks": tuple(said.pop("ssh_remarks", ())),
         "leftovers": tuple(said.pop("leftovers", ())),
         "model": _model(said.pop("model", {})),
     }

@@ -159,13 +159,15 @@ def test_lines_that_openssh_accepts_or_skips_break_nothing(site: Site, tmp_path:
     connection.close()
 
 
-def test_the_systems_known_hosts_is_read_in_the_same_way(site: Site, tmp_path: Path) -> None:
+def test_the_systems_known_hosts_is_read_in_the_same_way(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     system = tmp_path / "ssh_known_hosts"
     system.write_text(f"@cert-authority * {site.jump.public}\n{site.node.known}", encoding="ascii")
-    config = tmp_path / "config"
-    config.write_text(f"UserKnownHostsFile {tmp_path}/none\nGlobalKnownHostsFile {system}\n", encoding="utf-8")
+    monkeypatch.setattr("clusterctl.hosts.ssh.connection.SYSTEM_KNOWN_HOSTS", system)
+    monkeypatch.setenv("HOME", str(tmp_path))
     node = Node(name="gpu1", host="127.0.0.1", user=getpass.getuser(), port=site.node.port)
-    connection = SshConnection(node, SshDefaults(key=site.key, config=config), Timeouts(connect_s=10))
+    connection = SshConnection(node, SshDefaults(key=site.key, config=site.config), Timeouts(connect_s=10))
     connection.open()
     connection.close()
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import fabric
@@ -25,15 +26,22 @@ from clusterctl.hosts.ssh.errors import ConnectionLostError
 from clusterctl.hosts.ssh.framing import Frame, NotBegunError
 from clusterctl.hosts.ssh.hops import (
     address_of,
-    connection_to,
     end_when_unanswered,
     how_it_ended,
     in_turn,
-    known_to_paramiko,
+    known_as,
+    prepare_hop,
+    ssh_config,
 )
-from clusterctl.hosts.ssh.known_hosts import KnownKeys, PinOnce, Refuse, UntrustedHostKeyError, known_keys
+from clusterctl.hosts.ssh.known_hosts import (
+    SYSTEM_KNOWN_HOSTS,
+    KnownKeys,
+    PinOnce,
+    Refuse,
+    UntrustedHostKeyError,
+    known_keys,
+)
 from clusterctl.hosts.ssh.opening import Opening
-from clusterctl.hosts.ssh.openssh import Hop, route_to
 from clusterctl.hosts.ssh.sessions import Sessions
 from clusterctl.hosts.ssh.streams import SshCommand, WindowSize
 from clusterctl.hosts.ssh.transport import OrderedTransport
@@ -64,6 +72,8 @@ class SshConnection(Connection):
         self.node = node.name
         self._command_timeout_s = timeouts.command_s
         self._connect_timeout_s = timeouts.connect_s
+        self._known_hosts = ssh.known_hosts or Path("~/.ssh/known_hosts").expanduser()
+        self._own_known_hosts = ssh.known_hosts is not None
         self._accept_new_host_keys = accept_new_host_keys
         self._opening = threading.Lock()
         self._closed = True
@@ -72,9 +82,21 @@ class SshConnection(Connection):
         self._sparing = threading.Lock()
         self._spare: SshConnection | None = None
         self._another = partial(SshConnection, node, ssh, timeouts)
-        self.route = route_to(node, ssh)
-        self._connection = connection_to(self.route, timeouts.connect_s)
-        self.remarks = tuple(dict.fromkeys(remark for _, hop in self._way() for remark in hop.remarks))
+        config = ssh_config(ssh.config)
+        key = node.key or ssh.key
+        connect_kwargs = {"key_filename": str(key), "look_for_keys": False} if key else {}
+        jump = node.jump or ssh.jump
+        gateway = fabric.Connection(jump, config=config, connect_kwargs=dict(connect_kwargs)) if jump else None
+        self._connection = fabric.Connection(
+            node.host,
+            user=node.user or ssh.user,
+            port=node.port or ssh.port,
+            config=config,
+            gateway=gateway,
+            connect_kwargs=connect_kwargs,
+        )
+        for hop in self._hops():  # those of ssh_config's ProxyJump too, which Fabric makes by itself
+            prepare_hop(hop, timeouts.connect_s)
 
     @property
     def command_timeout_s(self) -> float:
@@ -143,26 +165,26 @@ class SshConnection(Connection):
             return self.is_open
 
     def _open_hops(self) -> None:
-        for connection, hop in reversed(tuple(self._way())):
-            self._open_hop(connection, hop)
+        for hop in reversed(tuple(self._hops())):
+            self._open_hop(hop)
         self._transport.set_keepalive(KEEPALIVE_S)
 
-    def _open_hop(self, connection: fabric.Connection, hop: Hop) -> None:
-        opening = self._opening_of(connection)
-        turn = in_turn(address_of(connection), self._connect_timeout_s) if opening.is_jump else contextlib.nullcontext()
-        known = self._known_keys(opening, hop)
-        self._make_strict(connection, hop, known)
+    def _open_hop(self, hop: fabric.Connection) -> None:
+        opening = self._opening_of(hop)
+        turn = in_turn(address_of(hop), self._connect_timeout_s) if opening.is_jump else contextlib.nullcontext()
+        known = self._known_keys(opening)
+        self._make_strict(hop, known)
         try:
             with turn:
-                connection.open()
+                hop.open()
         except (UntrustedHostKeyError, paramiko.BadHostKeyException) as error:
-            raise opening.untrusted(error, known, hop) from error
+            raise opening.untrusted(error, known, self._known_hosts, self._known_hosts_files()) from error
         except (paramiko.SSHException, OSError, EOFError, ValueError) as error:
             raise opening.not_opened(error) from error
-        end_when_unanswered(connection.client.get_transport())
+        end_when_unanswered(hop.client.get_transport())
 
-    def _opening_of(self, connection: fabric.Connection) -> Opening:
-        return Opening(self.node, connection, connection is not self._connection, self._connect_timeout_s)
+    def _opening_of(self, hop: fabric.Connection) -> Opening:
+        return Opening(self.node, hop, hop is not self._connection, self._connect_timeout_s)
 
     def close(self) -> None:
         """Close the connection and its jump hosts', for good; harmless when it is not open."""
@@ -192,35 +214,32 @@ class SshConnection(Connection):
         raise ConnectionLostError(self.node, f"{self.target}: the SSH connection is closed")
 
     def _hops(self) -> Iterator[fabric.Connection]:
-        yield from (connection for connection, _ in self._way())
+        hop = self._connection
+        while isinstance(hop, fabric.Connection):
+            yield hop
+            hop = hop.gateway
 
-    def _way(self) -> Iterator[tuple[fabric.Connection, Hop]]:
-        """Every machine on the way, the node first, and how it is reached."""
-        connection, hop = self._connection, self.route
-        yield connection, hop
-        while hop.through is not None:
-            connection, hop = connection.gateway, hop.through
-            yield connection, hop
+    def _known_hosts_files(self) -> list[Path]:
+        files = [self._known_hosts] if self._own_known_hosts else [SYSTEM_KNOWN_HOSTS, self._known_hosts]
+        return [file for file in files if file.exists()]
 
-    def _known_keys(self, opening: Opening, hop: Hop) -> KnownKeys:
+    def _known_keys(self, opening: Opening) -> KnownKeys:
         """Raises ConnectError when a known_hosts file is there but cannot be read."""
         try:
-            files = [file for file in hop.known_hosts if file.exists()]
-            lines = [line for file in files for line in file.read_bytes().splitlines()]
+            lines = [line for file in self._known_hosts_files() for line in file.read_bytes().splitlines()]
         except OSError as error:
             raise opening.unreadable(error) from error
-        return known_keys((line.decode(errors="replace") for line in lines), hop.known_as)
+        return known_keys((line.decode(errors="replace") for line in lines), known_as(opening.hop))
 
-    def _make_strict(self, connection: fabric.Connection, hop: Hop, known: KnownKeys) -> None:
-        accept = self._accept_new_host_keys and hop.known_hosts
-        pin = PinOnce(hop.known_hosts[0], hop.known_as, known.revoked) if accept else Refuse()
-        connection.client.get_host_keys().clear()  # of an earlier opening: the files may say something else by now
-        connection.client.set_missing_host_key_policy(pin)
+    def _make_strict(self, hop: fabric.Connection, known: KnownKeys) -> None:
+        accept = self._accept_new_host_keys
+        hop.client.get_host_keys().clear()  # of an earlier opening: the files may say something else by now
+        hop.client.set_missing_host_key_policy(PinOnce(self._known_hosts, known.revoked) if accept else Refuse())
         first: dict[str, paramiko.PKey] = {}
         for key in known.trusted:  # paramiko holds one key of each type
             first.setdefault(key.get_name(), key)
         for kind, key in first.items():
-            connection.client.get_host_keys().add(known_to_paramiko(connection), kind, key)
+            hop.client.get_host_keys().add(known_as(hop), kind, key)
 
     def session(self, argv: Sequence[str], *, timeout_s: float | None = None, merged: bool = False) -> paramiko.Channel:
         """Start a command and return its channel, from which the command's own output is read (see framing.py).

@@ -7,12 +7,12 @@ import shlex
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import fabric
 import paramiko
 
-from clusterctl.hosts.ssh.login import KeysInOrder
-from clusterctl.hosts.ssh.openssh import Hop
+from clusterctl.errors import UsageError
 from clusterctl.hosts.ssh.transport import OrderedTransport
 
 UNANSWERED_S = 60
@@ -79,8 +79,8 @@ def how_it_ended(transport: OrderedTransport) -> str:
     return f"the SSH connection broke ({transport.cause})"
 
 
-def known_to_paramiko(hop: fabric.Connection) -> str:
-    """The name under which paramiko looks for the host's keys."""
+def known_as(hop: fabric.Connection) -> str:
+    """The name under which known_hosts has the host, and paramiko looks for it."""
     return hop.host if int(hop.port) == paramiko.config.SSH_PORT else f"[{hop.host}]:{hop.port}"
 
 
@@ -92,25 +92,21 @@ def end_when_unanswered(transport: paramiko.Transport | None) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_S * 1000)
 
 
-def connection_to(hop: Hop, connect_s: float) -> fabric.Connection:
-    """A connection, not yet open, with the jump hosts in front of it, and with our transport. Every step of opening it,
-    and a machine behind it, has this many seconds."""
-    gateway: fabric.Connection | str | None = None
-    if hop.through is not None:
-        gateway = connection_to(hop.through, connect_s)
-    elif hop.proxy is not None:
-        # paramiko takes it for words of a command; OpenSSH hands it to a shell (sshconnect.c, 9.2).
-        gateway = shlex.join(["/bin/sh", "-c", f"exec {hop.proxy}"])
-    connection = fabric.Connection(
-        hop.hostname,
-        user=hop.user,
-        port=hop.port,
-        config=fabric.Config(ssh_config=paramiko.SSHConfig()),  # ssh_config has been read: openssh.py
-        gateway=gateway,
-        # Fabric truncates to whole seconds, and 0 would mean "no time-out".
-        connect_timeout=max(1, round(connect_s)),
-    )
+def prepare_hop(hop: fabric.Connection, connect_s: float) -> None:
+    """Give every step of opening the connection, and a machine behind it, this many seconds; and our transport."""
+    # Fabric truncates to whole seconds, and 0 would mean "no time-out".
+    hop.connect_timeout = max(1, round(connect_s))
     # A jump host's channel to the machine behind it waits for an hour by default (paramiko 5.1 transport.py).
     limits = dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), connect_s)
-    connection.connect_kwargs = {**limits, "transport_factory": OrderedTransport, "auth_strategy": KeysInOrder(hop)}
-    return connection
+    hop.connect_kwargs = {**hop.connect_kwargs, **limits, "transport_factory": OrderedTransport}
+
+
+def ssh_config(path: Path | None) -> fabric.Config:
+    """Fabric's configuration with the operator's ssh_config. Raises UsageError when that cannot be read."""
+    try:
+        return fabric.Config(runtime_ssh_path=str(path)) if path else fabric.Config()
+    except (OSError, paramiko.ConfigParseError) as error:
+        raise UsageError(
+            f"ssh.config: cannot read {path or 'your ssh_config'}: {error}",
+            hint="ssh -G somewhere tells where it is wrong",
+        ) from error

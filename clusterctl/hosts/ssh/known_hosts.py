@@ -14,6 +14,10 @@ from pathlib import Path
 import paramiko
 from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 
+SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+"""Host keys for every user of this machine; read unless the inventory names a known_hosts file of its own."""
+
+
 _pin_lock = threading.Lock()
 
 
@@ -93,10 +97,8 @@ class Refuse(paramiko.MissingHostKeyPolicy):
 class PinOnce(paramiko.MissingHostKeyPolicy):
     """Trust on first use: append the key to known_hosts, so that from then on it is pinned. Never a revoked one."""
 
-    def __init__(self, known_hosts: Path, name: str, revoked: Sequence[paramiko.PKey]) -> None:
+    def __init__(self, known_hosts: Path, revoked: Sequence[paramiko.PKey]) -> None:
         self.known_hosts = known_hosts
-        self.name = name
-        """The host's name in that file, which is an alias where there is one."""
         self.revoked = revoked
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
@@ -105,7 +107,7 @@ class PinOnce(paramiko.MissingHostKeyPolicy):
             raise UntrustedHostKeyError(hostname, key)
         with _pin_lock:
             self.known_hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _append_line(self.known_hosts, f"{self.name} {key.get_name()} {key.get_base64()}")
+            _append_line(self.known_hosts, f"{hostname} {key.get_name()} {key.get_base64()}")
 
 
 def _append_line(path: Path, line: str) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import fabric
 import paramiko
 
 from clusterctl.hosts.ssh.errors import CommandTimeoutError, ConnectError, HostError, HostKeyError
 from clusterctl.hosts.ssh.framing import NotBegunError, shown
-from clusterctl.hosts.ssh.hops import address_of, command_to
+from clusterctl.hosts.ssh.hops import address_of, command_to, known_as
 from clusterctl.hosts.ssh.known_hosts import KnownKeys, UntrustedHostKeyError, fingerprint
-from clusterctl.hosts.ssh.openssh import Hop
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,17 @@ class Opening:
         self,
         error: UntrustedHostKeyError | paramiko.BadHostKeyException,
         known: KnownKeys,
-        hop: Hop,
+        pins: Path,
+        files: Sequence[Path],
     ) -> HostKeyError:
-        """For a host key that is revoked, another, or unknown."""
-        pins = hop.known_hosts[0] if hop.known_hosts else "any known_hosts file (ssh_config names none)"
+        """For a host key that is revoked, another, or unknown. `pins` is where a new one would be kept, `files` are all
+        that were read."""
         showed = f"{error.key.get_name()} {fingerprint(error.key)}"
         if error.key in known.revoked:
             return HostKeyError(
                 self.node,
                 f"{self.where}: its host key is revoked by an @revoked line in "
-                f"{' or '.join(str(file) for file in hop.known_hosts if file.exists())} (it showed {showed})",
+                f"{' or '.join(map(str, files))} (it showed {showed})",
                 hint="whoever has that key can pose as the machine: give the machine new host keys, then run once with "
                 "--accept-new-host-keys",
             )
@@ -62,7 +64,7 @@ class Opening:
                 f"{self.where}: its host key is NOT the one in {pins}: expected "
                 f"{fingerprint(error.expected_key)}, it showed {fingerprint(error.key)}",
                 hint="either the machine was reinstalled or something answers in its place; when you know it was "
-                f"reinstalled: ssh-keygen -R '{hop.known_as}' -f {pins}, then --accept-new-host-keys",
+                f"reinstalled: ssh-keygen -R '{known_as(self.hop)}' -f {pins}, then --accept-new-host-keys",
             )
         certified = "host certificates (@cert-authority) are not supported here: " if known.certified else ""
         return HostKeyError(
