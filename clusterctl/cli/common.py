@@ -46,10 +46,17 @@ class Options:
         return load_inventory(self.path, (waivers, mode_rules))
 
     def hosts(self, inventory: Inventory, only: Container[str] | None = None) -> Hosts:
-        """Connections to all nodes of the inventory, or only to those of these names; not yet open."""
-        from clusterctl.hosts.host import Hosts
+        """Connections to all nodes of the inventory, or only to those of these names; not yet open.
 
-        return Hosts(inventory, accept_new_host_keys=self.accept_new_host_keys, only=only)
+        What ssh_config says of them and is not followed goes to stderr. Raises UsageError for one that OpenSSH refuses.
+        """
+        from clusterctl.hosts.host import Hosts
+        from clusterctl.hosts.ssh.route import told
+
+        hosts = Hosts(inventory, accept_new_host_keys=self.accept_new_host_keys, only=only)
+        for line in told(hosts.routes):
+            click.echo(f"warning: {line}", err=True)
+        return hosts
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -24,6 +24,7 @@ from clusterctl.cli.firewall import firewall
 from clusterctl.cli.history import history
 from clusterctl.cli.layout import layout
 from clusterctl.cli.logs import logs
+from clusterctl.cli.nodes import nodes
 from clusterctl.cli.plan import plan
 from clusterctl.cli.restart import restart
 from clusterctl.cli.schema import schema
@@ -70,6 +71,7 @@ def cli(context: click.Context, inventory: Path, accept_new_host_keys: bool) -> 
 cli.add_command(lab)
 cli.add_command(up)
 cli.add_command(check)
+cli.add_command(nodes)
 cli.add_command(layout)
 cli.add_command(plan)
 cli.add_command(status)

@@ -20,6 +20,7 @@ from clusterctl.hosts.http import client_over, pinned
 from clusterctl.hosts.local.connection import LocalConnection
 from clusterctl.hosts.ssh.connection import SshConnection
 from clusterctl.hosts.ssh.errors import ConnectError, HostError
+from clusterctl.hosts.ssh.route import Route, routes
 from clusterctl.inventory.model import Inventory, Node
 
 T = TypeVar("T")
@@ -31,11 +32,15 @@ MAX_PARALLEL = 64
 """Nodes worked on at once. Threads mostly wait; 64 is far above any gang that one vLLM endpoint spans today."""
 
 
-def connection_of(inventory: Inventory, node: Node, *, accept_new_host_keys: bool) -> Connection:
+def connection_of(
+    inventory: Inventory, node: Node, *, accept_new_host_keys: bool, route: Route | None = None
+) -> Connection:
     """The way to a node: the one place that chooses which it is."""
     if node.is_this_machine:
         return LocalConnection(node, inventory.timeouts)
-    return SshConnection(node, inventory.ssh, inventory.timeouts, accept_new_host_keys=accept_new_host_keys)
+    return SshConnection(
+        node, inventory.ssh, inventory.timeouts, accept_new_host_keys=accept_new_host_keys, route=route
+    )
 
 
 def engine_of(connection: Connection, inventory: Inventory) -> Engine:
@@ -46,9 +51,11 @@ def engine_of(connection: Connection, inventory: Inventory) -> Engine:
 class Host:
     """One node: its name, the connection to it, its engine."""
 
-    def __init__(self, inventory: Inventory, node: Node, *, accept_new_host_keys: bool) -> None:
+    def __init__(
+        self, inventory: Inventory, node: Node, *, accept_new_host_keys: bool, route: Route | None = None
+    ) -> None:
         self.name = node.name
-        self.connection = connection_of(inventory, node, accept_new_host_keys=accept_new_host_keys)
+        self.connection = connection_of(inventory, node, accept_new_host_keys=accept_new_host_keys, route=route)
         self.engine = engine_of(self.connection, inventory)
 
     def http(
@@ -102,11 +109,23 @@ class Hosts:
         self._head = declared.head_name
         self._nodes = {node.name: node for node in declared.nodes if self.only is None or node.name in self.only}
         self._host = partial(Host, declared, accept_new_host_keys=self.accept_new_host_keys)
+        self._ask_routes = partial(routes, ssh=declared.ssh, timeouts=declared.timeouts)
+        self._routes: Mapping[str, Route] | None = None
 
     @property
     def nodes(self) -> Mapping[str, Node]:
         """The nodes to connect to, by name, in inventory order."""
         return self._nodes
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """The way to each node that is reached over SSH, by name: asked for once.
+
+        Raises UsageError for an ssh_config that OpenSSH refuses.
+        """
+        if self._routes is None:
+            self._routes = self._ask_routes(self._nodes.values())
+        return self._routes
 
     def __enter__(self) -> Self:
         self.connected = {}
@@ -143,7 +162,8 @@ class Hosts:
 
     def _connect_missing(self) -> None:
         """Every wanted node is in `connected` or in `unreachable` afterwards, in inventory order."""
-        fresh = {name: self._host(node) for name, node in self._nodes.items() if name not in self.connected}
+        missing = {name: node for name, node in self._nodes.items() if name not in self.connected}
+        fresh = {name: self._host(node, route=self.routes.get(name)) for name, node in missing.items()}
         errors = each(fresh, lambda host: host.connection.open()).errors
         hosts = {**fresh, **self.connected}
         self.connected = {name: hosts[name] for name in self._nodes if name not in errors}

@@ -17,8 +17,8 @@ from clusterctl.inventory.raw import dig, has
 PATTERN_MEANS: Mapping[str, str] = {
     model.NAME_PATTERN: "a name of lower-case letters, digits and inner dashes, at most 40 characters",
     model.USER_PATTERN: "a login name",
-    model.HOST_PATTERN: "a host name, an address or a Host alias, without user@ or a path",
-    model.JUMP_PATTERN: "a jump host, as [user@]host[:port]",
+    model.HOST_PATTERN: "a host name, an address or a Host alias, without user@, brackets, quotes or a path",
+    model.JUMP_PATTERN: "a jump host, as [user@]host[:port], or several with commas between them",
     model.WORD_PATTERN: "one word (text without spaces)",
     model.ENV_NAME_PATTERN: "a name of letters, digits and underscores that does not start with a digit",
     model.ABSOLUTE_PATH_PATTERN: "an absolute path",

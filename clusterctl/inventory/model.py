@@ -22,10 +22,11 @@ container name and a host name everywhere."""
 USER_PATTERN = r"^[^\s-]\S*$"
 
 
-HOST_PATTERN = r"^[^\s/@-][^\s/@]*$"
+# What OpenSSH refuses in a host's name (valid_hostname in its ssh.c), and brackets: an address has none in this place.
+HOST_PATTERN = r"^[^\s/@\[\]{}()'\"`$\\;&<>|-][^\s/@\[\]{}()'\"`$\\;&<>|]*$"
 
 
-JUMP_PATTERN = r"^([^\s@-][^\s@]*@)?[^\s@-][^\s@]*$"
+JUMP_PATTERN = r"^([^\s@,-][^\s@,]*@)?[^\s@,-][^\s@,]*(,([^\s@,-][^\s@,]*@)?[^\s@,-][^\s@,]*)*$"
 
 
 WORD_PATTERN = r"^\S+$"
@@ -109,17 +110,19 @@ class Ssh(Strict):
     key: Path | None = None
     """Private key file; relative to the inventory. Default: ssh_config, the SSH agent, then the usual key files."""
     jump: JumpHost | None = None
-    """Jump host (ProxyJump), as [user@]host[:port]. Its host key is checked as strictly as those of the nodes."""
+    """Jump host (ProxyJump), as [user@]host[:port]; several with commas, the first one first; `none` for none, whatever
+    ssh_config says. Its host key is checked as strictly as those of the nodes."""
 
 
 class SshDefaults(Ssh):
     """How nodes are reached, for all nodes, and where host keys are looked up."""
 
     known_hosts: Path | None = None
-    """known_hosts file with the nodes' host keys; relative to the inventory. Default: ~/.ssh/known_hosts. Unknown
-    and changed keys are refused."""
+    """The only known_hosts file with the nodes' host keys; relative to the inventory. Default: from ssh_config,
+    otherwise ~/.ssh/known_hosts and the system's. Unknown and changed keys are refused."""
     config: Path | None = None
-    """ssh_config file; relative to the inventory. Default: ~/.ssh/config when it exists."""
+    """ssh_config file, read in place of all others (`ssh -F`); relative to the inventory. Default: ~/.ssh/config and
+    the system's. It is read as OpenSSH reads it (`clusterctl nodes` shows the result)."""
 
 
 class Node(Ssh):

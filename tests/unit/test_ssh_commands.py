@@ -7,16 +7,19 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import fabric
 import pytest
 
-from clusterctl.hosts.ssh.hops import command_to
+from clusterctl.hosts.ssh.hops import command_to, hops_of
+from clusterctl.hosts.ssh.route import routes
+from clusterctl.inventory.model import Node, SshDefaults, Timeouts
 
 SSH = shutil.which("ssh") or "/usr/bin/ssh"
 
 
-def connection(host: str, user: str = "ops", port: int = 22, via: fabric.Connection | None = None) -> fabric.Connection:
-    return fabric.Connection(host, user=user, port=port, gateway=via)
+def command(empty: Path, host: str, port: int | None, jump: str | None) -> str:
+    """What a hint prints for a node that the inventory has with these values."""
+    node = Node(name="gpu1", host=host, user="ops", port=port, jump=jump)
+    return command_to(hops_of(routes([node], SshDefaults(config=empty), Timeouts())["gpu1"], 10), "-v")
 
 
 def understood(command: str, empty: Path) -> dict[str, str]:
@@ -35,21 +38,19 @@ def understood(command: str, empty: Path) -> dict[str, str]:
 def test_the_printed_command_reaches_the_same_machine(
     host: str, port: int, jump: tuple[str, int] | None, tmp_path: Path
 ) -> None:
-    (tmp_path / "empty").touch()
-    via = connection(jump[0], "hop", jump[1]) if jump else None
-    command = command_to(connection(host, port=port, via=via), "-v")
-    found = understood(command, tmp_path / "empty")
+    empty = tmp_path / "empty"
+    empty.touch()
+    place = f"[{jump[0]}]" if jump and ":" in jump[0] else jump and jump[0]
+    found = understood(command(empty, host, port, f"hop@{place}:{jump[1]}" if jump else None), empty)
     assert (found["hostname"], found["user"], found["port"]) == (host, "ops", str(port))
     if jump is not None:
-        place = f"[{jump[0]}]" if ":" in jump[0] else jump[0]
         assert found["proxyjump"] in (f"hop@{place}:{jump[1]}", f"hop@{place}")
     else:
         assert "proxyjump" not in found
 
 
 def test_several_jumps_come_in_the_order_of_the_way(tmp_path: Path) -> None:
-    (tmp_path / "empty").touch()
-    first = connection("outer", "a", 2201)
-    second = connection("inner", "b", 2202, via=first)
-    found = understood(command_to(connection("gpu1", via=second)), tmp_path / "empty")
+    empty = tmp_path / "empty"
+    empty.touch()
+    found = understood(command(empty, "gpu1", None, "a@outer:2201,b@inner:2202"), empty)
     assert found["proxyjump"] == "a@outer:2201,b@inner:2202"

@@ -1,9 +1,9 @@
 """The door to SSH: Fabric opens one connection per node, once; everything else is a channel on it.
 
-Host keys are strict. Fabric's own default is to trust unknown keys (`AutoAddPolicy`, fabric 3.2 connection.py);
-here every client on the way, jump hosts included, gets a policy that refuses, or that pins a new key when
-the operator said so. known_hosts is read here, not by paramiko: its own loader ends at the first line with a
-marker or a damaged key (`InvalidHostKey` is no SSHException, paramiko 5.1 hostkeys.py), and knows no @revoked.
+How a node is reached, ssh_config and the inventory say together (route.py). Host keys are strict: every host on the
+way is judged by trust.py, jump hosts included: it refuses what known_hosts does not know, or pins a new key when
+the operator said so. known_hosts is read here, not by paramiko: its own loader ends at the first line with a marker or
+a damaged key (`InvalidHostKey` is no SSHException, paramiko 5.1 hostkeys.py), and knows no @revoked.
 """
 
 from __future__ import annotations
@@ -14,37 +14,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
-import fabric
 import paramiko
 
 from clusterctl.errors import ClusterctlError
 from clusterctl.hosts.connection import Connection
 from clusterctl.hosts.ssh.errors import ConnectionLostError
 from clusterctl.hosts.ssh.framing import Frame, NotBegunError
-from clusterctl.hosts.ssh.hops import (
-    address_of,
-    end_when_unanswered,
-    how_it_ended,
-    in_turn,
-    known_as,
-    prepare_hop,
-    ssh_config,
-)
-from clusterctl.hosts.ssh.known_hosts import (
-    SYSTEM_KNOWN_HOSTS,
-    KnownKeys,
-    PinOnce,
-    Refuse,
-    UntrustedHostKeyError,
-    known_keys,
-)
+from clusterctl.hosts.ssh.hops import Hop, address_of, end_when_unanswered, hops_of, how_it_ended, in_turn
 from clusterctl.hosts.ssh.opening import Opening
+from clusterctl.hosts.ssh.route import Route, routes
 from clusterctl.hosts.ssh.sessions import Sessions
 from clusterctl.hosts.ssh.streams import SshCommand, WindowSize
 from clusterctl.hosts.ssh.transport import OrderedTransport
+from clusterctl.hosts.ssh.trust import Judge, Known, UntrustedHostKeyError, known_of
 from clusterctl.inventory.model import Node, SshDefaults, Timeouts
 
 T = TypeVar("T")
@@ -68,12 +52,19 @@ class SshConnection(Connection):
     opened again once, for whoever only reads (`reading`); never after `close`, and never for what changes something.
     """
 
-    def __init__(self, node: Node, ssh: SshDefaults, timeouts: Timeouts, *, accept_new_host_keys: bool = False) -> None:
+    def __init__(
+        self,
+        node: Node,
+        ssh: SshDefaults,
+        timeouts: Timeouts,
+        *,
+        accept_new_host_keys: bool = False,
+        route: Route | None = None,
+    ) -> None:
+        """Without a `route` it is asked for here (`routes` asks for those of many nodes at once)."""
         self.node = node.name
         self._command_timeout_s = timeouts.command_s
         self._connect_timeout_s = timeouts.connect_s
-        self._known_hosts = ssh.known_hosts or Path("~/.ssh/known_hosts").expanduser()
-        self._own_known_hosts = ssh.known_hosts is not None
         self._accept_new_host_keys = accept_new_host_keys
         self._opening = threading.Lock()
         self._closed = True
@@ -81,22 +72,9 @@ class SshConnection(Connection):
         self._sessions = Sessions()
         self._sparing = threading.Lock()
         self._spare: SshConnection | None = None
-        self._another = partial(SshConnection, node, ssh, timeouts)
-        config = ssh_config(ssh.config)
-        key = node.key or ssh.key
-        connect_kwargs = {"key_filename": str(key), "look_for_keys": False} if key else {}
-        jump = node.jump or ssh.jump
-        gateway = fabric.Connection(jump, config=config, connect_kwargs=dict(connect_kwargs)) if jump else None
-        self._connection = fabric.Connection(
-            node.host,
-            user=node.user or ssh.user,
-            port=node.port or ssh.port,
-            config=config,
-            gateway=gateway,
-            connect_kwargs=connect_kwargs,
-        )
-        for hop in self._hops():  # those of ssh_config's ProxyJump too, which Fabric makes by itself
-            prepare_hop(hop, timeouts.connect_s)
+        route = route or routes([node], ssh, timeouts)[node.name]
+        self._another = partial(SshConnection, node, ssh, timeouts, route=route)
+        self._connection = hops_of(route, timeouts.connect_s)
 
     @property
     def command_timeout_s(self) -> float:
@@ -169,21 +147,21 @@ class SshConnection(Connection):
             self._open_hop(hop)
         self._transport.set_keepalive(KEEPALIVE_S)
 
-    def _open_hop(self, hop: fabric.Connection) -> None:
+    def _open_hop(self, hop: Hop) -> None:
         opening = self._opening_of(hop)
         turn = in_turn(address_of(hop), self._connect_timeout_s) if opening.is_jump else contextlib.nullcontext()
-        known = self._known_keys(opening)
-        self._make_strict(hop, known)
+        known = self._known(opening)
+        hop.trust(Judge(hop.settings, known, accept_new=self._accept_new_host_keys), known)
         try:
             with turn:
                 hop.open()
         except (UntrustedHostKeyError, paramiko.BadHostKeyException) as error:
-            raise opening.untrusted(error, known, self._known_hosts, self._known_hosts_files()) from error
+            raise opening.untrusted(error, known) from error
         except (paramiko.SSHException, OSError, EOFError, ValueError) as error:
             raise opening.not_opened(error) from error
         end_when_unanswered(hop.client.get_transport())
 
-    def _opening_of(self, hop: fabric.Connection) -> Opening:
+    def _opening_of(self, hop: Hop) -> Opening:
         return Opening(self.node, hop, hop is not self._connection, self._connect_timeout_s)
 
     def close(self) -> None:
@@ -195,7 +173,7 @@ class SshConnection(Connection):
 
     def _close_hops(self) -> None:
         for hop in self._hops():
-            hop.client.close()
+            hop.close()
 
     @property
     def transport(self) -> OrderedTransport | None:
@@ -213,33 +191,18 @@ class SshConnection(Connection):
             raise self._hung_up("cannot be used any more", transport)
         raise ConnectionLostError(self.node, f"{self.target}: the SSH connection is closed")
 
-    def _hops(self) -> Iterator[fabric.Connection]:
-        hop = self._connection
-        while isinstance(hop, fabric.Connection):
+    def _hops(self) -> Iterator[Hop]:
+        hop: Hop | None = self._connection
+        while hop is not None:
             yield hop
-            hop = hop.gateway
+            hop = hop.before
 
-    def _known_hosts_files(self) -> list[Path]:
-        files = [self._known_hosts] if self._own_known_hosts else [SYSTEM_KNOWN_HOSTS, self._known_hosts]
-        return [file for file in files if file.exists()]
-
-    def _known_keys(self, opening: Opening) -> KnownKeys:
+    def _known(self, opening: Opening) -> Known:
         """Raises ConnectError when a known_hosts file is there but cannot be read."""
         try:
-            lines = [line for file in self._known_hosts_files() for line in file.read_bytes().splitlines()]
+            return known_of(opening.hop.settings)
         except OSError as error:
             raise opening.unreadable(error) from error
-        return known_keys((line.decode(errors="replace") for line in lines), known_as(opening.hop))
-
-    def _make_strict(self, hop: fabric.Connection, known: KnownKeys) -> None:
-        accept = self._accept_new_host_keys
-        hop.client.get_host_keys().clear()  # of an earlier opening: the files may say something else by now
-        hop.client.set_missing_host_key_policy(PinOnce(self._known_hosts, known.revoked) if accept else Refuse())
-        first: dict[str, paramiko.PKey] = {}
-        for key in known.trusted:  # paramiko holds one key of each type
-            first.setdefault(key.get_name(), key)
-        for kind, key in first.items():
-            hop.client.get_host_keys().add(known_as(hop), kind, key)
 
     def session(self, argv: Sequence[str], *, timeout_s: float | None = None, merged: bool = False) -> paramiko.Channel:
         """Start a command and return its channel, from which the command's own output is read (see framing.py).
@@ -255,6 +218,7 @@ class SshConnection(Connection):
             if (channel := self._sessions.opened(transport, timeout_s)) is None:
                 return self._spare_one().session(argv, timeout_s=timeout_s, merged=merged)
             channel.settimeout(timeout_s)
+            channel.update_environment(dict(self._connection.settings.environment))
             channel.exec_command(frame.command_line(argv, merged=merged))
             try:
                 printed = frame.skip_to(channel, deadline, merged=merged)

@@ -7,13 +7,17 @@ import shlex
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import fabric
 import paramiko
 
-from clusterctl.errors import UsageError
-from clusterctl.hosts.ssh.transport import OrderedTransport
+from clusterctl.hosts.ssh.login import Login
+from clusterctl.hosts.ssh.proxy import ProxyProcess, connected
+from clusterctl.hosts.ssh.route import Route
+from clusterctl.hosts.ssh.settings import Settings
+from clusterctl.hosts.ssh.transport import HOST_KEYS, OrderedTransport, Wanted
+from clusterctl.hosts.ssh.trust import Judge, Known
 
 UNANSWERED_S = 60
 """Seconds until what TCP has sent, keepalives among it, must have been acknowledged (Linux's TCP_USER_TIMEOUT; by
@@ -45,28 +49,95 @@ def in_turn(jump_host: str, patience_s: float) -> Iterator[None]:
             turns.release()
 
 
-def address_of(hop: fabric.Connection) -> str:
+class Hop(fabric.Connection):  # type: ignore[misc]
+    """One machine on the way, as Fabric connects to it. Everything that it needs is said by its settings: Fabric reads
+    neither ssh_config nor configuration files of its own."""
+
+    settings: Settings = None  # type: ignore[assignment]
+    before: Hop | None = None
+    """The jump host that it is reached through."""
+    proxy: ProxyProcess | None = None
+    """What carries the connection, where ssh_config has a ProxyCommand."""
+
+    def __init__(self, settings: Settings, before: Hop | None, connect_s: float) -> None:
+        # A jump host's channel to the machine behind it waits for an hour by default (paramiko 5.1 transport.py).
+        limits = dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), connect_s)
+        super().__init__(
+            settings.hostname,
+            user=settings.user,
+            port=settings.port,
+            config=fabric.Config(lazy=True, ssh_config=paramiko.SSHConfig()),
+            gateway=before or "direct",  # either way the connection is made by `open_gateway`
+            forward_agent=False,
+            # Fabric truncates to whole seconds, and 0 would mean "no time-out".
+            connect_timeout=max(1, round(connect_s)),
+            connect_kwargs={**limits, "auth_strategy": Login(settings), "compress": settings.compression},
+        )
+        self.settings, self.before, self.proxy = settings, before, None
+        self._connect_s = connect_s
+
+    def open_gateway(self) -> socket.socket | paramiko.Channel:
+        """What the connection is carried by. Raises OSError, or SSHException from the jump host."""
+        if self.before is not None:
+            self.before.open()
+            target = (self.settings.hostname, self.settings.port)
+            channel: paramiko.Channel = self.before.transport.open_channel(
+                kind="direct-tcpip", dest_addr=target, src_addr=("", 0)
+            )
+            return channel
+        if self.settings.proxy_argument is None:
+            return connected(self.settings, self._connect_s)
+        self._end_proxy()
+        self.proxy = ProxyProcess(
+            self.settings.proxy_argument,
+            passes_socket=self.settings.proxy_passes_socket,
+            patience_s=self._connect_s,
+        )
+        return self.proxy.socket
+
+    def trust(self, judge: Judge, known: Known) -> None:
+        """Before each opening: who judges the host's key, and which of its keys are asked for first."""
+        self.client.set_missing_host_key_policy(judge)
+        self.connect_kwargs["transport_factory"] = partial(OrderedTransport, wanted=wanted_of(self.settings, known))
+
+    def close(self) -> None:
+        """Close it; harmless when it is not open."""
+        self.client.close()
+        self._end_proxy()
+
+    def _end_proxy(self) -> None:
+        proxy, self.proxy = self.proxy, None
+        if proxy is not None:
+            proxy.socket.close()
+            proxy.end()
+
+
+def wanted_of(settings: Settings, known: Known) -> Wanted:
+    """The algorithms to agree upon with a host."""
+    keys = settings.host_key_algorithms
+    if keys is None or not settings.host_key_order_is_chosen:
+        keys = known.order(keys or HOST_KEYS)
+    return Wanted(host_keys=keys, lists=settings.algorithms)
+
+
+def hops_of(route: Route, connect_s: float) -> Hop:
+    """The hop to a node, with the jump hosts before it."""
+    hop: Hop | None = None
+    for settings in reversed(route.hops):
+        hop = Hop(settings, hop, connect_s)
+    assert hop is not None  # noqa: S101 (a route has at least the node itself)
+    return hop
+
+
+def address_of(hop: Hop) -> str:
     """user@host:port."""
     return f"{hop.user}@{hop.host}:{hop.port}"
 
 
-def command_to(hop: fabric.Connection, *options: str) -> str:
-    """The command line with which a person reaches the same machine in the same way, for hints: ssh takes a port as an
-    option only, and an IPv6 address without brackets; in a jump host's name it is the other way round."""
-    port = ["-p", str(hop.port)] if hop.port != SSH_PORT else []
-    through = hop.gateway
-    jump = ["-J", _jump(through)] if isinstance(through, fabric.Connection) else []
-    return shlex.join(["ssh", *options, *jump, *port, f"{hop.user}@{hop.host}"])
-
-
-def _jump(hop: fabric.Connection) -> str:
-    host = f"[{hop.host}]" if ":" in hop.host else hop.host
-    here = f"{hop.user}@{host}:{hop.port}"
-    before = hop.gateway
-    return f"{_jump(before)},{here}" if isinstance(before, fabric.Connection) else here
-
-
-SSH_PORT = 22
+def command_to(hop: Hop, *options: str) -> str:
+    """The command line with which a person reaches the same machine in the same way, for hints: what is asked of
+    ssh_config here is asked of it there."""
+    return shlex.join(["ssh", *options, *hop.settings.asked.words()])
 
 
 def how_it_ended(transport: OrderedTransport) -> str:
@@ -79,34 +150,9 @@ def how_it_ended(transport: OrderedTransport) -> str:
     return f"the SSH connection broke ({transport.cause})"
 
 
-def known_as(hop: fabric.Connection) -> str:
-    """The name under which known_hosts has the host, and paramiko looks for it."""
-    return hop.host if int(hop.port) == paramiko.config.SSH_PORT else f"[{hop.host}]:{hop.port}"
-
-
 def end_when_unanswered(transport: paramiko.Transport | None) -> None:
     """A machine that is cut off closes nothing. Behind a jump host it is a channel, and no socket, that leads to it."""
     sock = transport.sock if transport is not None else None
     if isinstance(sock, socket.socket) and hasattr(socket, "TCP_USER_TIMEOUT"):
         with contextlib.suppress(OSError):  # it hung up right after the login: whoever asks next is told
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_S * 1000)
-
-
-def prepare_hop(hop: fabric.Connection, connect_s: float) -> None:
-    """Give every step of opening the connection, and a machine behind it, this many seconds; and our transport."""
-    # Fabric truncates to whole seconds, and 0 would mean "no time-out".
-    hop.connect_timeout = max(1, round(connect_s))
-    # A jump host's channel to the machine behind it waits for an hour by default (paramiko 5.1 transport.py).
-    limits = dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), connect_s)
-    hop.connect_kwargs = {**hop.connect_kwargs, **limits, "transport_factory": OrderedTransport}
-
-
-def ssh_config(path: Path | None) -> fabric.Config:
-    """Fabric's configuration with the operator's ssh_config. Raises UsageError when that cannot be read."""
-    try:
-        return fabric.Config(runtime_ssh_path=str(path)) if path else fabric.Config()
-    except (OSError, paramiko.ConfigParseError) as error:
-        raise UsageError(
-            f"ssh.config: cannot read {path or 'your ssh_config'}: {error}",
-            hint="ssh -G somewhere tells where it is wrong",
-        ) from error

@@ -7,16 +7,12 @@ import hmac
 import os
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import paramiko
 from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
-
-SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
-"""Host keys for every user of this machine; read unless the inventory names a known_hosts file of its own."""
-
 
 _pin_lock = threading.Lock()
 
@@ -29,9 +25,13 @@ class KnownKeys:
     """Its own keys, in the order of the lines; none of them is revoked."""
     revoked: tuple[paramiko.PKey, ...]
     """Keys that must never be its key (`@revoked`)."""
-    certified: bool
-    """Whether an authority vouches for it (`@cert-authority`). That counts for nothing here: paramiko does not know
-    host certificates."""
+    authorities: tuple[paramiko.PKey, ...]
+    """Keys of those who may vouch for it with a certificate (`@cert-authority`); none of them is revoked."""
+
+    @property
+    def certified(self) -> bool:
+        """Whether an authority may vouch for it."""
+        return bool(self.authorities)
 
 
 def known_keys(lines: Iterable[str], host: str) -> KnownKeys:
@@ -55,7 +55,9 @@ def known_keys(lines: Iterable[str], host: str) -> KnownKeys:
             found[marker].append(entry.key)
     revoked = found["@revoked"]
     return KnownKeys(
-        tuple(key for key in found[""] if key not in revoked), tuple(revoked), certified=bool(found["@cert-authority"])
+        trusted=tuple(key for key in found[""] if key not in revoked),
+        revoked=tuple(revoked),
+        authorities=tuple(key for key in found["@cert-authority"] if key not in revoked),
     )
 
 
@@ -78,43 +80,18 @@ def _fits(host: str, pattern: str) -> bool:
     return re.fullmatch(wanted, host.lower()) is not None
 
 
-class UntrustedHostKeyError(paramiko.SSHException):
-    """Raised by the policies, so that an unknown or revoked key is told from other SSH failures by type."""
-
-    def __init__(self, hostname: str, key: paramiko.PKey) -> None:
-        super().__init__(f"untrusted host key of {hostname}")
-        self.key = key
-
-
-class Refuse(paramiko.MissingHostKeyPolicy):
-    """An unknown key is refused."""
-
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        """Raises UntrustedHostKeyError."""
-        raise UntrustedHostKeyError(hostname, key)
-
-
-class PinOnce(paramiko.MissingHostKeyPolicy):
-    """Trust on first use: append the key to known_hosts, so that from then on it is pinned. Never a revoked one."""
-
-    def __init__(self, known_hosts: Path, revoked: Sequence[paramiko.PKey]) -> None:
-        self.known_hosts = known_hosts
-        self.revoked = revoked
-
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        """Pin it. Raises UntrustedHostKeyError for a revoked one."""
-        if key in self.revoked:
-            raise UntrustedHostKeyError(hostname, key)
-        with _pin_lock:
-            self.known_hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _append_line(self.known_hosts, f"{hostname} {key.get_name()} {key.get_base64()}")
+def pin(known_hosts: Path, host: str, key: paramiko.PKey) -> None:
+    """Append a host's key, so that from then on it is known."""
+    with _pin_lock:
+        known_hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _append_line(known_hosts, f"{host} {key.get_name()} {key.get_base64()}")
 
 
 def _append_line(path: Path, line: str) -> None:
     """Add a line to a file, also to one whose last line was left without an end."""
     with path.open("a+b") as file:
         unended = b""
-        if file.seek(0, os.SEEK_END):
+        if file.seekable() and file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             unended = b"" if file.read(1) == b"\n" else b"\n"
         file.write(unended + line.encode() + b"\n")

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import paramiko
@@ -35,6 +37,24 @@ exchanged (RFC 4253, 7.1)."""
 
 ENDING_S = 2
 """Seconds for paramiko's thread to finish, once it has met what ends the connection. It takes milliseconds."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The algorithms to agree upon with a server."""
+
+    host_keys: tuple[str, ...]
+    """Types of host keys, certificates among them, in the order of preference."""
+    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Lists that replace paramiko's, by its name for them (KNOWN_LISTS)."""
+
+
+HOST_KEYS: tuple[str, ...] = tuple(paramiko.Transport._key_info)  # type: ignore[attr-defined]
+"""Types of host keys that paramiko can verify."""
+
+
+KNOWN_LISTS = {"ciphers": "_cipher_info", "digests": "_mac_info", "kex": "_kex_info"}
+"""paramiko's lists of algorithms → where it has those that it knows."""
 
 
 def end_input(channel: paramiko.Channel) -> None:
@@ -58,7 +78,8 @@ class OrderedTransport(paramiko.Transport):
     server wants to open is refused (no agent, X11 or port is forwarded here).
     """
 
-    def __init__(self, *args: Any, **named: Any) -> None:
+    def __init__(self, *args: Any, wanted: Wanted | None = None, **named: Any) -> None:
+        self._wanted_host_keys = wanted.host_keys if wanted is not None else HOST_KEYS
         self.farewell: str | None = None
         """What the other side said when it ended the connection (SSH_MSG_DISCONNECT); None when it said nothing."""
         self.cause: Exception | None = None
@@ -66,6 +87,23 @@ class OrderedTransport(paramiko.Transport):
         self._saved: Exception | None = None
         self._put_off: deque[paramiko.Message] = deque()
         super().__init__(*args, **named)
+        for name, algorithms in wanted.lists.items() if wanted is not None else ():
+            self._restrict(name, algorithms)
+
+    @property
+    def preferred_keys(self) -> tuple[str, ...]:
+        """Types of host keys in the order of preference. paramiko's own puts certificates last, whoever is known."""
+        found = tuple(name for name in self._wanted_host_keys if name in HOST_KEYS)
+        if not found:
+            raise paramiko.SSHException(f"none of HostKeyAlgorithms {','.join(self._wanted_host_keys)} is known here")
+        return found
+
+    def _restrict(self, name: str, algorithms: tuple[str, ...]) -> None:
+        """Offer these alone. Raises SSHException when paramiko has none of them."""
+        found = [algorithm for algorithm in algorithms if algorithm in getattr(self, KNOWN_LISTS[name])]
+        if not found:
+            raise paramiko.SSHException(f"none of these {name} of ssh_config is known here: {','.join(algorithms)}")
+        setattr(self.get_security_options(), name, found)
 
     def ended(self) -> bool:
         """Whether the connection is gone.
