@@ -186,7 +186,7 @@ class Container(Strict):
     sudo: bool = False
     """Reach the engine with `sudo -n` (for a login user outside the docker group)."""
     volumes: tuple[Volume, ...] = ()
-    """Extra bind mounts, as /on/node:/in/container[:ro]; with `z` or `Z` (`:ro,z`) the engine labels the files for SELinux.
+    """Extra bind mounts, as /on/node:/in/container[:ro]; with `z` or `Z` (`:ro,z`) the engine labels them for SELinux.
     model.path is always mounted, read-only, at the same path."""
     env: dict[EnvName, str] = Field(default_factory=dict)
     """Extra environment on every node. What clusterctl sets for each node (VLLM_HOST_IP …) is refused here."""
