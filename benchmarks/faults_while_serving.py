@@ -3,6 +3,10 @@ back takes, beside a plain start of the same run.
 
     python benchmarks/faults_while_serving.py [--only TEXT] [--hang-s 20] [--list]
 
+refused: connections to the API's port that were refused, of one every 50 ms; refused_s: from the first to the last of
+them. While the head's agent lives there are none; where the fault ends it (its container, its engine or its machine)
+they last until it runs again.
+
 Needs root; makes a lab of its own (two nodes, TP=1 x PP=2) and removes it.
 """
 
@@ -39,7 +43,8 @@ def row(result: Recovery, plain_s: float) -> str:
     beyond = f"{result.recovery_s - plain_s:+.1f}"
     return (
         f"{result.fault:<32}{result.recovery_s:>9.1f}{beyond:>9}{result.outage_s:>9.1f}{result.requests:>9}"
-        f"{result.failed:>9}{result.longest_s:>9.1f}  {'; '.join(result.restarts)}"
+        f"{result.failed:>9}{result.longest_s:>9.1f}{result.refused:>9}{result.refused_s:>10.1f}{result.reset:>7}"
+        f"  {'; '.join(result.restarts)}"
     )
 
 
@@ -81,9 +86,11 @@ def run(lab: labs.Lab, faults: list, hang_s: int) -> int:
         print(f"a start ({kind}): {plain_s:.1f} s (containers, Ray, loading)", flush=True)
         if kind == "compiles":
             clusterctl(inventory, "down")
+    print("refused: connections to the API's port, of one every 50 ms; reset: closed without an answer")
     print(f"canary every 2 s, hang_s {hang_s}\n")
     header = (
-        f"{'fault':<32}{'recovery':>9}{'beyond':>9}{'outage':>9}{'requests':>9}{'failed':>8}{'longest':>9}  restarts"
+        f"{'fault':<32}{'recovery':>9}{'beyond':>9}{'outage':>9}{'requests':>9}{'failed':>9}{'longest':>9}"
+        f"{'refused':>9}{'refused_s':>10}{'reset':>7}  restarts"
     )
     print(header, flush=True)
     wrong = 0

@@ -99,7 +99,8 @@ class NodesError(ClusterctlError):
     def __init__(self, stage: str, failures: Sequence[NodeFailure]) -> None:
         self.stage = stage
         self.failures = tuple(failures)
-        lines = [f"{stage} failed on {len(self.failures)} node{'s' if len(self.failures) > 1 else ''}:"]
+        count = len({failure.node for failure in self.failures})
+        lines = [f"{stage} failed on {count} node{'s' if count > 1 else ''}:"]
         for failure in self.failures:
             lines.append(f"  {failure.node}: {failure.what}")
             if failure.hint:

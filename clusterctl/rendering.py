@@ -33,7 +33,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 (YAML and JSON, every value through `tojson`; no HTML)
+        # YAML and JSON have every value through `tojson`; pages escape what they are given.
+        autoescape=jinja2.select_autoescape(("html.j2",), default_for_string=False),
     )
     # Jinja's own tojson escapes <, >, & and ' for HTML, which YAML and JSON readers would take literally.
     environment.filters["tojson"] = _to_json

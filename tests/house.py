@@ -20,8 +20,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "clusterctl"
 
 FLOORS = (
     *("errors", "progress", "rendering", "signatures", "agent", "secrets", "inventory", "hosts", "modes", "facts"),
-    *("deployment", "layout", "findings", "planning", "lock", "apply", "preflight", "status", "diagnosis", "actions"),
-    *("ui", "lab", "cli"),
+    *("deployment", "layout", "findings", "planning", "lock", "apply", "preflight", "status", "records", "diagnosis"),
+    *("actions", "ui", "lab", "cli"),
 )
 """From the ground up: a room imports only rooms that stand before it."""
 

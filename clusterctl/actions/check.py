@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from clusterctl.actions.decide import decide
 from clusterctl.deployment.environment import network_environments
+from clusterctl.deployment.rdma import Ports, ports_of_network
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.gather import gather
 from clusterctl.facts.model_bytes import with_digests
@@ -29,6 +30,8 @@ class Checked:
     """What is not the same on all nodes."""
     environments: Mapping[str, Mapping[str, str]]
     """Node → the variables that its place in the network decides."""
+    ports: Mapping[str, Ports]
+    """Node → its RDMA ports: those that NCCL is told to use, and the others with the reason. None with rdma: off."""
 
 
 def check_cluster(
@@ -56,4 +59,5 @@ def check_cluster(
         tuple(finding for finding in check(inventory, facts) if not codes or finding.code in codes),
         differences(inventory, facts),
         network_environments(inventory, facts),
+        {name: ports_of_network(inventory, name, facts) for name in facts.nodes} if inventory.rdma != "off" else {},
     )

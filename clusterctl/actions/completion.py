@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clusterctl.actions.follow import Start, StartFailedError
 from clusterctl.agent.paths import container_name
 from clusterctl.errors import ClusterctlError
@@ -25,22 +27,35 @@ class LateCompletionError(ClusterctlError):
 def first_completion(run: Run, deployment: Deployment, start: Start) -> Completion:
     """A completion that came back to the operator's side, not only to the agent's.
 
-    Clients may be faster: it waits its turn behind their requests. Raises StartFailedError; LateCompletionError when
-    the agent has seen a completion meanwhile, so that it is known that the cluster serves.
+    Of several engines each is asked, and the slowest answer returned. Clients may be faster: it waits its turn behind
+    their requests. Raises StartFailedError; LateCompletionError when the agent has seen a completion meanwhile, so that
+    it is known that the cluster serves.
     """
     run.progress.detail("waiting for a completion from the head")
     hosts = run.hosts
     head = hosts.head.name
     before = _canary(hosts, deployment)
+    answers: list[Completion] = []
     with api_client(hosts, deployment.inventory, deployment.endpoint) as client:
-        answer = complete(client, deployment.inventory.served_name, timeout_s=FIRST_COMPLETION_S)
-    if isinstance(answer, Completion):
-        return answer
-    what = f"no completion came back from the head: {answer.reason}"
+        for engine in _engines(deployment):
+            answer = complete(client, deployment.inventory.served_name, timeout_s=FIRST_COMPLETION_S, engine=engine)
+            if not isinstance(answer, Completion):
+                break
+            answers.append(answer)
+        else:
+            return max(answers, key=lambda answer: answer.latency_s)
+    source = "the head" if engine is None else f"engine {engine}"
+    what = f"no completion came back from {source}: {answer.reason}"
     after = _canary(hosts, deployment)
     if after is not None and after != before:
         raise LateCompletionError(f"{head}: {what}; its agent's own came back meanwhile, so the cluster serves")
     raise StartFailedError(head, what, phase=start.phase, lines=list(start.tails.get(head, ())))
+
+
+def _engines(deployment: Deployment) -> Sequence[int | None]:
+    """Whom to ask: each of several engines by its rank. One engine is not named to the server."""
+    count = deployment.layout.data_parallel
+    return range(count) if count > 1 else (None,)
 
 
 def _canary(hosts: Hosts, deployment: Deployment) -> float | None:

@@ -12,6 +12,8 @@ LABEL_VERSION = "clusterctl.version"
 LABEL_EXECUTOR = "clusterctl.executor"
 """What joins the server's processes: ray or mp. Containers of before there was a choice have none, and run Ray."""
 UNLABELLED_EXECUTOR = "ray"
+LABEL_GPUS = "clusterctl.gpus"
+"""UUIDs of the GPUs that the container was given, comma between them: an index may be another GPU after a reboot."""
 
 ROLE_HEAD = "head"
 ROLE_WORKER = "worker"

@@ -52,6 +52,11 @@ REQUEST_PATH = "/run/clusterctl/request.json"
 """What SIGUSR1 asks the agent for: {"action": "drain" | "restart", "by": …, "drain_s": seconds to wait at most}."""
 
 
+ANSWERS_AS = "clusterctl-agent"
+"""The header `Server` of what an agent answers on the API's port while no server listens there (inside/unavailable.py).
+"""
+
+
 def container_name(cluster: str) -> str:
     """Name of a cluster's container, the same on every node."""
     return f"{cluster}-node"

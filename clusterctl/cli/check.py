@@ -69,10 +69,10 @@ def check(
         found = check_cluster(hosts, inventory, asked, progress, codes=codes, all_bytes=full)
     if as_json:
         findings, differing = [f.to_json() for f in found.findings], [row.to_json() for row in found.differing]
-        network = network_json(found.environments, found.facts.deep)
+        network = network_json(found.environments, found.facts.deep, found.ports)
         emit({"findings": findings, "identity": differing, **network})
     else:
-        network_text = render.network(found.environments, found.facts.deep)
+        network_text = render.network(found.environments, found.facts.deep, found.ports)
         emit(render.check_result(found.findings, found.differing, len(inventory.nodes), network=network_text))
     if junit is not None:
         write_file(junit, junit_xml(codes or sorted(rules.codes()), found.findings))

@@ -12,6 +12,7 @@ import click
 
 from clusterctl import __version__
 from clusterctl.cli.api_key import api_key
+from clusterctl.cli.bench import bench
 from clusterctl.cli.check import check
 from clusterctl.cli.common import COMPLETE_VARIABLE, PROGRAM, Options
 from clusterctl.cli.completion import completion
@@ -30,6 +31,8 @@ from clusterctl.cli.schema import schema
 from clusterctl.cli.shell import shell
 from clusterctl.cli.status import status
 from clusterctl.cli.up import up
+from clusterctl.cli.verify import verify
+from clusterctl.cli.version import print_version
 from clusterctl.errors import ClusterctlError, ExitCode
 from clusterctl.findings.finding import ChecksFailedError
 from clusterctl.lab.cli import lab
@@ -51,7 +54,14 @@ from clusterctl.lab.cli import lab
     is_flag=True,
     help="Pin the host keys of nodes seen for the first time (changed keys are still refused).",
 )
-@click.version_option(__version__, prog_name=PROGRAM)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_version,
+    help="Show the version, with the commit where it is known, and exit.",
+)
 @click.pass_context
 def cli(context: click.Context, inventory: Path, accept_new_host_keys: bool) -> None:
     """Turn N machines reachable over SSH into one vLLM endpoint, and prove that it works."""
@@ -65,6 +75,8 @@ cli.add_command(nodes)
 cli.add_command(layout)
 cli.add_command(plan)
 cli.add_command(status)
+cli.add_command(verify)
+cli.add_command(bench)
 cli.add_command(down)
 cli.add_command(restart)
 cli.add_command(logs)

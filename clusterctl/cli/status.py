@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -56,7 +57,22 @@ def _redraw(interval_s: float) -> Callable[[ClusterStatus], None]:
     from clusterctl.ui import render
 
     def show(found: ClusterStatus) -> None:
-        click.clear()  # does nothing when stdout is no terminal
-        click.echo(f"{time.strftime('%H:%M:%S')}  every {interval_s:g} s, Ctrl-C ends\n{render.status(found)}\n")
+        text = f"{time.strftime('%H:%M:%S')}  every {interval_s:g} s, Ctrl-C ends\n{render.status(found)}\n"
+        if sys.stdout.isatty():
+            click.clear()
+            text = "\n".join(_beginning(text.splitlines(), *shutil.get_terminal_size()))
+        click.echo(text)
 
     return show
+
+
+def _beginning(lines: Sequence[str], columns: int, rows: int) -> Sequence[str]:
+    """As many lines as a screen has room for, from the first: what matters stands first, and would scroll away."""
+    free = rows - 2  # the cursor's, and the one that says how many are missing
+    shown: list[str] = []
+    for line in lines:
+        free -= max(1, -(-len(line) // columns))
+        if free < 0:
+            return [*shown, f"… {len(lines) - len(shown)} more lines: clusterctl status shows them all"]
+        shown.append(line)
+    return shown

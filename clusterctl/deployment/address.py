@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
+from clusterctl.deployment.gpus import usable_gpus
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import InterfaceAddress
@@ -26,10 +27,15 @@ def private_address(inventory: Inventory, name: str, facts: NodeFacts) -> Interf
     return wanted[0] if len({item.address for item in wanted}) == 1 else None
 
 
+def addresses_of(facts: NodeFacts) -> tuple[InterfaceAddress, ...]:
+    """The node's addresses; none where they could not be read."""
+    return () if isinstance(facts.addresses, Unknown) else facts.addresses
+
+
 def accelerators_per_node(inventory: Inventory, facts: ClusterFacts) -> int:
     """Accelerators used on each node: declared, or what the nodes have."""
     declared = inventory.accelerator.per_node
     if isinstance(declared, int):
         return declared
-    counts = [len(node.gpus) for node in facts.nodes.values() if isinstance(node.gpus, tuple)]
+    counts = [len(usable_gpus(inventory, n, node)) for n, node in facts.nodes.items() if isinstance(node.gpus, tuple)]
     return min(counts, default=0)

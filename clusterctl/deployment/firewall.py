@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Literal
 
-from clusterctl.deployment.address import private_address
+from clusterctl.deployment.way import LOOPBACK, way_of
 from clusterctl.errors import UsageError
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.inventory.model import Inventory
@@ -39,10 +39,11 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Address:
-    """A node's address in the private network; the interface it is on, when the node was asked."""
+    """A node's address in the private network; the interfaces through which it reaches the other nodes, when it was
+    asked."""
 
     address: IPv4Address
-    interface: str | None
+    interfaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,12 @@ def addresses(inventory: Inventory, facts: ClusterFacts | None) -> Mapping[str, 
     """Each node's private address: as found on it, else as declared. Raises UsageError for nodes that have neither."""
     found: dict[str, Address] = {}
     for node in inventory.nodes:
-        known = facts.nodes.get(node.name) if facts is not None else None
-        seen = private_address(inventory, node.name, known) if known is not None else None
-        if seen is not None:
-            found[node.name] = Address(seen.address, seen.interface)
+        way = way_of(inventory, node.name, facts) if facts is not None else None
+        if way is not None:
+            # On lo, with no route read, nothing is known of where the others' packets come in.
+            found[node.name] = Address(way.address, way.interfaces if way.known or way.on != LOOPBACK else ())
         elif node.address is not None:
-            found[node.name] = Address(node.address, None)
+            found[node.name] = Address(node.address)
     if missing := [node.name for node in inventory.nodes if node.name not in found]:
         raise UsageError(
             f"the private address of {', '.join(missing)} is not known: it is neither declared nor could it be read",
@@ -103,10 +104,11 @@ def _rules(
     closed = _ours(inventory, head=head)
     possible = possible_modes(inventory)
     yield Rule("accept", "tcp", ((ssh, ssh),), (), None, "SSH, before anything is refused")
-    if peers:
-        yield Rule("accept", "tcp", (), peers, own.interface, f"{_traffic(possible)} between the nodes")
-    if peers and inventory.rdma != "off":
-        yield Rule("accept", "udp", ((ROCE_PORT, ROCE_PORT),), peers, own.interface, "RoCE v2 between the nodes")
+    for interface in own.interfaces or (None,):
+        if peers:
+            yield Rule("accept", "tcp", (), peers, interface, f"{_traffic(possible)} between the nodes")
+        if peers and inventory.rdma != "off":
+            yield Rule("accept", "udp", ((ROCE_PORT, ROCE_PORT),), peers, interface, "RoCE v2 between the nodes")
     if head and clients:
         yield Rule("accept", "tcp", (api,), tuple(clients), None, "the API, for clients")
     owners = ", ".join(mode.own_ports for mode in possible)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from clusterctl.deployment.address import accelerators_per_node, private_address
-from clusterctl.deployment.rdma import chosen_ports, devices_passed
-from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.deployment.address import accelerators_per_node
+from clusterctl.deployment.gpus import gpu_request
+from clusterctl.deployment.rdma import devices_passed, ports_of_network
+from clusterctl.deployment.way import way_of
+from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.records import ImageFacts
 from clusterctl.inventory.model import Inventory
 from clusterctl.modes.all import mode_of
@@ -20,20 +22,21 @@ def resolve(inventory: Inventory, facts: ClusterFacts) -> Deployment:
     return Deployment(
         inventory,
         layout,
-        {node.name: _place(inventory, node.name, facts.nodes.get(node.name)) for node in inventory.nodes},
+        {node.name: _place(inventory, node.name, facts, layout.gpus_per_node) for node in inventory.nodes},
     )
 
 
-def _place(inventory: Inventory, name: str, facts: NodeFacts | None) -> Place:
-    found = None if facts is None else private_address(inventory, name, facts)
-    if facts is None or found is None or not isinstance(facts.image, ImageFacts):
+def _place(inventory: Inventory, name: str, facts: ClusterFacts, gpus: int) -> Place:
+    node, way = facts.nodes.get(name), way_of(inventory, name, facts)
+    if node is None or way is None or not isinstance(node.image, ImageFacts):
         raise ValueError(f"{name}: its address in the private network or its image is not known")
     return Place(
         name=name,
         role="head" if name == inventory.head_name else "worker",
-        address=found.address,
-        interface=found.interface,
-        image_id=facts.image.id,
-        infiniband=devices_passed(inventory.rdma, facts),
-        hcas=tuple(port.name for port in chosen_ports(facts, found.interface)) if inventory.rdma != "off" else (),
+        address=way.address,
+        interfaces=way.sockets,
+        image_id=node.image.id,
+        infiniband=devices_passed(inventory.rdma, node),
+        hcas=ports_of_network(inventory, name, facts).hcas if inventory.rdma != "off" else (),
+        gpus=gpu_request(inventory, name, node, gpus),
     )

@@ -1,7 +1,8 @@
 """The evidence of a cluster, from all nodes at once, in one file: for somebody who was not there.
 
 Each piece is asked for by itself, with its own deadline; one that fails is recorded with its reason and holds up no
-other. Reads only: nothing is written or started on a node, and only the bundle on this machine. Nothing leaves a node's
+other. Reads only: nothing is written on a node, and only the bundle on this machine; what is started there, in the
+containers, ends within seconds (agent/inside/hang.py, which also asks the server for a token). Nothing leaves a node's
 text for the bundle without passing through the Redactor, which knows the cluster's secrets from memory alone.
 """
 

@@ -20,6 +20,7 @@ from dataclasses import replace
 from clusterctl.diagnosis.cause import CERTAINTY_ORDER, SHOWN_LINES, Cause, Certainty, nearest_cause
 from clusterctl.diagnosis.causes_agents import agent_causes
 from clusterctl.diagnosis.causes_containers import container_causes
+from clusterctl.diagnosis.causes_hang import hang_causes
 from clusterctl.diagnosis.causes_logs import each_once, hits_in, log_cause, log_causes
 from clusterctl.diagnosis.causes_machines import finding_causes, machine_causes
 from clusterctl.diagnosis.evidence import Evidence
@@ -32,7 +33,13 @@ from clusterctl.signatures.text import shortened
 def diagnose(evidence: Evidence) -> tuple[Cause, ...]:
     """Every cause that the evidence shows, the best first. Empty: nothing wrong was seen."""
     found = _merged(
-        [*machine_causes(evidence), *finding_causes(evidence), *container_causes(evidence), *log_causes(evidence)]
+        [
+            *machine_causes(evidence),
+            *finding_causes(evidence),
+            *container_causes(evidence),
+            *hang_causes(evidence),
+            *log_causes(evidence),
+        ]
     )
     found += _merged([*agent_causes(evidence, found), *_error_causes(evidence, found)])
     order = {name: index for index, name in enumerate([*evidence.unreachable, *evidence.nodes])}

@@ -37,6 +37,8 @@ class ContainerEvidence:
     """Its agent's last report (state.json)."""
     log: str = ""
     """What it wrote, each line with its time as the engine puts it."""
+    hang: Mapping[str, Any] = field(default_factory=dict)
+    """What its processes do, and whether completions come (agent/inside/hang.py); empty where that was not seen."""
 
     @cached_property
     def agent(self) -> AgentState:
@@ -85,7 +87,12 @@ class Evidence:
     def serving(self) -> bool:
         """Whether the head's agent last saw a real completion, and nothing is known to be missing."""
         node = self.nodes.get(self.head)
-        return node is not None and any(container.serving for container in node.containers or ())
+        return not self.hung and node is not None and any(container.serving for container in node.containers or ())
+
+    @property
+    def hung(self) -> bool:
+        """Whether a completion was asked for just now, none came, and its engine did nothing."""
+        return any(container.hang.get("hung") for node in self.nodes.values() for container in node.containers or ())
 
     @property
     def containers(self) -> bool:
@@ -125,5 +132,7 @@ def situation(evidence: Evidence) -> str:
         return f"down: no container of this cluster on any node that answered{missing}"
     if evidence.serving:
         return f"serving: the last request of the head's agent got a completion{missing}"
+    if evidence.hung:
+        return f"not serving: completions hang{missing}"
     running = sum(container.running for container in states)
     return f"not serving: {running} of {len(states)} containers running{missing}"

@@ -47,6 +47,7 @@ class NodeCollection:
     """Containers whose secrets could not be read: what they wrote cannot be cleared of them."""
     logs: dict[str, str] = field(default_factory=dict)
     states: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    hangs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     kernel: str = ""
     ray: dict[str, str] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from clusterctl.agent.labels import LABEL_ROLE
 from clusterctl.diagnosis.bundle import MIB, Store
 from clusterctl.diagnosis.evidence import ContainerEvidence, NodeEvidence
 from clusterctl.diagnosis.node import Job, Limits, NodeCollection
+from clusterctl.diagnosis.processes import processes_of
 from clusterctl.diagnosis.streams import ChunkStream, Tail, whole_lines
 from clusterctl.errors import ClusterctlError
 from clusterctl.hosts.engine.engine import Container, EngineInfo, EngineVersion
@@ -82,6 +83,11 @@ def node_jobs(node: NodeCollection, inventory: Inventory, store: Store, limits: 
         else:
             yield f"{inside}: log", _job(_log, node, container.id, inside, store, limits)
             yield f"{inside}: files", _job(_files, node, container.id, inside, store)
+            if container.running:
+                yield (
+                    f"{inside}: what its processes do",
+                    _job(processes_of, node, container.id, inside, store, limits, sudo=inventory.container.sudo),
+                )
         yield f"{inside}: inspect", _job(store.put_json, f"{inside}/inspect.json", container.raw)
     yield "dmesg", _job(_kernel, node, store, limits, sudo=inventory.container.sudo)
     for file, argv in COMMANDS.items():
@@ -221,4 +227,5 @@ def _container_evidence(node: NodeCollection, container: Container) -> Container
         started_t=container.started_t,
         state=node.states.get(container.id, {}),
         log=node.logs.get(container.id, ""),
+        hang=node.hangs.get(container.id, {}),
     )

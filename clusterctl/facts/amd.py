@@ -29,3 +29,13 @@ def amd_gpus(found: Mapping[str, parse.Section]) -> Fact[int]:
         if isinstance(cards, dict)
         else Unknown("no cards")
     )
+
+
+def render_nodes(found: Mapping[str, parse.Section]) -> Fact[tuple[str, ...]]:
+    """The render device of each GPU, from `drm_render_minor` of the driver's own topology (Linux, amdkfd,
+    kfd_topology.c), where a CPU has 0; None where the driver is not loaded."""
+    output = parse.text(found, "amd_render")
+    if not isinstance(output, str):
+        return output
+    minors = [int(minor) for minor in re.findall(r"^(\d{1,4})$", output, re.MULTILINE)]
+    return tuple(f"/dev/dri/renderD{minor}" for minor in minors if minor)

@@ -24,12 +24,14 @@ from clusterctl.facts.records import (
 from clusterctl.hosts.engine.commands import DOCKER, EngineCommands
 
 if TYPE_CHECKING:
+    from clusterctl.facts.cdi import CdiSpec
     from clusterctl.facts.collective import Collective
     from clusterctl.facts.image_report import ImageReport, RunFailed
     from clusterctl.facts.model_files import ModelFiles
     from clusterctl.facts.nvidia import NvidiaFacts
     from clusterctl.facts.pairs import Pairs
     from clusterctl.facts.rdma import RdmaPort
+    from clusterctl.facts.routing import Routing
     from clusterctl.facts.system import SystemFacts
 
 
@@ -47,7 +49,7 @@ class NodeFacts:
     infiniband: Fact[tuple[str, ...]]
     """Device nodes below /dev/infiniband."""
     rdma: Fact[tuple[RdmaPort, ...]]
-    """Ports of RDMA devices; None where the kernel has no RDMA support loaded. facts/rdma.py: hca_of()."""
+    """Ports of RDMA devices; None where the kernel has no RDMA support loaded."""
     system: SystemFacts
     nvidia: Fact[NvidiaFacts]
     """The NVIDIA driver and what belongs to it; None where it is not loaded."""
@@ -64,8 +66,16 @@ class NodeFacts:
     """The cluster's containers of other roles (an exporter, say)."""
     others: tuple[OtherCluster, ...] = ()
     """Containers of other clusters; only looked for where one of this cluster's ports is taken."""
+    amd_render_nodes: Fact[tuple[str, ...]] = None
+    """Render devices of AMD's GPUs, in the order in which ROCm counts them; None where its driver is not loaded."""
     gpu_remarks: tuple[str, ...] = ()
     """What nvidia-smi printed beside the rows that could be read."""
+    login_prints: str = ""
+    """What the login printed before the output of our commands, quoted; empty when nothing."""
+    cdi: tuple[CdiSpec, ...] | Unknown = ()
+    """CDI specifications on the node."""
+    routing: Fact[Routing] = None
+    """How the kernel sends to the other nodes; None: not asked (one node), or no `ip` there."""
     commands: EngineCommands = DOCKER
     """How the node's engine is spoken to: for hints, also where it does not answer."""
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from clusterctl.agent.labels import LABEL_CLUSTER, LABEL_ROLE, RANK_ROLES, ROLE_HEAD, ROLE_PROBE
+from clusterctl.agent.labels import LABEL_CLUSTER, LABEL_GPUS, LABEL_ROLE, RANK_ROLES, ROLE_HEAD, ROLE_PROBE
 from clusterctl.agent.paths import SPEC_PATH, STATE_PATH
 from clusterctl.agent.state import AgentState, agent_state
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.fact import Fact, Unknown
-from clusterctl.facts.records import ContainerFacts, EngineFacts, OtherCluster
+from clusterctl.facts.records import ContainerFacts, EngineFacts, GpuProcess, OtherCluster
 from clusterctl.hosts.engine.engine import Container, EngineError
 from clusterctl.hosts.host import Host
 
@@ -40,10 +42,23 @@ def other_clusters(host: Host, cluster: str) -> tuple[OtherCluster, ...]:
         for container in host.engine.containers(None):
             other = container.labels.get(LABEL_CLUSTER, "")
             if other != cluster and container.running:
-                found.append(OtherCluster(other, container.name, frozenset(host.engine.pids(container.id))))
+                gpus = frozenset(filter(None, container.labels.get(LABEL_GPUS, "").split(",")))
+                found.append(OtherCluster(other, container.name, frozenset(host.engine.pids(container.id)), gpus))
     except EngineError:
         pass
     return tuple(found)
+
+
+def with_containers(host: Host, processes: Fact[tuple[GpuProcess, ...]]) -> Fact[tuple[GpuProcess, ...]]:
+    """The processes with their containers' names instead of IDs, as far as the engine knows them."""
+    if not isinstance(processes, tuple):
+        return processes
+    names: dict[str, str] = {}
+    for identity in {process.container for process in processes if process.container is not None}:
+        with suppress(EngineError):
+            container = host.engine.container(identity)
+            names[identity] = container.name if container is not None else identity
+    return tuple(replace(each, container=names.get(each.container or "", each.container)) for each in processes)
 
 
 def is_probe(container: ContainerFacts) -> bool:

@@ -28,6 +28,9 @@ def engine_facts(host: Host, socket: parse.Section | None, *, sudo: bool) -> Fac
         runtimes=info.runtimes,
         data_root=info.data_root,
         time=info.time,
+        confines=info.confines,
+        cdi_directories=info.cdi_directories,
+        cdi_devices=info.cdi_devices,
     )
 
 

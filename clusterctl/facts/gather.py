@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from clusterctl.facts import amd, model_files, model_headers, nvidia, parse, rdma, system
+from clusterctl.facts import amd, cdi, model_files, model_headers, nvidia, parse, rdma, routing, system
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.containers import (
     beside,
@@ -15,11 +15,13 @@ from clusterctl.facts.containers import (
     holds_rank,
     leftover_names,
     other_clusters,
+    with_containers,
 )
 from clusterctl.facts.engine import engine_facts, image_facts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import ContainerFacts, EngineFacts, Listener, OtherCluster, Unreachable
 from clusterctl.hosts.host import Host, Hosts
+from clusterctl.hosts.ssh.framing import shown
 from clusterctl.inventory.model import Inventory
 from clusterctl.modes.all import listens_of, ports_of
 from clusterctl.modes.ports import reached_ports
@@ -101,7 +103,10 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
     asked_at_s = now()
     timeout_s = min(PROBE_TIMEOUT_S, inventory.timeouts.command_s)
     done = host.connection.run(
-        ["sh", "-s", "--", inventory.model.path], stdin=PROBE, timeout_s=timeout_s, read_only=True
+        ["sh", "-s", "--", inventory.model.path, *routing.asked(inventory, host.name)],
+        stdin=PROBE,
+        timeout_s=timeout_s,
+        read_only=True,
     )
     answered_at_s = now()
     found = parse.sections(done.stdout.decode(errors="replace"))
@@ -117,20 +122,24 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
         addresses=parse.addresses(found),
         listeners=listeners,
         gpus=parse.gpus(found),
-        gpu_processes=parse.gpu_processes(found),
+        gpu_processes=with_containers(host, parse.gpu_processes(found)) if usable else parse.gpu_processes(found),
         others=_others(host, inventory, containers, listeners),
         gpu_remarks=parse.gpu_remarks(found),
+        routing=routing.routing(found),
         infiniband=parse.infiniband(found),
         rdma=rdma.rdma(found),
         system=system.system(found, asked_at_s=asked_at_s, answered_at_s=answered_at_s),
         nvidia=nvidia.nvidia(found),
         amd_gpus=amd.amd_gpus(found),
+        amd_render_nodes=amd.render_nodes(found),
+        cdi=cdi.cdi_specs(found),
         model=model_files.model(found),
         engine=engine,
         image=image_facts(host, inventory.container.image) if usable else not_asked,
         containers=containers if isinstance(containers, Unknown) else tuple(c for c in containers if holds_rank(c)),
         beside=beside(containers),
         leftovers=leftover_names(engine, containers),
+        login_prints=shown(host.connection.login_prints),
         commands=host.engine.commands,
     )
     return facts, isinstance(containers, tuple) and has_probe(containers)
@@ -142,9 +151,14 @@ def _others(
     containers: tuple[ContainerFacts, ...] | Unknown,
     listeners: tuple[Listener, ...] | Unknown,
 ) -> tuple[OtherCluster, ...]:
-    """Other clusters on the node; asked only where one of this cluster's ports is taken and not by itself."""
+    """Other clusters on the node; asked only where one of this cluster's ports is taken and not by itself, or where
+    they may have its GPUs."""
     if isinstance(containers, Unknown) or isinstance(listeners, Unknown):
         return ()
     ours = any(container.running for container in containers)
     taken = {each.port for each in listeners} & set(ports_of(inventory, host.name))
-    return other_clusters(host, inventory.cluster) if taken and not ours else ()
+    return (
+        other_clusters(host, inventory.cluster)
+        if (taken or inventory.accelerator.kind == "nvidia") and not ours
+        else ()
+    )

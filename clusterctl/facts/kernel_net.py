@@ -55,7 +55,7 @@ def kernel_addresses(fib_trie: str, routes: Sequence[Route]) -> tuple[InterfaceA
         if address in LOOPBACK:
             found.append(InterfaceAddress("lo", address))
         elif route is not None:
-            found.append(InterfaceAddress(route.interface, address))
+            found.append(InterfaceAddress(route.interface, address, route.destination.prefixlen))
     return tuple(found)
 
 

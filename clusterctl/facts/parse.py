@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -69,9 +69,11 @@ def addresses(found: Mapping[str, Section]) -> tuple[InterfaceAddress, ...] | Un
     output = text(found, "addresses")
     if not isinstance(output, str):
         return _addresses_without_ip(found) or output or Unknown("no answer from `ip`")
-    rows = re.findall(r"^\d+: (\S+?)(?:@\S+)?\s+inet (\d+\.\d+\.\d+\.\d+)", output, re.MULTILINE)
+    rows = re.findall(r"^\d+: (\S+?)(?:@\S+)?\s+inet (\d+\.\d+\.\d+\.\d+)(?:/(\d{1,2}))?", output, re.MULTILINE)
     try:
-        return tuple(InterfaceAddress(interface, IPv4Address(address)) for interface, address in rows)
+        return tuple(
+            InterfaceAddress(interface, IPv4Address(address), int(prefix or 32)) for interface, address, prefix in rows
+        )
     except ValueError:
         return Unknown(f"`ip` printed what is no address table: {output[:120]}")
 
@@ -192,15 +194,25 @@ def gpu_processes(found: Mapping[str, Section]) -> Fact[tuple[GpuProcess, ...]]:
     if not isinstance(output, str):
         return output
     rows, rest = [], []
+    said = text(found, "gpu_process_groups")
+    groups = dict(_groups(said)) if isinstance(said, str) else {}
     for cells in _cells(output):
         try:
             # A process may have commas in its name; no other column has.
-            rows.append(GpuProcess(cells[0], int(cells[1]), ", ".join(cells[2:-1]), _mib(cells[-1])))
+            name, memory = ", ".join(cells[2:-1]), _mib(cells[-1])
+            rows.append(GpuProcess(cells[0], int(cells[1]), name, memory, groups.get(int(cells[1]))))
         except (ValueError, IndexError):
             rest.append(", ".join(cells))
     return (
         Unknown(f"nvidia-smi printed what is no process table: {rest[0][:120]}") if rest and not rows else tuple(rows)
     )
+
+
+def _groups(output: str) -> Iterator[tuple[int, str]]:
+    """PID and the ID of the container in whose control group it is: Docker's and Podman's have its 64 digits."""
+    for pid, group in re.findall(r"^(\d{1,10})\t(.*)$", output, re.MULTILINE):
+        if match := re.search(r"[0-9a-f]{64}", group):
+            yield int(pid), match[0]
 
 
 def infiniband(found: Mapping[str, Section]) -> Fact[tuple[str, ...]]:

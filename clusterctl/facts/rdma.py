@@ -22,6 +22,10 @@ ROCE_V2 = "RoCE v2"
 """The value of `gid_attrs/types/N` that routable RoCE needs; version 1 reads `IB/RoCE v1`."""
 
 
+DEFAULT_PREFIX = 0xFE80 << 48
+"""The prefix of a subnet that nobody gave one."""
+
+
 @dataclass(frozen=True)
 class Gid:
     """One used entry of a port's GID table."""
@@ -50,12 +54,26 @@ class RdmaPort:
     phys_state: str
     """Polling, Disabled, LinkUp …"""
     link_layer: str
-    """InfiniBand or Ethernet."""
+    """InfiniBand or Ethernet; `Unspecified` for other transports (EFA)."""
     rate: str
     """As the kernel says it: `400 Gb/sec (4X NDR)`."""
     interfaces: tuple[str, ...]
     """Network interfaces on this port: those of its GIDs, else those of its PCI function."""
     gids: tuple[Gid, ...]
+    lid: int | None = None
+    """Its address in the InfiniBand subnet; None where the kernel does not say, and on Ethernet."""
+    sm_lid: int | None = None
+    """That of the subnet manager."""
+    rnic: bool = False
+    """Whether it speaks iWARP (node_type `4: RNIC`)."""
+    software: bool = False
+    """Whether it is none of its own but made by software over a network interface (rxe, siw)."""
+    virtual_function: bool = False
+    """Whether it is a virtual function (SR-IOV), seen where its own adapter is; in a virtual machine it is not."""
+    nvswitch: bool = False
+    """Whether it manages NVSwitches (HGX B200), by its vital product data, which only root may read."""
+    image_guid: str = ""
+    """The same for all functions of one adapter."""
 
     @property
     def name(self) -> str:
@@ -67,11 +85,20 @@ class RdmaPort:
         """Whether it carries data."""
         return self.state == "ACTIVE"
 
+    @property
+    def subnet(self) -> tuple[int, int | None] | None:
+        """The InfiniBand subnet that it is in, by the GIDs' prefix and the subnet manager; None on Ethernet, and where
+        neither tells: fe80:: is every subnet's prefix as long as nobody sets one."""
+        if self.link_layer != INFINIBAND or not self.gids:
+            return None
+        prefix = int(self.gids[0].address) >> 64
+        return (prefix, self.sm_lid) if self.sm_lid or prefix != DEFAULT_PREFIX else None
 
-def hca_of(ports: Sequence[RdmaPort], interface: str) -> RdmaPort | None:
-    """The port that carries `interface`; of several (a bond) the first ACTIVE one. None: no RDMA on it."""
-    candidates = [port for port in ports if interface in port.interfaces]
-    return next((port for port in candidates if port.active), candidates[0] if candidates else None)
+    @property
+    def gbit_per_s(self) -> float:
+        """The port's rate in Gbit/s, from `400 Gb/sec (4X NDR)`; 0 where the kernel says none."""
+        found = re.match(r"[\d.]{1,12}", self.rate)
+        return float(found.group()) if found else 0.0
 
 
 def rdma(found: Mapping[str, parse.Section]) -> Fact[tuple[RdmaPort, ...]]:
@@ -105,6 +132,7 @@ def _port(
     # of which a function with two ports (ConnectX-3) tells by dev_port (from 0) which is on which port (from 1).
     several = sum(name == device for name, _ in places) > 1
     own = [name for name, dev_port in sorted(of_function.items()) if not several or dev_port == str(port - 1)]
+    own += [parent] if (parent := files.get(f"{device}/parent")) else []
     return RdmaPort(
         device=device,
         port=port,
@@ -114,7 +142,20 @@ def _port(
         rate=files.get(f"{base}/rate", ""),
         interfaces=tuple(dict.fromkeys([*(gid.interface for gid in gids if gid.interface), *own])),
         gids=gids,
+        lid=_lid(files.get(f"{base}/lid", "")),
+        sm_lid=_lid(files.get(f"{base}/sm_lid", "")),
+        rnic=_meaning(files.get(f"{device}/node_type", "")) == "RNIC",
+        software=f"{device}/software" in files or f"{device}/parent" in files,
+        virtual_function=f"{device}/vf" in files,
+        nvswitch=f"{device}/nvswitch" in files,
+        image_guid=files.get(f"{device}/sys_image_guid", ""),
     )
+
+
+def _lid(value: str) -> int | None:
+    """`0x1f`; None for 0x0, which an Ethernet port has, and 0xffff, which is none."""
+    number = int(value, 16) if re.fullmatch(r"0x[0-9a-fA-F]{1,8}", value) else 0
+    return number if number not in (0, 0xFFFF) else None
 
 
 def _gids(files: Mapping[str, str], base: str) -> list[Gid]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from clusterctl.agent.state import AgentState, agent_state
@@ -18,6 +18,13 @@ class InterfaceAddress:
 
     interface: str
     address: IPv4Address
+    prefix: int = field(default=32, compare=False)
+    """Length of its network's prefix; 32 where it is not known."""
+
+    @property
+    def network(self) -> IPv4Network:
+        """The network that it is in."""
+        return IPv4Network((self.address, self.prefix), strict=False)
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class GpuProcess:
     pid: int
     name: str
     memory_mib: int | None
+    container: str | None = None
+    """The container that it runs in, by its name, else its ID; None: in none, or not known."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,8 @@ class OtherCluster:
     container: str
     pids: frozenset[int]
     """Its processes, as the node sees them."""
+    gpus: frozenset[str] = frozenset()
+    """UUIDs of its GPUs."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,18 @@ class EngineFacts:
     data_root: str
     time: str = ""
     """Its clock when it was asked (RFC 3339)."""
+    confines: tuple[str, ...] = ()
+    """What it confines containers with: seccomp, apparmor, selinux …"""
+    cdi_directories: tuple[str, ...] = ()
+    """Where it looks for CDI specifications; none: it does not give devices by CDI."""
+    cdi_devices: tuple[str, ...] = ()
+    """Devices that it found there, as `nvidia.com/gpu=0`, where it says so (Docker from 28.2 on)."""
+
+    @property
+    def major(self) -> int | None:
+        """First number of its version; None where it says something else."""
+        number = self.version.partition(".")[0]
+        return int(number) if number.isascii() and number.isdigit() else None
 
 
 @dataclass(frozen=True)

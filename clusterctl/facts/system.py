@@ -7,6 +7,7 @@ where none is given, and clusterctl gives it on every node (VLLM_HOST_IP). Priva
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -50,6 +51,8 @@ class Interface:
     mtu: int
     state: str
     speed_mbps: int | None
+    lowers: tuple[str, ...] = ()
+    """Interfaces that it stands on: a bond's or bridge's members, a VLAN's link."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class SystemFacts:
     """Of /tmp, the engine's data root and the model, as far as they exist."""
     interfaces: tuple[Interface, ...] | Unknown
     routes: tuple[Route, ...] | Unknown
+    model_label: Fact[str]
+    """SELinux' label of the model's directory, where SELinux enforces; None where it does not."""
     own_addresses: Fact[tuple[IPv4Address, ...]]
     """What the node's host name resolves to on the node; None: to nothing."""
 
@@ -106,6 +111,7 @@ def system(found: Mapping[str, parse.Section], *, asked_at_s: float, answered_at
         filesystems=filesystems(found),
         interfaces=interfaces(found),
         routes=routes(found),
+        model_label=_line(found, "selinux"),
         own_addresses=own_addresses(found),
     )
 
@@ -225,9 +231,18 @@ def interfaces(found: Mapping[str, parse.Section]) -> tuple[Interface, ...] | Un
     if not isinstance(output, str):
         return output or Unknown("/sys/class/net does not exist")
     files = pairs(output)
-    names = dict.fromkeys(path.rpartition("/")[0] for path in files)
+    names = dict.fromkeys(path.partition("/")[0] for path in files)
+    lowers = defaultdict[str, list[str]](list)
+    for name, _, lower in (path.partition("/lower/") for path in files if "/lower/" in path):
+        lowers[name].append(lower)
     return tuple(
-        Interface(name, mtu, files.get(f"{name}/operstate", ""), _whole(files.get(f"{name}/speed", "")))
+        Interface(
+            name,
+            mtu,
+            files.get(f"{name}/operstate", ""),
+            _whole(files.get(f"{name}/speed", "")),
+            tuple(lowers.get(name, ())),
+        )
         for name in names
         if (mtu := _whole(files.get(f"{name}/mtu", ""))) is not None
     )

@@ -82,6 +82,11 @@ class Code:
         return Finding(self.name, severity or self.severity, nodes, seen, why, fix, cured_by=self.cured_by)
 
 
+def literal(text: str) -> str:
+    """A text without values, as a template: braces in it are only braces."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 def alternatives(texts: Sequence[str]) -> str:
     """The different ones among them as one text."""
     return "; or: ".join(dict.fromkeys(texts))

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from clusterctl.deployment.address import private_address
+from clusterctl.deployment.way import way_of
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.image_report import ImageReport
@@ -117,7 +117,7 @@ def rows(inventory: Inventory, facts: ClusterFacts) -> Iterator[Row]:
     yield Row("vLLM", fails, "the ranks exchange pickled objects of vLLM's own", "vllm-differs", _reported("vllm"))
     reason = 'the first collective fails: "receiving 524288 bytes instead of 65536"'
     yield Row("NCCL", fails, reason, "nccl-differs", _reported("nccl"))
-    yield Row("MTU", fails, "small messages pass and large ones hang", "mtu-differs", _mtu(inventory))
+    yield Row("MTU", fails, "small messages pass and large ones hang", "mtu-differs", _mtu(inventory, facts))
     if counted and inventory.accelerator.per_node == "auto":
         yield Row("GPUs", fails, "each node holds stages of the same tensor-parallel size", "gpus-differ", _gpus)
     elif counted:
@@ -171,11 +171,11 @@ def _image(_: str, node: NodeFacts, __: ImageReport | None) -> object:
     return f"layers {hashlib.sha256(layers.encode()).hexdigest()[:12]}"
 
 
-def _mtu(inventory: Inventory) -> Read:
-    """Of the interface in the private network."""
+def _mtu(inventory: Inventory, facts: ClusterFacts) -> Read:
+    """Of the interface through which the other nodes are reached."""
 
     def read(name: str, node: NodeFacts, _: ImageReport | None) -> object:
-        found = private_address(inventory, name, node)
+        found = way_of(inventory, name, facts)
         interfaces = node.system.interfaces
         if found is None or isinstance(interfaces, Unknown):
             return Unknown("no interface")

@@ -46,6 +46,9 @@ class Connection(ABC):
     node: str
     """The node's name."""
 
+    login_prints: bytes = b""
+    """What the login printed before a command's own output, if anything: ~/.bashrc does, where nobody took care."""
+
     @property
     @abstractmethod
     def command_timeout_s(self) -> float:
@@ -77,8 +80,8 @@ class Connection(ABC):
         """
 
     @abstractmethod
-    def session(self, argv: Sequence[str], *, timeout_s: float | None = None) -> paramiko.Channel:
-        """Start a command and return its channel."""
+    def session(self, argv: Sequence[str], *, timeout_s: float | None = None, merged: bool = False) -> paramiko.Channel:
+        """Start a command and return its channel. `merged`: its stderr comes on its stdout."""
 
     @abstractmethod
     def shell(self, term: str, size: WindowSize) -> SshCommand:
@@ -155,8 +158,7 @@ class Connection(ABC):
         Raises CommandTimeoutError when nothing comes for `silence_s`, HostError for another exit code.
         """
         silence_s = silence_s or self.command_timeout_s
-        channel = self.session(argv, timeout_s=silence_s)
-        channel.set_combine_stderr(True)
+        channel = self.session(argv, timeout_s=silence_s, merged=True)
         last = ""
         try:
             channel.sendall(stdin)
@@ -185,6 +187,6 @@ class Connection(ABC):
         with it, and nothing may go on as if it were held.
         """
         self.keep_this_one()
-        conversation = Conversation(self.node, argv[0], self.session(argv))
+        conversation = Conversation(self.node, argv[0], self.session(argv, merged=True))
         conversation.send(stdin)
         return conversation

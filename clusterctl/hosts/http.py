@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 TLS_RECORD_BYTES = 65536
 """Read at once from the channel; a TLS record is at most 16 KiB (RFC 8446, 5.1)."""
+MAX_CONNECTIONS = 8
+"""At once, of one client: channels of the one SSH connection (sshd's MaxSessions does not count them)."""
 FIRST_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -191,7 +193,7 @@ def client_over(
     transport = httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     # httpx has no parameter for httpcore's documented network_backend; this attribute is where it keeps its pool.
     transport._pool = httpcore.ConnectionPool(
-        ssl_context=tls, network_backend=_NodeBackend(connection), max_connections=4
+        ssl_context=tls, network_backend=_NodeBackend(connection), max_connections=MAX_CONNECTIONS
     )
     headers = {} if key is None else {b"Authorization": b"Bearer " + key}
     return httpx.Client(base_url=base_url, headers=headers, timeout=timeout_s, transport=transport, trust_env=False)

@@ -24,6 +24,7 @@ PATTERN_MEANS: Mapping[str, str] = {
     model.ABSOLUTE_PATH_PATTERN: "an absolute path",
     model.VOLUME_PATTERN: "a bind mount, as /on/node:/in/container[:ro]",
     model.CAPABILITY_PATTERN: "a capability in upper case, such as IPC_LOCK",
+    model.GPU_UUID_PATTERN: "a GPU's UUID as `nvidia-smi -L` prints it, GPU- and 32 digits in five groups",
     model.OPTION_PATTERN: "an option's long name in lower case, with dashes between words and no leading dash",
 }
 """A test checks that every pattern of the model is here."""

@@ -38,10 +38,13 @@ ENV_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 ABSOLUTE_PATH_PATTERN = r"^/[^\x00\n]*$"
 
 
-VOLUME_PATTERN = r"^/[^:]*:/[^:]*(:(ro|rw))?$"
+VOLUME_PATTERN = r"^/[^:]*:/[^:]*(:(ro|rw|z|Z)(,(ro|rw|z|Z))*)?$"
 
 
 CAPABILITY_PATTERN = r"^[A-Z_]+$"
+
+
+GPU_UUID_PATTERN = r"^GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 
 
 OPTION_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
@@ -75,6 +78,10 @@ Capability = Annotated[str, StringConstraints(pattern=CAPABILITY_PATTERN)]
 
 
 OptionName = Annotated[str, StringConstraints(pattern=OPTION_PATTERN)]
+
+
+GpuDevice = Annotated[int, Field(ge=0, le=127)] | Annotated[str, StringConstraints(pattern=GPU_UUID_PATTERN)]
+"""A GPU, as `nvidia-smi -L` lists it: by its index, or by its UUID, which it keeps."""
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -130,6 +137,8 @@ class Node(Ssh):
     """The node's own address in network.cidr. Default: detected (exactly one of its addresses must be in the CIDR)."""
     env: dict[EnvName, str] = Field(default_factory=dict)
     """Environment for this node's container; overrides container.env."""
+    gpus: tuple[GpuDevice, ...] | None = None
+    """Which of this node's GPUs are used; overrides accelerator.devices."""
 
     @property
     def is_this_machine(self) -> bool:
@@ -177,7 +186,8 @@ class Container(Strict):
     sudo: bool = False
     """Reach the engine with `sudo -n` (for a login user outside the docker group)."""
     volumes: tuple[Volume, ...] = ()
-    """Extra bind mounts, as /on/node:/in/container[:ro]. model.path is always mounted, read-only, at the same path."""
+    """Extra bind mounts, as /on/node:/in/container[:ro]; with `z` or `Z` (`:ro,z`) the engine labels them for SELinux.
+    model.path is always mounted, read-only, at the same path."""
     env: dict[EnvName, str] = Field(default_factory=dict)
     """Extra environment on every node. What clusterctl sets for each node (VLLM_HOST_IP …) is refused here."""
     ipc: Literal["host", "private"] = "private"
@@ -203,6 +213,13 @@ class Accelerator(Strict):
     """Kind of accelerator. `cpu` is vLLM's CPU build with declared slots (the rehearsal lab)."""
     per_node: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
     """Accelerators used on each node. `auto`: all of them, the same number on every node. `cpu` needs a number."""
+    devices: tuple[GpuDevice, ...] = ()
+    """Which GPUs are used on each node, by index or UUID (`nvidia-smi -L`), so that clusters can share machines.
+    Default: the first per_node. An index may be another GPU after a reboot, which `check` notices; a UUID never is."""
+    request: Literal["auto", "toolkit", "cdi"] = "auto"
+    """How containers ask the engine for GPUs. `toolkit`: through NVIDIA's container toolkit (`--gpus`). `cdi`: as
+    devices of a CDI specification (Docker from 25 on). `auto`: what runs, else the toolkit where the engine has it,
+    else CDI (`plan` says which, and why); for AMD's the device files of ROCm."""
 
 
 class Model(Strict):

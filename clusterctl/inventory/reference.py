@@ -121,7 +121,7 @@ def branch_text(schema: dict[str, Any]) -> str:
     if "$ref" in schema:
         return "mapping"
     if schema.get("type") == "array":
-        return f"list of {branch_text(schema['items'])}"
+        return f"list of {type_text(schema['items'])}"
     if schema.get("type") == "object":
         return f"mapping of names to {type_text(value_schema(schema))}"
     return FORMATS.get(schema.get("format", ""), TYPES[schema["type"]])

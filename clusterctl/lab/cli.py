@@ -87,7 +87,18 @@ def setup() -> None:
 @lab.command()
 @NAME
 @click.option("--nodes", type=click.IntRange(1, MAX_NODES), help="Number of nodes.  [default: 2]")
-@click.option("--gpus", type=click.IntRange(1, 64), help="Accelerator slots to declare on each node.  [default: 1]")
+@click.option(
+    "--gpus", type=click.IntRange(1, 64), help="Accelerators of each node.  [default: 1; with --gpus-of-host all]"
+)
+@click.option("--gpus-of-host", is_flag=True, default=None, help="Nodes share out this machine's NVIDIA GPUs.")
+@click.option(
+    "--image", "own_image", help="With --gpus-of-host: an image here, a `docker save` file, or a root directory."
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="With --gpus-of-host: the model's directory, at /models/NAME on the nodes.",
+)
 @click.option("--dir", "directory", type=click.Path(path_type=Path), help="For the inventory.  [default: ./.lab/NAME]")
 @click.option(
     "--ssh-only", is_flag=True, default=None, help="Only sshd: no engine, image or model. Cheap, for many nodes."

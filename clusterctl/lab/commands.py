@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from typing import IO
 
 from clusterctl.errors import ClusterctlError
 
@@ -27,7 +28,7 @@ def run(
     argv: Sequence[str],
     *,
     timeout_s: float = 60,
-    stdin: str = "",
+    stdin: str | IO[bytes] = "",
     env: Mapping[str, str] | None = None,
     tied: bool = False,
 ) -> str:
@@ -40,7 +41,7 @@ def run(
     try:
         done = subprocess.run(
             whole,
-            input=stdin,
+            **({"input": stdin} if isinstance(stdin, str) else {"stdin": stdin}),
             capture_output=True,
             text=True,
             timeout=timeout_s,

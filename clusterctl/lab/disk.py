@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from clusterctl.lab.commands import run
+from clusterctl.lab.commands import CommandError, run
 from clusterctl.lab.image.cache import Image
 from clusterctl.lab.power import INIT
 from clusterctl.lab.state import LabNode, LabPaths, LabSpec, write_whole
@@ -30,7 +30,10 @@ def ensure(paths: LabPaths, spec: LabSpec, node: LabNode, image: Image | None) -
         remove_tree(fresh)
         _format(fresh / "root", paths, spec, node)
         if image is not None:
-            _install_models(fresh / "root", image)
+            if spec.model is not None and spec.model_path is not None:
+                _link_model(spec.model, fresh / "root" / str(spec.model_path)[1:])
+            else:
+                _install_models(fresh / "root", image)
             _install_image(fresh / "root", image)
         fresh.rename(final)
     # Also for a disk that was there: a newer clusterctl brings its newer init.
@@ -82,6 +85,17 @@ def make_key(path: Path, comment: str) -> None:
 def _install_models(root: Path, image: Image) -> None:
     """A real copy for each node, so that one node's copy can be damaged."""
     shutil.copytree(image.models, root / MODELS, dirs_exist_ok=True)
+
+
+def _link_model(model: Path, target: Path) -> None:
+    """Put a model's files there as hard links, links in it followed; or leave the place empty, to be mounted, where
+    they are on another file system."""
+    target.mkdir(parents=True)
+    try:
+        run(["cp", "-rlL", "--", f"{model}/.", str(target)], timeout_s=600, tied=True)
+    except CommandError:
+        remove_tree(target)
+        target.mkdir(parents=True)
 
 
 def _install_image(root: Path, image: Image) -> None:

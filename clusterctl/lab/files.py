@@ -45,7 +45,13 @@ def write(paths: LabPaths, spec: LabSpec, say: Say) -> None:
         PUBLIC_KEY: (paths.files / PUBLIC_KEY).read_text(),
         KNOWN_HOSTS: render("lab/known_hosts.j2", nodes=nodes),
         INVENTORY: render(
-            "lab/inventory.yaml.j2", name=spec.name, subnet=spec.subnet, nodes=nodes, image=spec.image, gpus=spec.gpus
+            "lab/inventory-gpus.yaml.j2" if spec.gpus_of_host else "lab/inventory.yaml.j2",
+            name=spec.name,
+            subnet=spec.subnet,
+            nodes=nodes,
+            image=spec.image,
+            gpus=spec.gpus,
+            model=str(spec.model_path),
         ),
     }
     for name, text in content.items():

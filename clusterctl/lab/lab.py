@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Literal
 
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError, UsageError
-from clusterctl.lab import cgroups, disk, files, network, packages, power, readiness
+from clusterctl.lab import cgroups, disk, files, gpus, network, packages, power, readiness
 from clusterctl.lab.commands import Say, run
 from clusterctl.lab.image import build, cache
+from clusterctl.lab.image import own as own_images
 from clusterctl.lab.image.cache import Image
+from clusterctl.lab.image.own import OwnImage
 from clusterctl.lab.network import Cable
-from clusterctl.lab.state import LabNode, LabPaths, LabSpec, exclusive, known_labs, state_root, write_whole
+from clusterctl.lab.state import HostGpu, LabNode, LabPaths, LabSpec, exclusive, known_labs, state_root, write_whole
 
 PARALLEL = 16
 """Nodes that are booted at the same time: process start-up is what takes time, more threads only wait."""
@@ -40,6 +42,12 @@ class LabOptions:
     """Only sshd: no engine, no image, no model (no)."""
     subnet: IPv4Network | None = None
     """The nodes' private network (a free one)."""
+    gpus_of_host: bool | None = None
+    """Nodes that share out this machine's GPUs (no): with an image and a model of the user's."""
+    own_image: str | None = None
+    """That image: a reference in this machine's engine, a file of `docker save`, or a root file system."""
+    model: Path | None = None
+    """That model's directory."""
 
 
 AS_IT_IS = LabOptions()
@@ -116,14 +124,18 @@ def up(name: str, options: LabOptions = AS_IT_IS, *, say: Say, root: Path | None
     packages.require_root()
     paths = LabPaths(root or state_root(), name)
     existing = paths.read_spec()
-    packages.check(engine=not (existing.ssh_only if existing else options.ssh_only))
+    of_host = existing.gpus_of_host if existing else bool(options.gpus_of_host)
+    packages.check(engine=not (existing.ssh_only if existing else options.ssh_only), image=not of_host)
     with _locked(paths):
         spec = _describe(paths, options)
+        machine = gpus.discover() if spec.gpus_of_host else None
         image = _image_for(paths, spec, say)
         files.ensure_key(paths)
         started = time.monotonic()
         _each(spec.members, "making disks", lambda node: disk.ensure(paths, spec, node, image))
         files.write(paths, spec, say)
+        if machine is not None:
+            _each(spec.members, "giving GPUs", lambda node: gpus.install(paths, spec, node, machine))
         say(f"{spec.nodes} disks ready ({time.monotonic() - started:.1f} s)")
         network.ensure_switch(paths, spec)
         started = time.monotonic()
@@ -239,27 +251,64 @@ def _describe(paths: LabPaths, options: LabOptions) -> LabSpec:
     if existing is not None:
         _refuse_changes(existing, options)
         return existing
+    _refuse_mixtures(options)
     directory = (options.directory or Path(".lab") / paths.name).absolute()
     files.refuse_foreign(directory)
     nodes = 2 if options.nodes is None else options.nodes
+    shared, own = _of_host(paths, options, nodes)
     # One at a time for all labs of this machine: two that start together must not take the same network.
     with exclusive(paths.root / "locks" / ".subnet", "the choice of a network"):
         spec = LabSpec(
             name=paths.name,
             nodes=nodes,
-            gpus=1 if options.gpus is None else options.gpus,
+            gpus=len(shared) // nodes if shared else 1 if options.gpus is None else options.gpus,
             ssh_only=bool(options.ssh_only),
             subnet=_choose_subnet(paths, options.subnet, nodes),
             directory=directory,
-            image=cache.reference(),
+            image=cache.reference() if own is None else own.reference,
+            gpus_of_host=own is not None,
+            host_gpus=shared,
+            own_image=options.own_image,
+            image_key=None if own is None else own.key,
+            model=options.model and options.model.absolute(),
         )
         write_whole(paths.spec, spec.to_json())
     return spec
 
 
+def _refuse_mixtures(options: LabOptions) -> None:
+    """An image and a model of the user's are for nodes with GPUs, which need both."""
+    given = {"--image": options.own_image, "--model": options.model}
+    if options.gpus_of_host and options.ssh_only:
+        raise UsageError("--gpus-of-host and --ssh-only exclude each other", hint="leave one of them out")
+    if not options.gpus_of_host and any(given.values()):
+        raise UsageError(
+            f"{' and '.join(name for name, value in given.items() if value)} is for nodes with GPUs of this machine",
+            hint="add --gpus-of-host, or leave it out: the lab makes its own image and model",
+        )
+    missing = [name for name, value in given.items() if not value]
+    if options.gpus_of_host and missing:
+        raise UsageError(
+            f"--gpus-of-host needs {' and '.join(missing)}: the lab's own image is vLLM's CPU build, its model is tiny",
+            hint="clusterctl lab up --gpus-of-host --image vllm/vllm-openai:latest --model /models/NAME",
+        )
+    if options.model is not None and not (options.model / "config.json").is_file():
+        raise UsageError(f"{options.model} is no model: it has no config.json", hint="give --model its directory")
+
+
+def _of_host(paths: LabPaths, options: LabOptions, nodes: int) -> tuple[tuple[HostGpu, ...], OwnImage | None]:
+    """GPUs of this machine for a new lab, and the image that was asked for."""
+    if not options.gpus_of_host or options.own_image is None:
+        return (), None
+    machine = gpus.discover()
+    gpus.check_engine()
+    return gpus.share_out(machine, paths.root, nodes, options.gpus), own_images.find(options.own_image)
+
+
 def _refuse_changes(existing: LabSpec, options: LabOptions) -> None:
     """A lab stays as it was made: what is asked for must be left out, or be the same."""
-    asked = {**vars(options), "directory": options.directory and options.directory.absolute()}
+    paths = {"directory": options.directory, "model": options.model}
+    asked = {**vars(options), **{key: path and path.absolute() for key, path in paths.items()}}
     different = [
         f"{key.replace('_', '-')} is {getattr(existing, key)}, not {value}"
         for key, value in asked.items()
@@ -276,12 +325,24 @@ def _image_for(paths: LabPaths, spec: LabSpec, say: Say) -> Image | None:
     """The image for the disks that have to be made; None when there is none to make, or no engine to hold it."""
     if spec.ssh_only or all(disk.exists(paths, node) for node in spec.members):
         return None
+    if spec.own_image is not None and spec.image_key is not None:
+        return own_images.cached(paths.root, spec.image_key, spec.image) or _own_image(paths, spec, say)
     if spec.image != cache.reference():
         raise ClusterctlError(
             f"lab {spec.name} was made with image {spec.image}; this version of clusterctl makes {cache.reference()}",
             hint=f"run: clusterctl lab down --name {spec.name}, then `lab up` again",
         )
     return build.ensure(paths.root, say)
+
+
+def _own_image(paths: LabPaths, spec: LabSpec, say: Say) -> Image:
+    found = own_images.find(str(spec.own_image))
+    if found.key != spec.image_key:
+        raise ClusterctlError(
+            f"{spec.own_image} is not any more what lab {spec.name} was made with",
+            hint=f"run: clusterctl lab down --name {spec.name}, then `lab up` again",
+        )
+    return own_images.ensure(paths.root, found, say)
 
 
 def _choose_subnet(paths: LabPaths, asked: IPv4Network | None, nodes: int) -> IPv4Network:

@@ -32,6 +32,8 @@ NEEDED = {
 """Commands that the lab runs, and the Debian packages that have them (the first one that exists is taken)."""
 ENGINE_ONLY = ("dockerd", "docker", "debootstrap", "tar")
 """Commands that a lab of ssh-only nodes does without."""
+IMAGE_ONLY = ("debootstrap", "nft")
+"""Commands that a lab with an image of the user's does without: those that make the lab's own, and its tests'."""
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 """debootstrap checks the archive's signature against it (package debian-archive-keyring)."""
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -48,17 +50,17 @@ def require_root() -> None:
         raise UsageError("the lab needs root: it makes namespaces, mounts and engines", hint="run it with sudo")
 
 
-def missing(*, engine: bool = True) -> tuple[str, ...]:
-    """Commands (and the keyring) that are not there."""
-    wanted = (name for name in NEEDED if engine or name not in ENGINE_ONLY)
+def missing(*, engine: bool = True, image: bool = True) -> tuple[str, ...]:
+    """Commands (and the keyring) that are not there. `image`: also those that make the lab's own image."""
+    wanted = (name for name in NEEDED if (engine or name not in ENGINE_ONLY) and (image or name not in IMAGE_ONLY))
     absent = [name for name in wanted if shutil.which(name, path=SYSTEM_PATH) is None]
-    return (*absent, *([KEYRING.name] if engine and not KEYRING.exists() else []))
+    return (*absent, *([KEYRING.name] if engine and image and not KEYRING.exists() else []))
 
 
-def check(*, engine: bool) -> None:
+def check(*, engine: bool, image: bool = True) -> None:
     """Refuse to go on where something is missing."""
     require_root()
-    if absent := missing(engine=engine):
+    if absent := missing(engine=engine, image=image):
         raise UsageError(
             f"this machine lacks what the lab needs: {', '.join(absent)}", hint="run: clusterctl lab setup"
         )

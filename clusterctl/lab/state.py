@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -25,6 +25,10 @@ from clusterctl.errors import ClusterctlError
 ROOT_VARIABLE = "CLUSTERCTL_LAB_ROOT"
 DEFAULT_ROOT = Path("/var/lib/clusterctl-lab")
 MAX_NODES = 200
+GPU_DEVICES = "gpu-devices"
+"""File in a node's directory: names below /dev of the GPUs that it has. With it the node has a /dev of its own."""
+BINDS = "binds"
+"""File in a node's directory: what its first process mounts beside the usual."""
 LOCK_WAIT_S = 900.0
 """Longer than any command holds the lock of a lab; an image build has a lock of its own."""
 
@@ -44,6 +48,31 @@ class LabNode:
 
 
 @dataclass(frozen=True)
+class HostGpu:
+    """A GPU of this machine that a node was given."""
+
+    index: int
+    """As nvidia-smi counts."""
+    minor: int
+    """The number in /dev/nvidiaN."""
+    uuid: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A file or directory of this machine that a node's first process mounts."""
+
+    source: Path
+    target: Path
+    read_only: bool
+
+    def line(self) -> str:
+        """As node-init.sh reads it."""
+        return f"{self.source}\t{self.target}\t{'ro' if self.read_only else 'rw'}\n"
+
+
+@dataclass(frozen=True)
 class LabSpec:
     """What was asked for when the lab was made. Stays as it is until `lab down`."""
 
@@ -54,6 +83,25 @@ class LabSpec:
     subnet: IPv4Network
     directory: Path
     image: str
+    gpus_of_host: bool = False
+    """Whether the nodes have GPUs of this machine."""
+    host_gpus: tuple[HostGpu, ...] = ()
+    """These, those of the first node first."""
+    own_image: str | None = None
+    """What was asked for instead of the lab's own image."""
+    image_key: str | None = None
+    """Under which it lies in the cache."""
+    model: Path | None = None
+    """The model's directory on this machine, instead of the lab's own models."""
+
+    def gpus_of(self, node: LabNode) -> tuple[HostGpu, ...]:
+        """A node's GPUs of this machine."""
+        return self.host_gpus[(node.index - 1) * self.gpus : node.index * self.gpus]
+
+    @property
+    def model_path(self) -> Path | None:
+        """Where the model that was asked for lies on the nodes."""
+        return self.model and Path("/models", self.model.name)
 
     @property
     def members(self) -> tuple[LabNode, ...]:
@@ -67,7 +115,8 @@ class LabSpec:
 
     def to_json(self) -> str:
         """The spec as JSON text."""
-        values = {**self.__dict__, "subnet": str(self.subnet), "directory": str(self.directory), "format": 1}
+        values = {**asdict(self), "subnet": str(self.subnet), "directory": str(self.directory), "format": 1}
+        values["model"] = self.model and str(self.model)
         return json.dumps(values, indent=2) + "\n"
 
     @classmethod
@@ -78,7 +127,10 @@ class LabSpec:
             if values.pop("format") != 1:
                 raise ValueError("another version of the lab's state format")
             subnet, directory = IPv4Network(values.pop("subnet")), Path(values.pop("directory"))
-            return cls(subnet=subnet, directory=directory, **values)
+            gpus = tuple(HostGpu(**gpu) for gpu in values.pop("host_gpus", ()))
+            model = values.pop("model", None)
+            model = None if model is None else Path(model)
+            return cls(subnet=subnet, directory=directory, host_gpus=gpus, model=model, **values)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"not a lab description: {error}") from error
 

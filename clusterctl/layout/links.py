@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from clusterctl.deployment.address import private_address
-from clusterctl.deployment.rdma import chosen_ports, gbit_per_s
+from clusterctl.deployment.rdma import ports_of_network
+from clusterctl.deployment.way import way_of
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.collective import Collective
 from clusterctl.facts.nvidia import NvidiaFacts, Topology
@@ -73,7 +73,7 @@ def between(inventory: Inventory, facts: ClusterFacts) -> Link | None:
     before what ports and interfaces are named for; None with one node, and where nothing tells."""
     if len(inventory.nodes) < 2:
         return None
-    rdma = inventory.rdma != "off" and all(_rdma_rate(inventory, name, node) for name, node in facts.nodes.items())
+    rdma = inventory.rdma != "off" and all(_rdma_rate(inventory, name, facts) for name in facts.nodes)
     name = "RDMA" if rdma else "TCP"
     deep = facts.deep
     if deep is not None and isinstance(deep.collective, Collective):
@@ -98,23 +98,21 @@ def _latency(facts: ClusterFacts, name: str) -> float:
 
 def _nominal(inventory: Inventory, facts: ClusterFacts, *, rdma: bool) -> Iterator[float]:
     """Bytes a second of each node's way to the others, where it is known."""
-    for name, node in facts.nodes.items():
-        rate = _rdma_rate(inventory, name, node) if rdma else _interface_rate(inventory, name, node)
+    for name in facts.nodes:
+        rate = _rdma_rate(inventory, name, facts) if rdma else _interface_rate(inventory, name, facts)
         if rate:
             yield rate
 
 
-def _rdma_rate(inventory: Inventory, name: str, node: NodeFacts) -> float:
+def _rdma_rate(inventory: Inventory, name: str, facts: ClusterFacts) -> float:
     """Bytes a second of all ports that NCCL is given; 0 where there are none, or their rates are not known."""
-    place = private_address(inventory, name, node)
-    ports = chosen_ports(node, place.interface) if place is not None else ()
-    return sum(gbit_per_s(port) * 1e9 / 8 for port in ports)
+    return sum(port.gbit_per_s * 1e9 / 8 for port in ports_of_network(inventory, name, facts).used)
 
 
-def _interface_rate(inventory: Inventory, name: str, node: NodeFacts) -> float:
-    place = private_address(inventory, name, node)
+def _interface_rate(inventory: Inventory, name: str, facts: ClusterFacts) -> float:
+    node, way = facts.nodes[name], way_of(inventory, name, facts)
     interfaces = node.system.interfaces if isinstance(node.system.interfaces, tuple) else ()
-    speeds = [each.speed_mbps for each in interfaces if place is not None and each.name == place.interface]
+    speeds = [each.speed_mbps for each in interfaces if way is not None and each.name == way.interface]
     return next((speed * 1e6 / 8 for speed in speeds if speed is not None and speed > 0), 0.0)
 
 

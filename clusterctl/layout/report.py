@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from clusterctl.deployment.gpus import usable_gpus
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles
@@ -140,7 +141,8 @@ def accelerators(inventory: Inventory, facts: ClusterFacts) -> int:
     declared = inventory.accelerator.per_node
     if isinstance(declared, int):
         return declared
-    return min((len(node.gpus) for node in facts.nodes.values() if isinstance(node.gpus, tuple)), default=0)
+    found = {name: node for name, node in facts.nodes.items() if isinstance(node.gpus, tuple)}
+    return min((len(usable_gpus(inventory, name, node)) for name, node in found.items()), default=0)
 
 
 def load_of(inventory: Inventory, facts: ClusterFacts) -> Load | Unknown:
@@ -212,7 +214,7 @@ def gpu_memory_bytes(inventory: Inventory, facts: ClusterFacts) -> int | None:
     """Memory of the smallest GPU; None on CPUs, with unified memory, and where it could not be read."""
     if inventory.accelerator.kind != "nvidia":
         return None
-    gpus = [gpu for node in facts.nodes.values() if isinstance(node.gpus, tuple) for gpu in node.gpus]
+    gpus = [gpu for name, node in facts.nodes.items() for gpu in usable_gpus(inventory, name, node)]
     sizes = [gpu.memory_total_mib for gpu in gpus]
     known = [size for size in sizes if size is not None]
     return min(known) * 1024**2 if known and len(known) == len(sizes) else None

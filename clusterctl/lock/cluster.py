@@ -147,11 +147,11 @@ def cluster_lock(
 
 
 def outcome_of(error: BaseException) -> str:
-    """How a run ended, for the history: the first line of what went wrong."""
+    """How a run ended, for the history: the first line of what went wrong; of a list, with its first reason."""
     if not isinstance(error, Exception):
         return "interrupted"
-    first = str(error).strip().splitlines()[:1]
-    return f"failed: {plain(first[0]) if first else type(error).__name__}"
+    first, *rest = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    return f"failed: {plain(f'{first} {rest[0]}' if first.endswith(':') and rest else first)}"
 
 
 def release(hosts: Hosts, locks: Mapping[str, NodeLock]) -> None:

@@ -11,6 +11,23 @@ from clusterctl.inventory.endpoint import endpoint_of
 from clusterctl.inventory.layout import Layout
 from clusterctl.inventory.model import Inventory
 
+GpuWay = Literal["toolkit", "cdi", "files"]
+"""How a container asks its engine for GPUs; `files`: the device files of ROCm."""
+
+
+@dataclass(frozen=True)
+class GpuRequest:
+    """What a container asks for."""
+
+    way: GpuWay
+    count: int
+    names: tuple[str, ...]
+    """Which ones; none: whichever the engine takes."""
+    why: str
+    """Why it is this way."""
+    uuids: tuple[str, ...] = ()
+    """Which GPUs these are now, as far as that is known."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -19,12 +36,16 @@ class Place:
     name: str
     role: Literal["head", "worker"]
     address: IPv4Address
-    interface: str
+    interfaces: tuple[str, ...]
+    """Those that Gloo and NCCL connect through, the first for what takes only one."""
     image_id: str
     infiniband: bool
     """Whether RDMA devices are passed to the container."""
     hcas: tuple[str, ...] = ()
-    """RDMA ports that NCCL shall use, as mlx5_0:1; empty without RDMA."""
+    """RDMA ports that NCCL shall use, as mlx5_0:1; where there are none, those to keep it from, as ^mlx5_0:1; empty
+    without RDMA."""
+    gpus: GpuRequest | None = None
+    """How the container asks for its GPUs; None where it has none."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from clusterctl import __version__
 from clusterctl.agent.labels import (
     LABEL_CLUSTER,
     LABEL_EXECUTOR,
+    LABEL_GPUS,
     LABEL_NODE,
     LABEL_ROLE,
     LABEL_SPEC,
@@ -91,6 +92,7 @@ class ContainerSpec:
             LABEL_SPEC: self.hash,
             LABEL_VERSION: __version__,
             LABEL_EXECUTOR: self.executor,
+            **({LABEL_GPUS: ",".join(place.gpus.uuids)} if place.gpus is not None and place.gpus.uuids else {}),
         }
 
 
@@ -113,7 +115,7 @@ def _spec(deployment: Deployment, place: Place) -> ContainerSpec:
         name=container_name(inventory.cluster),
         image_id=place.image_id,
         config=config,
-        host_config=host_config(inventory, gpus=deployment.layout.gpus_per_node, infiniband=place.infiniband),
+        host_config=host_config(inventory, gpus=place.gpus, infiniband=place.infiniband),
         files=rendered_files(deployment, place),
         executor=mode_of(inventory).name,
     )

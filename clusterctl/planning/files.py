@@ -75,6 +75,6 @@ def environment(inventory: Inventory, deployment: Deployment, place: Place) -> M
         **of_mode,
         **inventory.container.env,
         **node.env,
-        **network_environment(inventory, place.name, place.address, place.interface, place.hcas),
+        **network_environment(inventory, place.name, place.address, place.interfaces, place.hcas),
         **{name: value for name, value in of_mode.items() if name in mode.owned_environment},
     }

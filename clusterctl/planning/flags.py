@@ -7,6 +7,8 @@ from typing import Any
 
 from clusterctl.hosts.engine import bodies
 from clusterctl.inventory.model import Inventory, Ulimit
+from clusterctl.modes.place import GpuRequest
+from clusterctl.planning.devices import accelerator_flags
 
 LOG_MAX_SIZE = "64m"
 
@@ -15,8 +17,8 @@ LOG_MAX_FILES = "4"
 """At most 256 MiB of log on each node: an unbounded log fills the disk of a server that runs for months (F8)."""
 
 
-def host_config(inventory: Inventory, *, gpus: int, infiniband: bool) -> Mapping[str, Any]:
-    """The flags of the serving container, on a node with so many GPUs for it and with or without RDMA devices."""
+def host_config(inventory: Inventory, *, gpus: GpuRequest | None, infiniband: bool) -> Mapping[str, Any]:
+    """The flags of the serving container, with the GPUs that it asks for and with or without RDMA devices."""
     container = inventory.container
     devices = list(container.devices)
     if infiniband and "/dev/infiniband" not in devices:
@@ -36,13 +38,9 @@ def host_config(inventory: Inventory, *, gpus: int, infiniband: bool) -> Mapping
     }
     if container.ipc == "private":
         body["shm_size"] = container.shm_bytes
-    if inventory.accelerator.kind == "nvidia":
-        body["device_requests"] = [bodies.gpu_request(gpus)]
-    if inventory.accelerator.kind == "amd":
-        # ROCm's own instructions for containers: the compute and render devices, and the groups that own them.
-        body["devices"] += ["/dev/kfd:/dev/kfd:rwm", "/dev/dri:/dev/dri:rwm"]
-        body["group_add"] = ["video", "render"]
-    return body
+    flags = dict(accelerator_flags(inventory, gpus))
+    body["devices"] += flags.pop("devices", [])
+    return {**body, **flags}
 
 
 def _ulimit(name: str, limit: Ulimit | int) -> bodies.Ulimit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from clusterctl.agent.labels import LABEL_SPEC
@@ -12,7 +12,7 @@ from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import ContainerFacts
 from clusterctl.modes.all import mode_of
 from clusterctl.modes.engines import EngineStatus
-from clusterctl.modes.place import Deployment
+from clusterctl.modes.place import Deployment, GpuRequest
 from clusterctl.planning.container import ContainerSpec, container_specs, restart_policy
 from clusterctl.planning.difference import Change, changes_of
 from clusterctl.planning.files import SERVER_FILES
@@ -31,6 +31,8 @@ class Plan:
     engines: tuple[EngineStatus, ...]
     why: str | None = None
     """Why it is this executor, where somebody has decided it."""
+    requests: Mapping[str, GpuRequest] = field(default_factory=dict)
+    """Node → how its container asks for GPUs; none where there are none."""
 
     @property
     def empty(self) -> bool:
@@ -57,6 +59,7 @@ class Plan:
             "data_parallel": self.data_parallel,
             "expert_parallel": self.expert_parallel,
             "engines": [asdict(engine) for engine in self.engines],
+            "accelerator_requests": {name: _said(request) for name, request in self.requests.items()},
             "nodes": [step.to_json() for step in self.steps],
         }
 
@@ -73,7 +76,18 @@ class Plan:
         """The plan for a person; what it starts is said where it starts something."""
         if self.why is not None and not self.empty:
             yield f"executor {self.executor}: {self.why}"
+        if not self.empty:
+            yield from self._request_lines()
         yield from self.step_lines()
+
+    def _request_lines(self) -> Iterator[str]:
+        """How GPUs are asked for; one line where all nodes do it alike."""
+        alike: dict[tuple[str, str], list[str]] = {}
+        for name, request in self.requests.items():
+            alike.setdefault((request.way, request.why), []).append(name)
+        for (way, why), names in alike.items():
+            of = f" of {', '.join(names)}" if len(alike) > 1 else ""
+            yield f"GPUs{of} by {WAYS[way]}: {why}"
 
     def step_lines(self) -> Iterator[str]:
         """What is changed, for a person."""
@@ -84,6 +98,9 @@ class Plan:
             yield from step.lines()
         counts = {kind: sum(isinstance(step, kind) for step in self.steps) for kind in KINDS}
         yield ", ".join(f"{n} to {kind.action}" for kind, n in counts.items() if n or kind in (Create, Replace, Keep))
+
+
+WAYS = {"cdi": "CDI", "toolkit": "the toolkit", "files": "device files"}
 
 
 def make_plan(deployment: Deployment, facts: ClusterFacts, *, anew: bool = False, other_key: bool = False) -> Plan:
@@ -113,7 +130,12 @@ def make_plan(deployment: Deployment, facts: ClusterFacts, *, anew: bool = False
         data_parallel=deployment.layout.data_parallel,
         expert_parallel=inventory.serve.expert_parallel,
         engines=tuple(EngineStatus(each.rank, each.nodes) for each in mode_of(inventory).engines(deployment)),
+        requests={name: place.gpus for name, place in deployment.places.items() if place.gpus is not None},
     )
+
+
+def _said(request: GpuRequest) -> Mapping[str, Any]:
+    return {"request": request.way, "reason": request.why, "count": request.count, "devices": list(request.names)}
 
 
 def _restarted_by_head(steps: list[Step], head: str) -> list[Step]:

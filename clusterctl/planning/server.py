@@ -47,6 +47,13 @@ def _listen_host(deployment: Deployment) -> str:
     return "0.0.0.0" if host == "any" else str(host)  # noqa: S104 (only when the inventory says `any`)
 
 
+def _listen(deployment: Deployment) -> Mapping[str, Any]:
+    """Where the API listens, and with which files: the agent answers there while no server does."""
+    options = deployment.inventory.serve.options
+    files = {"certfile": options.get("ssl-certfile"), "keyfile": options.get("ssl-keyfile")}
+    return {"host": _listen_host(deployment), "port": deployment.inventory.serve.port, **files}
+
+
 def _server_file(deployment: Deployment, place: Place, server: Process) -> str:
     """What the agent must know to run the server: its command line, and which lines of its log to keep."""
     inventory = deployment.inventory
@@ -56,6 +63,7 @@ def _server_file(deployment: Deployment, place: Place, server: Process) -> str:
         keep_lines=[pattern.pattern for pattern in KEEP],
         endpoint_host="127.0.0.1" if inventory.serve.host == "any" else _listen_host(deployment),
         endpoint_port=inventory.serve.port,
+        listen=_listen(deployment) if place.role == "head" else None,
         tls=tls_certfile(inventory) is not None,
         # Only the head is asked for anything.
         api_key_file=paths.API_KEY_PATH if inventory.serve.api_key != "off" and place.role == "head" else None,

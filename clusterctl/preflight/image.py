@@ -8,6 +8,7 @@ from typing import Any
 
 from clusterctl.agent import paths
 from clusterctl.deployment.address import accelerators_per_node
+from clusterctl.deployment.gpus import gpu_request
 from clusterctl.deployment.rdma import devices_passed
 from clusterctl.deployment.resolve import resolve
 from clusterctl.facts.cluster import ClusterFacts
@@ -139,13 +140,13 @@ def image_probe(inventory: Inventory, facts: ClusterFacts, node: str, *, ask_reg
     found = facts.nodes[node]
     assert isinstance(found.image, ImageFacts)  # noqa: S101 (the caller chose the nodes by it)
     gpus = gpus_wanted(inventory, facts)
-    body = dict(host_config(inventory, gpus=gpus, infiniband=devices_passed(inventory.rdma, found)))
+    count = gpus if inventory.accelerator.kind == "nvidia" else accelerators_per_node(inventory, facts)
+    request = gpu_request(inventory, node, found, count)
+    body = dict(host_config(inventory, gpus=request, infiniband=devices_passed(inventory.rdma, found)))
     # The engine makes the directory of a bind mount that is not there; of this kind of mount it refuses to, and
     # looking must change nothing.
     model_there = not isinstance(found.model, Unknown | None)
     body["mounts"] = [_mount(bind) for bind in body.pop("binds")[0 if model_there else 1 :]]
-    if not gpus:
-        body.pop("device_requests", None)  # zero would be all of them
     own = next(each for each in inventory.nodes if each.name == node)
     deadline_s = DEEP_DEADLINE_S if ask_registry else REPORT_DEADLINE_S
     options = _server_options(inventory, facts) if ask_registry else None

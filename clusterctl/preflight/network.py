@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from clusterctl.deployment.address import private_address
+from clusterctl.deployment.way import ways
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
@@ -28,13 +28,13 @@ EPHEMERAL_SAMPLES = 3
 
 
 def candidates(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, tuple[str, str]]:
-    """Nodes that can be asked, each with its private address and interface. The others have findings of their own."""
-    found = {}
-    for name, node in facts.nodes.items():
-        place = private_address(inventory, name, node)
-        if place is not None and node.image is not None and not isinstance(node.image, Unknown):
-            found[name] = (str(place.address), place.interface)
-    return found
+    """Nodes that can be asked, each with its private address and the interface through which it reaches the others. The
+    others have findings of their own."""
+    return {
+        name: (str(way.address), way.interface)
+        for name, way in ways(inventory, facts).items()
+        if not isinstance(facts.nodes[name].image, Unknown | None)
+    }
 
 
 def rounds(names: Sequence[str]) -> Iterator[tuple[Pair, ...]]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from clusterctl.agent.paths import container_name
+from clusterctl.agent.inside.api import ENGINE_HEADER
+from clusterctl.agent.paths import ANSWERS_AS, container_name
 from clusterctl.facts.api_key import held_api_key
 from clusterctl.facts.fact import Unknown
 from clusterctl.hosts.host import Host, Hosts
@@ -78,9 +79,21 @@ def api_client(hosts: Hosts, inventory: Inventory, endpoint: str) -> httpx.Clien
     try:
         key = held_api_key(head, container)
         certificate = _certificate(head, container, certfile) if certfile is not None else None
-        return head.http(endpoint, timeout_s=inventory.timeouts.command_s, key=key, certificate=certificate)
+        client = head.http(endpoint, timeout_s=inventory.timeouts.command_s, key=key, certificate=certificate)
     except (HostError, ValueError) as error:
         return httpx.Client(base_url=endpoint, transport=_CannotAsk(str(error)))
+    return of_the_server(client)
+
+
+def of_the_server(client: httpx.Client) -> httpx.Client:
+    """A client to which the agent's answers in the server's place are none: as if the port were closed."""
+    client.event_hooks = {"response": [_refuse_the_agents]}
+    return client
+
+
+def _refuse_the_agents(answer: httpx.Response) -> None:
+    if answer.headers.get("Server") == ANSWERS_AS:
+        raise httpx.ConnectError("no server listens yet: the agent answers on the API's port", request=answer.request)
 
 
 def _certificate(head: Host, container: str, path: str) -> bytes:
@@ -91,12 +104,15 @@ def _certificate(head: Host, container: str, path: str) -> bytes:
     return content
 
 
-def complete(client: httpx.Client, model: str, *, timeout_s: float = COMPLETION_TIMEOUT_S) -> Completion | Unknown:
-    """One real token from the model within so many seconds, or why there is none."""
+def complete(
+    client: httpx.Client, model: str, *, timeout_s: float = COMPLETION_TIMEOUT_S, engine: int | None = None
+) -> Completion | Unknown:
+    """One real token from the model within so many seconds, or why there is none; from this engine, or from any."""
     started = time.monotonic()
     body = {"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0, "ignore_eos": True}
+    headers = {} if engine is None else {ENGINE_HEADER: str(engine)}
     try:
-        answer = client.post("/v1/completions", json=body, timeout=timeout_s)
+        answer = client.post("/v1/completions", json=body, timeout=timeout_s, headers=headers)
         answer.raise_for_status()
         tokens = int(answer.json()["usage"]["completion_tokens"])
     except httpx.HTTPStatusError as error:

@@ -12,6 +12,7 @@ from clusterctl.agent.paths import container_name
 from clusterctl.agent.state import AgentState
 from clusterctl.deployment.address import private_address
 from clusterctl.deployment.executor import choose
+from clusterctl.deployment.gpus import usable_gpus
 from clusterctl.deployment.resolve import resolve
 from clusterctl.errors import ExitCode
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
@@ -173,7 +174,11 @@ def exit_code_of(status: ClusterStatus) -> ExitCode:
 
 def read_status(hosts: Hosts, inventory: Inventory) -> ClusterStatus:
     """Ask the nodes and the server. Changes nothing."""
-    facts = gather(hosts, inventory)
+    return status_of(hosts, inventory, gather(hosts, inventory))
+
+
+def status_of(hosts: Hosts, inventory: Inventory, facts: ClusterFacts) -> ClusterStatus:
+    """The same, of nodes that were read already. Changes nothing."""
     endpoint = endpoint_from(inventory, facts)
     asked = _ask_server(hosts, inventory, facts, endpoint)
     return cluster_status(inventory, facts, endpoint, asked.answers, asked.loads)
@@ -352,7 +357,7 @@ def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, gang: _Ga
         gpus=gang.gpus(node, address),
         gpu_memory=tuple(
             GpuStatus(gpu.index, gpu.name, gpu.memory_used_mib, gpu.memory_total_mib)
-            for gpu in (node.gpus if isinstance(node.gpus, tuple) else ())
+            for gpu in usable_gpus(inventory, name, node)
         ),
         in_ray=counted,
         stages=tuple(stage.pipeline_rank for stage in gang.stages if name in stage.nodes),

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from clusterctl.deployment.rdma import Ports
 from clusterctl.facts.cluster import DeepFacts
 from clusterctl.facts.collective import Collective, NodeRun
 from clusterctl.facts.fact import Unknown
@@ -15,16 +16,30 @@ from clusterctl.facts.pairs import Pair, Pairs
 Environments = Mapping[str, Mapping[str, str]]
 
 
-def network_lines(environments: Environments, deep: DeepFacts | None) -> Iterator[str]:
+NO_PORTS: Mapping[str, Ports] = {}
+
+
+def network_lines(
+    environments: Environments, deep: DeepFacts | None, ports: Mapping[str, Ports] = NO_PORTS
+) -> Iterator[str]:
     """For a person."""
     if environments:
         yield "environment of each node:"
         for name, variables in environments.items():
             yield f"  {name}: {' '.join(f'{key}={value}' for key, value in variables.items())}"
+    if any(own.used or own.left_out for own in ports.values()):
+        yield "RDMA ports of each node:"
+        yield from (f"  {name}: {_ports_line(own)}" for name, own in ports.items())
     if deep is not None and isinstance(deep.pairs, Pairs):
         yield from _pairs_lines(deep.pairs)
     if deep is not None and isinstance(deep.collective, Collective):
         yield _collective_line(deep.collective)
+
+
+def _ports_line(ports: Ports) -> str:
+    used = ", ".join(port.name for port in ports.used) or "none"
+    left = ", ".join(each.text for each in ports.left_out)
+    return f"{used}; left out: {left}" if left else used
 
 
 def _pairs_lines(pairs: Pairs) -> Iterator[str]:
@@ -64,12 +79,21 @@ def _way(run: NodeRun) -> Iterator[str]:
         yield f"NET/{net}{'/GDRDMA' if run.transport.gdrdma else ''}"
 
 
-def network_json(environments: Environments, deep: DeepFacts | None) -> dict[str, Any]:
+def network_json(
+    environments: Environments, deep: DeepFacts | None, ports: Mapping[str, Ports] = NO_PORTS
+) -> dict[str, Any]:
     """For machines. What was not measured is null."""
     pairs = deep.pairs if deep is not None else None
     ran = deep.collective if deep is not None else None
     return {
         "environment": {name: dict(variables) for name, variables in environments.items()},
+        "rdma": {
+            name: {
+                "used": [port.name for port in own.used],
+                "left_out": [{"port": each.port.name, "reason": each.reason} for each in own.left_out],
+            }
+            for name, own in ports.items()
+        },
         "pairs": [_pair_json(pair, pairs) for pair in pairs.links] if isinstance(pairs, Pairs) else None,
         "collective": _collective_json(ran),
     }

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-from rich.console import Console
 from rich.table import Table
 
 from clusterctl.actions.down import DownResult
 from clusterctl.actions.summary import UpSummary
+from clusterctl.deployment.rdma import Ports
 from clusterctl.facts.cluster import DeepFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.findings.finding import Finding
@@ -20,7 +18,8 @@ from clusterctl.findings.identity import Difference
 from clusterctl.modes.engines import EngineStatus
 from clusterctl.signatures.start import KvCache
 from clusterctl.status.status import ClusterStatus, GpuStatus, NodeStatus, ServerAnswers
-from clusterctl.ui.network import Environments, bandwidth_table, network_lines
+from clusterctl.ui.network import NO_PORTS, Environments, bandwidth_table, network_lines
+from clusterctl.ui.tables import needed_columns, terminal_columns, text_of
 
 SHOWN_RESTARTS = 5
 NODE_COLUMNS = (
@@ -99,11 +98,11 @@ def check_result(
     return "\n".join([*between, *table, findings(found, nodes)])
 
 
-def network(environments: Environments, deep: DeepFacts | None) -> list[str]:
-    """The network environment of each node, and what was measured between them."""
-    lines = list(network_lines(environments, deep))
+def network(environments: Environments, deep: DeepFacts | None, ports: Mapping[str, Ports] = NO_PORTS) -> list[str]:
+    """The network environment of each node, its RDMA ports, and what was measured between them."""
+    lines = list(network_lines(environments, deep, ports))
     if deep is not None and deep.pairs is not None and deep.pairs.gbit_per_s:
-        lines.append(_text(bandwidth_table(deep.pairs)))
+        lines.append(text_of(bandwidth_table(deep.pairs)))
     return lines
 
 
@@ -115,7 +114,7 @@ def identity(differing: Sequence[Difference]) -> str:
     for row in differing:
         rated = f"waived ({row.rating})" if row.waived else str(row.rating)
         table.add_row(row.title, *row.cells.values(), rated, row.reason)
-    return _text(table)
+    return text_of(table)
 
 
 def status(found: ClusterStatus) -> str:
@@ -188,37 +187,36 @@ def _server_rows(server: ServerAnswers) -> Iterable[tuple[str, str]]:
 
 
 def _nodes_table(nodes: Iterable[NodeStatus]) -> str:
+    """A row for each node; where the terminal is too narrow for the longest words, a line for each value."""
+    rows = [_node_row(node) for node in nodes]
     table = Table(box=None, pad_edge=False, header_style="")
     for column in NODE_COLUMNS:
         table.add_column(column, overflow="fold")
-    for node in nodes:
-        container = ", ".join(c.status + (f" ({c.exit_code})" if c.status == "exited" else "") for c in node.containers)
-        agent = ", ".join(c.phase or "?" for c in node.containers)
-        memory = ", ".join(_gpu_memory(gpu) for gpu in node.gpu_memory)
-        table.add_row(
-            node.name,
-            node.role,
-            node.address or "?",
-            "yes" if node.reachable else f"NO: {node.reason}",
-            container or ("-" if node.reachable else "?"),
-            agent or "-",
-            {True: "alive", False: "missing", None: "-"}[node.in_ray],
-            "-" if node.gpus is None else str(node.gpus),
-            memory or "-",
-            ", ".join(str(stage) for stage in node.stages) or "-",
-            ", ".join(str(c.restarts_total) for c in node.containers) or "-",
-        )
-    return _text(table)
+    for row in rows:
+        table.add_row(*row)
+    if needed_columns(table) <= terminal_columns():
+        return text_of(table)
+    blocks = [_columns(zip(NODE_COLUMNS, row, strict=True)) for row in rows]
+    return "\n\n".join("\n".join(block) for block in blocks)
 
 
-def _text(table: Table) -> str:
-    """A table as plain text of the terminal's width; wide where there is no terminal."""
-    width = max(shutil.get_terminal_size((200, 24)).columns, 80)
-    console = Console(file=io.StringIO(), width=width, no_color=True, highlight=False)
-    console.print(table)
-    out = console.file
-    assert isinstance(out, io.StringIO)  # noqa: S101 (given above)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+def _node_row(node: NodeStatus) -> tuple[str, ...]:
+    container = ", ".join(c.status + (f" ({c.exit_code})" if c.status == "exited" else "") for c in node.containers)
+    agent = ", ".join(c.phase or "?" for c in node.containers)
+    memory = ", ".join(_gpu_memory(gpu) for gpu in node.gpu_memory)
+    return (
+        node.name,
+        node.role,
+        node.address or "?",
+        "yes" if node.reachable else f"NO: {node.reason}",
+        container or ("-" if node.reachable else "?"),
+        agent or "-",
+        {True: "alive", False: "missing", None: "-"}[node.in_ray],
+        "-" if node.gpus is None else str(node.gpus),
+        memory or "-",
+        ", ".join(str(stage) for stage in node.stages) or "-",
+        ", ".join(str(c.restarts_total) for c in node.containers) or "-",
+    )
 
 
 def _gpu_memory(gpu: GpuStatus) -> str:

@@ -29,7 +29,31 @@ for file in alternatives ld.so.cache ld.so.conf ld.so.conf.d localtime; do
   mount -o remount,bind,ro "etc/$file"
 done
 
-mount --rbind /dev dev
+if [ -f "$node/gpu-devices" ]; then
+  # Some of the machine's GPUs: a /dev of the node's own, with these and with what every machine has.
+  mount -t tmpfs -o mode=755,nosuid tmpfs dev
+  for device in null zero full random urandom tty kmsg fuse $(cat "$node/gpu-devices"); do
+    [ -e "/dev/$device" ] || continue
+    # Where devices may not be made (a container without CAP_MKNOD), the machine's own are mounted.
+    cp -a "/dev/$device" "dev/$device" 2>/dev/null || { : >"dev/$device" && mount --bind "/dev/$device" "dev/$device"; }
+  done
+  mkdir dev/pts dev/shm dev/mqueue
+  mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts dev/pts
+  ln -s pts/ptmx dev/ptmx
+  ln -s /proc/self/fd dev/fd
+  ln -s fd/0 dev/stdin
+  ln -s fd/1 dev/stdout
+  ln -s fd/2 dev/stderr
+else
+  mount --rbind /dev dev
+fi
+if [ -f "$node/binds" ]; then
+  # What /usr has not from a plain bind mount: the parts of a driver that are mounted there. And models.
+  while IFS="$(printf '\t')" read -r source target mode; do
+    mount --bind "$source" ".$target"
+    [ "$mode" = rw ] || mount -o remount,bind,ro ".$target"
+  done <"$node/binds"
+fi
 mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs dev/shm
 mount -t proc proc proc
 # A fresh sysfs shows the node's own network devices; the engine needs the host's cgroups in it.

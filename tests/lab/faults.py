@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from types import TracebackType
 from typing import Self
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from clusterctl.lab import lab as labs
@@ -156,6 +158,63 @@ def complete(url: str, model: str, tokens: int, key: str = "", timeout_s: float 
     return None if made == tokens else f"{made} tokens of {tokens}"
 
 
+@dataclass
+class Knocks:
+    """Somebody who knocks at the API's port, a new connection every 50 ms, and asks for /health: whether anything
+    answers there. A context manager."""
+
+    url: str
+    met: list[tuple[float, str]] = field(default_factory=list)
+    """When, and what: a status code; `refused`; `reset` (taken, and closed without an answer); `silent`."""
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._knock_on, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(KNOCK_TIMEOUT_S + 5)
+
+    def _knock_on(self) -> None:
+        parts = urlsplit(self.url)
+        while not self._stop.wait(0.05):
+            moment = time.monotonic()
+            self.met.append((moment, knock(parts.hostname or "", parts.port or 80)))
+
+    def of(self, what: str) -> list[float]:
+        """The moments at which it met that."""
+        return [moment for moment, met in self.met if met == what]
+
+    def span_s(self, what: str) -> float:
+        """Seconds from the first to the last one of that; 0 for none."""
+        moments = self.of(what)
+        return moments[-1] - moments[0] if moments else 0.0
+
+
+KNOCK_TIMEOUT_S = 2
+
+
+def knock(host: str, port: int) -> str:
+    """One connection, one question (`Knocks.met`)."""
+    try:
+        with socket.create_connection((host, port), timeout=KNOCK_TIMEOUT_S) as client:
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = client.recv(4096)
+    except ConnectionRefusedError:
+        return "refused"
+    except ConnectionError:
+        return "reset"
+    except OSError:  # a time-out, no route
+        return "silent"
+    return answer.split(b" ", 2)[1].decode() if answer.startswith(b"HTTP/") else "reset"
+
+
 @dataclass(frozen=True)
 class Recovery:
     """What a fault did to the clients, and how long the way back took."""
@@ -168,6 +227,12 @@ class Recovery:
     requests: int
     failed: int
     longest_s: float
+    refused: int = 0
+    """Connections to the API's port that were refused, of one every 50 ms."""
+    refused_s: float = 0.0
+    """From the first to the last one of them."""
+    reset: int = 0
+    """Connections that were closed without an answer."""
     restarts: tuple[str, ...] = ()
 
 
@@ -180,6 +245,17 @@ def suffer(
     requests alone do not tell that it is over.
     """
     load.wait(lambda: len(load.asked) > CLIENTS, 60, "requests before the fault")
+    with Knocks(load.url) as knocks:
+        result = _suffer(lab, fault, load, deadline_s, noticed)
+    return replace(
+        result,
+        refused=len(knocks.of("refused")),
+        refused_s=round(knocks.span_s("refused"), 1),
+        reset=len(knocks.of("reset")),
+    )
+
+
+def _suffer(lab: Lab, fault: Fault, load: Load, deadline_s: float, noticed: Callable[[], bool]) -> Recovery:
     before = len(load.asked)
     broken = time.monotonic()
     fault.inject(lab)

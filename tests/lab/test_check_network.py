@@ -150,3 +150,34 @@ def test_an_all_reduce_that_cannot_meet_says_who_did_not_come(clean: Rehearsal) 
     assert codes["collective-failed"]["severity"] == "error"
     assert "node2" in codes["collective-failed"]["nodes"]
     assert ran.json()["collective"]["passed"] is False
+
+
+@contextmanager
+def address_on_lo(rehearsal: Rehearsal, node: str, link: str) -> Iterator[None]:
+    """The node's address as a /32 on lo, as hosts that speak BGP have it, and another one on its link."""
+    own, net = rehearsal.lab.address(node), rehearsal.lab.spec.subnet
+    held = f"{own}/{net.prefixlen}"
+    rehearsal.lab.exec(node, ["sh", "-ec", f"ip addr add {own}/32 dev lo; ip addr add {link}/32 dev eth0; "
+                              f"ip addr del {held} dev eth0; ip route add {net} dev eth0 src {own}"])  # fmt: skip
+    try:
+        yield
+    finally:
+        # The interface's own route comes back with its address.
+        back = f"ip addr add {held} dev eth0; ip addr del {own}/32 dev lo; ip addr del {link}/32 dev eth0"
+        rehearsal.lab.exec(node, ["sh", "-ec", f"ip route del {net}; {back}"])
+
+
+def test_an_address_on_lo_is_told_the_interface_of_the_route(clean: Rehearsal) -> None:
+    own = str(clean.lab.address("node2"))
+    with address_on_lo(clean, "node2", "169.254.7.2"):
+        looked = clean.clusterctl("check", "--json").json()
+        planned = clean.clusterctl("plan", "--json")
+        rules = clean.clusterctl("firewall", "--node", "node2", "--format", "nft").out
+    told = looked["environment"]["node2"]
+    assert (told["VLLM_HOST_IP"], told["GLOO_SOCKET_IFNAME"], told["NCCL_SOCKET_IFNAME"]) == (own, "eth0", "=eth0")
+    # No MTU of 65,536, no route through another interface: only that Gloo and NCCL take the link's own address.
+    assert [(f["code"], f["nodes"]) for f in looked["findings"]] == [("interface-other-address", ["node2"])]
+    assert {pair["largest_packet_bytes"] for pair in looked["pairs"]} == {1500}
+    assert planned.code == 0
+    assert 'iifname "eth0"' in rules
+    assert f'iifname "lo" ip saddr {{ {clean.lab.address("node1")} }}' not in rules

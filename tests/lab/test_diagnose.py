@@ -199,6 +199,8 @@ def test_a_healthy_cluster_and_one_that_is_down(clean: Rehearsal, tmp_path: Path
     assert ran.code == 0
     assert ran.json()["path"] == str(target)
     assert ran.json()["causes"] == []
+    sent = clean.clusterctl("diagnose", "--json", str(target))
+    assert (sent.code, sent.json()["situation"], sent.json()["causes"]) == (0, ran.json()["situation"], [])
     again = clean.clusterctl("diagnose", "--output", str(target))
     assert again.code == 1
     assert "exists" in again.err

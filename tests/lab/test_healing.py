@@ -20,7 +20,7 @@ import pytest
 
 from .conftest import Clusterctl, Ran, Rehearsal
 from .during_up import left_behind
-from .faults import Load, Recovery, suffer, while_serving
+from .faults import Knocks, Load, Recovery, suffer, while_serving
 
 pytestmark = [pytest.mark.lab, pytest.mark.starts]
 
@@ -133,6 +133,35 @@ FAULTS = {
 """Fault → the node and the reason that `status` shows for it."""
 
 
+def test_a_hang_is_explained_while_it_lasts(serving: Serving) -> None:
+    """A rank on the other node is stopped; `diagnose` names it. It goes on before anybody ends the server."""
+    lab, before = serving.rehearsal.lab, serving.restarts()
+    rank = ["pkill", "-STOP", "-f", "ray::RayWorkerProc"]
+    lab.exec("node2", rank)
+    try:
+        with serving.load():
+            ran = serving.clusterctl("diagnose", "--json", "--no-bundle")
+    finally:
+        lab.exec("node2", [word.replace("STOP", "CONT") for word in rank])
+    assert (ran.code, ran.seconds < 15) == (1, True)
+    found = ran.json()
+    assert found["situation"].startswith("not serving: completions hang")
+    first = found["causes"][0]
+    assert (first["certainty"], first["code"], first["nodes"]) == ("certain", "hang", ["node2"])
+    assert "(ray::RayWorkerProc" in first["meaning"]
+    assert "rank 1, " in first["meaning"]
+    assert "stopped by a signal" in first["meaning"]
+    with serving.load() as load:
+        load.wait(lambda: any(each.error is None for each in load.asked), 60, "completion")
+    assert serving.restarts() == before
+    healthy = serving.clusterctl("diagnose", "--json", "--no-bundle")
+    assert "hang" not in [cause["code"] for cause in healthy.json()["causes"]]
+
+
+ENDS_THE_HEADS_AGENT = {"head container killed", "worker node off, on after 15 s"}
+"""Faults after which the head's container is started again: by its engine at once, in the order of seconds."""
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_it_serves_again_by_itself(serving: Serving, name: str, tmp_path: Path) -> None:
     fault = while_serving(serving.rehearsal.lab.name)[name]
@@ -142,24 +171,33 @@ def test_it_serves_again_by_itself(serving: Serving, name: str, tmp_path: Path) 
         load.wait(lambda: '"phase": "serving"' in log.read_text(), 10, "word of it in the log that is followed")
     print(result)
     assert result.outage_s < RECOVERY_DEADLINE_S
+    if name not in ENDS_THE_HEADS_AGENT:
+        assert result.refused == 0, "while no server listens, the agent answers"
     new = serving.restarts()[before:]
     node, reason = FAULTS[name]
     assert (node, reason) in [(at, why) for at, _, why in new]
     status = serving.clusterctl("status")
     assert (status.code, "healthy" in status.out) == (0, True)
     assert f"[{reason}]" in status.out
+    if reason == "server-hangs":
+        assert "is stopped by a signal" in status.out, "the agent has seen it before it killed the server"
     assert serving.clusterctl("plan", "--detailed-exitcode").code == 0
 
 
 def test_up_in_the_middle_of_a_recovery_waits_for_it(serving: Serving) -> None:
     containers = [serving.rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()]
-    serving.rehearsal.lab.exec("node1", ["pkill", "-KILL", "-f", "clusterctl_agent server"])
-    deadline = time.monotonic() + 20
-    while (status := serving.clusterctl("status", "--json")).json()["state"] != "recovering":
-        assert time.monotonic() < deadline
-    assert status.code == 3
-    ran = serving.clusterctl("up", "--json")
-    assert ran.code == 0
+    with Knocks(serving.summary["endpoint"]) as knocks:
+        serving.rehearsal.lab.exec("node1", ["pkill", "-KILL", "-f", "clusterctl_agent server"])
+        deadline = time.monotonic() + 20
+        while (status := serving.clusterctl("status", "--json")).json()["state"] != "recovering":
+            assert time.monotonic() < deadline
+        assert status.code == 3
+        assert "no server listens" in json.dumps(status.json()["server"]), "the agent's 503 is no answer of the server"
+        ran = serving.clusterctl("up", "--json")
+        assert ran.code == 0
+    assert knocks.of("503"), "the agent answers while the server loads"
+    assert knocks.met[-1][1] == "200"
+    assert knocks.of("refused") == []
     assert ran.json()["changed"] is False
     assert [serving.rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()] == containers
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -127,6 +128,47 @@ class TestTwoByTwo:
             assert len(node["stages"]) == 1
         assert status["server"]["metrics"]["requests_running"] >= 0
         assert rehearsal.clusterctl("status").code == 0
+
+    def test_verify_proves_it_and_is_within_tolerance_of_itself(
+        self, up: Ran, rehearsal: Rehearsal, tmp_path: Path
+    ) -> None:
+        first = rehearsal.clusterctl("verify", "--json", "--output", str(tmp_path / "one"))
+        assert first.code == 0
+        record = first.json()["record"]
+        assert record["problems"] == []
+        assert (record["shape"]["tensor_parallel"], record["shape"]["pipeline_parallel"]) == (2, 2)
+        assert record["kv_cache"]["tokens"] == record["kv_cache"]["predicted"]
+        assert {node["software"]["vllm"] for node in record["nodes"].values()} == {"0.32.0+cpu"}
+        assert [engine["reason"] for engine in record["engines"]] == [None]
+        outputs = {output["name"]: output for output in record["outputs"]}
+        assert list(outputs) == ["greedy", "long prompt", "chat", "streamed", "burst"]
+        assert all(len(answer) == 16 for output in outputs.values() for answer in output["answers"])
+        assert len(outputs["streamed"]["first_token_s"]) == 5
+        json_file, page = first.json()["files"]
+        assert record["cluster"] in Path(page).read_text()
+        # Speed is not part of this: the tests share two cores.
+        again = rehearsal.clusterctl("verify", "--json", "--output", str(tmp_path / "two"), "--compare", json_file)
+        matter = [each["what"] for each in again.json()["comparison"]["differences"] if each["matters"]]
+        assert set(matter) <= {"time to first token"}
+        assert {each["what"] for each in again.json()["comparison"]["same"]} >= {f"output `{name}`" for name in outputs}
+
+    def test_bench_measures_with_vllms_own(self, up: Ran, rehearsal: Rehearsal, tmp_path: Path) -> None:
+        asked = ("--shape", "32:8", "--concurrency", "2,4", "--repeat", "1")
+        ran = rehearsal.clusterctl("bench", "--json", "--output", str(tmp_path), *asked)
+        assert ran.code == 0
+        record = ran.json()["record"]
+        assert [level["load"]["concurrency"] for level in record["levels"]] == [2, 4]
+        for level in record["levels"]:
+            (run,) = level["runs"]
+            assert (run["completed"], run["failed"]) == (4 * level["load"]["concurrency"], 0)
+            assert 0 < run["ttft"]["p50"] <= run["ttft"]["p99"]
+        assert Path(ran.json()["files"][1]).read_text().count("<svg") == 3
+        key = rehearsal.clusterctl("api-key").out.strip()
+        assert key not in ran.out + ran.err
+        assert (
+            rehearsal.lab.exec("node1", ["docker", "exec", f"{rehearsal.lab.name}-node", "ls", "/tmp"]).count("tmp.")
+            == 0
+        )
 
     def test_logs(self, up: Ran, rehearsal: Rehearsal) -> None:
         ran = rehearsal.clusterctl("logs", "--node", "node1")

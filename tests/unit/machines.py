@@ -9,9 +9,11 @@ from typing import Any
 
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.nvidia import KernelModule, NvidiaFacts, Topology
+from clusterctl.facts.parse import Section
 from clusterctl.facts.rdma import Gid, RdmaPort
 from clusterctl.facts.records import Gpu
-from clusterctl.facts.system import Clock, EngineProcess, Filesystem, SystemFacts
+from clusterctl.facts.routing import routing as read_routing
+from clusterctl.facts.system import Clock, EngineProcess, Filesystem, Interface, SystemFacts
 
 GOOD_DISK = {"type": "ext4", "free_bytes": 900 << 30, "total_bytes": 1000 << 30, "free_inodes": 1 << 24,
              "total_inodes": 1 << 24}  # fmt: skip
@@ -32,6 +34,7 @@ def system(said: Mapping[str, Any], number: int) -> SystemFacts:
     clock = fact(given.pop("clock", [0, 0]), lambda v: Clock(float(v[0]), float(v[1])))
     own = fact(given.pop("own_addresses", [f"10.77.0.1{number}"]), lambda v: tuple(map(IPv4Address, v)) or None)
     process = fact(given.pop("engine_process", {}), lambda v: EngineProcess(**{**GOOD_PROCESS, **v}))
+    given |= {"interfaces": fact(v, _interfaces)} if (v := given.pop("interfaces", None)) is not None else {}
     assert set(given) <= {field.name for field in fields(SystemFacts)}, given
     good = SystemFacts(
         os="Ubuntu 24.04.3 LTS",
@@ -46,8 +49,18 @@ def system(said: Mapping[str, Any], number: int) -> SystemFacts:
         interfaces=(),
         routes=(),
         own_addresses=own,
+        model_label=fact(given.pop("model_label", None), str),
     )
     return replace(good, **{name: fact(value, lambda v: v) for name, value in given.items()})
+
+
+def _interfaces(value: Any) -> tuple[Interface, ...]:
+    """Interfaces, or what differs from one that is up."""
+    good = {"mtu": 1500, "state": "up", "speed_mbps": None}
+    return tuple(
+        each if isinstance(each, Interface) else Interface(**{**good, **each, "lowers": tuple(each.get("lowers", ()))})
+        for each in value
+    )
 
 
 def _disks(value: Mapping[str, Any]) -> tuple[Filesystem, ...]:
@@ -103,10 +116,21 @@ def rdma(value: Any) -> Any:
     return fact(value, lambda ports: tuple(_port(name, said or {}) for name, said in ports.items()))
 
 
+def routing(value: Any) -> Any:
+    """Lines as the probe prints them: `get PEER ANSWER`, `route …`, `rule …`."""
+    return fact(value, lambda lines: read_routing({"routes_to_peers": Section("\n".join(map(_tagged, lines)), 0)}))
+
+
+def _tagged(line: str) -> str:
+    parts = line.split(" ", 2) if line.startswith(("get ", "match ")) else line.split(" ", 1)
+    return "\t".join(parts)
+
+
 def _port(name: str, said: Mapping[str, Any]) -> RdmaPort:
     device, _, port = name.partition(":")
     layer = said.get("link_layer", "Ethernet")
-    gids = said.get("gids", {"::ffff:10.77.0.11": "RoCE v2", "::ffff:10.77.0.12": "RoCE v2"})
+    of_layer = {"fe80::1": None} if layer == "InfiniBand" else {f"::ffff:10.77.0.1{n}": "RoCE v2" for n in (1, 2)}
+    gids = said.get("gids", of_layer)
     on = tuple(said.get("interfaces", ["eth1"]))
     return RdmaPort(
         device=device,
@@ -120,4 +144,7 @@ def _port(name: str, said: Mapping[str, Any]) -> RdmaPort:
             Gid(index, IPv6Address(address), kind, on[0] if on and kind else None)
             for index, (address, kind) in enumerate(gids.items())
         ),
+        lid=said.get("lid"),
+        sm_lid=said.get("sm_lid"),
+        nvswitch=said.get("nvswitch", False),
     )

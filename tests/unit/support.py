@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterctl.deployment.resolve import resolve
+from clusterctl.facts.cdi import CdiSpec
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import (
@@ -78,14 +79,21 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
         "rdma": machines.rdma(said.pop("rdma", None)),
         "system": machines.system(said.pop("system", {}), number),
         "nvidia": machines.nvidia(said.pop("nvidia", {})),
+        "amd_render_nodes": fact(said.pop("amd_render_nodes", None), tuple),
         "amd_gpus": fact(said.pop("amd_gpus", None), int),
+        "cdi": fact(said.pop("cdi", {}), _cdi),
         "engine": fact(said.pop("engine", {}), _engine),
         "image": _image(said.pop("image", "one")),
         "containers": _containers(said.pop("containers", ())),
         "others": tuple(
-            OtherCluster(other, f"{other}-node", frozenset(pids)) for other, pids in said.pop("others", {}).items()
+            OtherCluster(
+                other, f"{other}-node", *(map(frozenset, (each, ()) if isinstance(each, list) else each.values()))
+            )
+            for other, each in said.pop("others", {}).items()
         ),
+        "routing": machines.routing(said.pop("routing", None)),
         "gpu_remarks": tuple(said.pop("gpu_remarks", ())),
+        "login_prints": said.pop("login_prints", ""),
         "leftovers": tuple(said.pop("leftovers", ())),
         "model": _model(said.pop("model", {})),
     }
@@ -161,11 +169,30 @@ def _gpus(value: Any) -> Any:
 
 def _engine(said: Mapping[str, Any]) -> EngineFacts:
     good = {"version": "20.10", "cgroup_driver": "systemd", "runtimes": ("runc",), "data_root": "/docker"}
-    return EngineFacts(**{**good, **said})
+    lists = {name: tuple(value) for name, value in said.items() if isinstance(value, list)}
+    return EngineFacts(**{**good, **said, **lists})
+
+
+def _cdi(said: Mapping[str, Mapping[str, Any]]) -> tuple[CdiSpec, ...]:
+    """Path → devices of NVIDIA's GPUs, and what else differs."""
+    return tuple(
+        CdiSpec(path, each.get("kind", "nvidia.com/gpu"), tuple(map(str, each.get("devices", ["0", "1", "all"]))),
+                each.get("driver"), each.get("problem"))
+        for path, each in said.items()
+    )  # fmt: skip
 
 
 def _gpu_processes(value: Any) -> Any:
-    return fact(value, lambda v: tuple(GpuProcess("GPU-0", int(pid), name, 100) for pid, name in v.items()))
+    """PID → name, or name and container."""
+    return fact(
+        value,
+        lambda v: tuple(
+            GpuProcess("GPU-0", int(pid), each, 100)
+            if isinstance(each, str)
+            else GpuProcess("GPU-0", int(pid), each[0], 100, each[1])
+            for pid, each in v.items()
+        ),
+    )
 
 
 def _image(value: Any) -> Any:
@@ -174,7 +201,11 @@ def _image(value: Any) -> Any:
 
 
 def _containers(value: Any) -> Any:
-    return fact(value, lambda v: tuple(container(name=name) for name in v))
+    """Names, or name → labels."""
+    return fact(
+        value,
+        lambda v: tuple(container(name=name, labels=v[name] if isinstance(v, Mapping) else None) for name in v),
+    )
 
 
 def _model(value: Any) -> Any:

@@ -95,6 +95,7 @@ class Run:
             "keep_lines": ["KV cache size"],
             "endpoint_host": "127.0.0.1",
             "endpoint_port": api,
+            "listen": None,
             "model": "tiny",
         }
         settings = {

@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,21 @@ def test_drain_and_restart_on_request_take_the_followers_along(gang: NewGang) ->
     ask(head, action="restart", by="alice@laptop")
     served(head, 3)
     assert head.order == ["server stopped", "server stopped"]
+
+
+def noted_a_hang(run: Run) -> bool:
+    return any(event["event"] == "hang" for event in run.events)
+
+
+def test_every_node_looks_at_its_own_processes_when_the_server_hangs(gang: NewGang) -> None:
+    one = gang("node2")
+    node2 = one.start("node2")
+    head = one.start("node1", "hangs-later", hang_s=1, constants={**QUICK, "HANG_LOOK_S": 0.2})
+    served(head, 1)
+    for run in (head, node2):
+        run.until(partial(noted_a_hang, run), "word of the hang")
+    head.until(lambda: ("server", "server-hangs") in restarts(head), "a restart")
+    node2.until(lambda: ("server", "requested") in restarts(node2), "its end")
 
 
 def test_a_follower_that_is_stopped_takes_the_gang(gang: NewGang) -> None:

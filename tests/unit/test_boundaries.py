@@ -27,7 +27,7 @@ DOORS = {
     "docker": {"hosts/engine/"},
     "requests": {"hosts/engine/"},
     "urllib3": {"hosts/engine/"},
-    "httpx": {"hosts/http.py", "hosts/host.py", "status/server.py"},
+    "httpx": {"hosts/http.py", "hosts/host.py", "status/server.py", "status/asking.py"},
     "httpcore": {"hosts/http.py"},
     "jinja2": {"rendering.py"},
     "rich": {"ui/"},
@@ -37,8 +37,10 @@ DOORS = {
 PURE = (
     *("planning/", "findings/", "inventory/", "facts/fact.py", "facts/records.py"),
     *("facts/cluster.py", "facts/parse.py", "deployment/", "diagnosis/causes.py", "diagnosis/evidence.py"),
-    *(f"diagnosis/causes_{of}.py" for of in ("agents", "containers", "logs", "machines")),
+    *(f"diagnosis/causes_{of}.py" for of in ("agents", "containers", "hang", "logs", "machines")),
     *("diagnosis/cause.py", "layout/", "modes/", "secrets/", "signatures/"),
+    *(f"records/{name}.py" for name in ("benched", "benchmark", "difference", "outputs", "saturation", "spread")),
+    *("records/verification.py", "records/verified.py"),
 )
 ACTING = {
     *("asyncio", "fabric", "http", "httpx", "multiprocessing", "paramiko", "requests", "shutil", "signal", "socket"),
@@ -61,7 +63,10 @@ ONE_PACKAGE = "agent/inside/"
 OF_THE_IMAGE = {"preflight/inside/collective.py": {"torch"}}
 """What the serving image has beside the standard library, for the one file that is about it."""
 
-PRINTS = ("ui/", "cli/", "lab/__main__.py", "lab/cli.py", "preflight/inside/", "agent/inside/ray_cluster.py")
+PRINTS = (
+    *("ui/", "cli/", "lab/__main__.py", "lab/cli.py", "preflight/inside/"),
+    *("agent/inside/ray_cluster.py", "agent/inside/children.py"),
+)
 """Who may write to the terminal; what runs in containers writes its result."""
 
 

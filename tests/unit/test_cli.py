@@ -21,7 +21,7 @@ from clusterctl import __version__
 from clusterctl.cli import main
 from tests.unit.support import BASE, merged
 
-COMMANDS = [["up"], ["plan"], ["status"], ["down"], ["logs"]]
+COMMANDS = [["up"], ["plan"], ["status"], ["down"], ["logs"], ["verify"], ["bench"]]
 
 
 class Doorbell:
@@ -110,6 +110,17 @@ def test_no_inventory_is_2_and_names_the_file(
         (["logs", "--tail", "many"], "many"),
         (["logs", "--tail", "-1"], "-1"),
         (["status", "--interval", "0"], "0"),
+        (["verify", "--compare", "nowhere.json"], "nowhere.json"),
+        (["verify", "--compare", "inventory.yaml"], "inventory.yaml is no JSON"),
+        (["verify", "--output", "inventory.yaml/below"], "inventory.yaml/below"),
+        (["bench", "--compare", "inventory.yaml"], "inventory.yaml is no JSON"),
+        (["bench", "--output", "inventory.yaml/below"], "inventory.yaml/below"),
+        (["bench", "--shape", "64"], "INPUT:OUTPUT"),
+        (["bench", "--shape", "0:5"], "INPUT:OUTPUT"),
+        (["bench", "--concurrency", "1,x"], "positive numbers"),
+        (["bench", "--concurrency", "0"], "positive numbers"),
+        (["bench", "--request-rate", "0.0"], "positive numbers"),
+        (["bench", "--concurrency", "1", "--request-rate", "1"], "not both"),
         (["-i"], "-i"),
     ],
 )

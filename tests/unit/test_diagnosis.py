@@ -69,6 +69,7 @@ def evidence(case: Mapping[str, Any]) -> Evidence:
 def test_causes_and_their_order(name: str) -> None:
     found = diagnose(evidence(CASES[name]))
     assert [[str(c.certainty), c.code, *c.nodes] for c in found] == CASES[name]["expect"]
+    assert CASES[name].get("means", "") in " ".join(cause.meaning for cause in found)
     for cause in found:
         assert cause.meaning
         assert cause.fix

@@ -72,6 +72,10 @@ CHANGING = {
 MAY_CHANGE = ("hosts", "lock", "apply", "preflight", "actions", "lab")
 
 
+ONLY_LOOKS = {"diagnosis/processes.py": {"exec"}}
+"""It runs the agent's package in the container, which looks at processes there, and ends within seconds."""
+
+
 def calls_on_a_node(file: str) -> set[str]:
     """Names of methods that a file calls on something's `engine` or `ssh`."""
     return {
@@ -86,7 +90,7 @@ def calls_on_a_node(file: str) -> set[str]:
 
 @pytest.mark.parametrize("file", [file for file in HOUSE.files if not file.startswith(MAY_CHANGE)])
 def test_everything_else_can_only_read(file: str) -> None:
-    assert calls_on_a_node(file) & CHANGING == set()
+    assert calls_on_a_node(file) & CHANGING == ONLY_LOOKS.get(file, set())
 
 
 def test_that_test_sees_what_changes_nodes() -> None:

@@ -312,7 +312,7 @@ def test_errors_say_who_and_what_next() -> None:
 
 def test_how_a_run_ended_in_one_line() -> None:
     assert outcome_of(KeyboardInterrupt()) == "interrupted"
-    assert (
-        outcome_of(ClusterctlError("starting failed on 2 nodes:\n  node1: x")) == "failed: starting failed on 2 nodes:"
-    )
+    listed = ClusterctlError("starting failed on 2 nodes:\n  node1: x\n  node2: y")
+    assert outcome_of(listed) == "failed: starting failed on 2 nodes: node1: x"
+    assert outcome_of(ClusterctlError("")) == "failed: ClusterctlError"
     assert outcome_of(ValueError()) == "failed: ValueError"

@@ -38,10 +38,11 @@ def test_new_requests_are_refused_only_while_it_drains(tmp_path: Path, monkeypat
     flag = tmp_path / "draining"
     monkeypatch.setattr(clusterctl_middleware, "DRAINING", flag)
     assert [message["status"] for message in ask("/v1/completions")] == [200]
-    flag.touch()
-    start, body = ask("/v1/completions")
-    assert start["status"] == 503
-    assert (b"retry-after", b"30") in start["headers"]
+    for said, seconds in (("", b"30"), ("77", b"77"), ("rubbish\r\nx: y", b"30")):
+        flag.write_text(said, encoding="ascii")
+        start, body = ask("/v1/completions")
+        assert start["status"] == 503
+        assert (b"retry-after", seconds) in start["headers"]
     assert "stopped or restarted" in json.loads(body["body"])["error"]["message"]
     assert ask("/metrics")[0]["status"] == 200
     assert ask("/", kind="lifespan")[0]["status"] == 200

@@ -30,6 +30,7 @@ NAMING_RAY: Mapping[str, str] = {
     "agent/inside/node.py": "a key of settings.json, from timeouts.ray_s, which `plan` shows",
     "agent/inside/gates.py": "a row of the table of gates, and the reasons that are waited for",
     "agent/inside/watches.py": "rows of the table of watches",
+    "agent/inside/hang.py": "titles of the server's processes",
     "agent/labels.py": "what containers run that have no label yet",
     "findings/rules/modes.py": "what an image may lack",
     "deployment/executor.py": "which executor is meant where the inventory leaves it open, and why",
@@ -61,6 +62,9 @@ NAMING_RAY: Mapping[str, str] = {
     "findings/rules/image_software.py": "findings of the image's report",
     "findings/identity.py": "versions that must be alike",
     "findings/rules/nodes_differ.py": "versions that must be alike",
+    "records/verification.py": "versions in a record",
+    "actions/verify.py": "versions in a record",
+    "ui/verification.py": "versions in a record",
     "secrets/masking.py": "names of secrets",
     "secrets/redact.py": "names of secrets",
     # Prose.

@@ -134,16 +134,18 @@ def test_the_probe_of_the_network_gets_the_network_and_nothing_else_and_goes_awa
         ("off", {"mlx5_0:1": {}}, {"NCCL_IB_DISABLE": "1"}),
         # RoCE: the port under the CIDR's interface, not storage's.
         ("auto", {"mlx5_0:1": {"interfaces": ["eth9"]}, "mlx5_1:1": {}}, {"NCCL_IB_HCA": "=mlx5_1:1"}),
-        ("auto", {"a:1": {"interfaces": ["e8"]}, "b:1": {"interfaces": ["e9"]}}, {"NCCL_IB_HCA": "=a:1,b:1"}),
-        # A port that is down is none.
-        ("auto", {"mlx5_0:1": {"state": "DOWN"}, "mlx5_1:1": {"interfaces": ["e9"]}}, {"NCCL_IB_HCA": "=mlx5_1:1"}),
+        ("auto", {"a:1": {"interfaces": ["e8"]}, "b:1": {"interfaces": ["e9"]}}, {"NCCL_IB_HCA": "^=a:1,b:1"}),
+        # A port that is down is none, and NCCL is kept from the one that is up elsewhere.
+        ("auto", {"mlx5_0:1": {"state": "DOWN"}, "mlx5_1:1": {"interfaces": ["e9"]}}, {"NCCL_IB_HCA": "^=mlx5_1:1"}),
+        ("required", {"mlx5_1:1": {"interfaces": ["e9"]}}, {"NCCL_IB_HCA": "^=mlx5_1:1"}),
         # InfiniBand: all ports of the fabric, not the Ethernet management port, not the slow one of storage.
         (
             "auto",
             {
-                "mlx5_0:1": {"link_layer": "InfiniBand", "interfaces": ["ib0"]},
-                "mlx5_1:1": {"link_layer": "InfiniBand", "interfaces": ["ib1"]},
-                "mlx5_2:1": {"link_layer": "InfiniBand", "interfaces": ["ib2"], "rate": "100 Gb/sec (4X EDR)"},
+                "mlx5_0:1": {"link_layer": "InfiniBand", "interfaces": ["ib0"], "lid": 11, "sm_lid": 1},
+                "mlx5_1:1": {"link_layer": "InfiniBand", "interfaces": ["ib1"], "lid": 12, "sm_lid": 1},
+                "mlx5_2:1": {"link_layer": "InfiniBand", "interfaces": ["ib2"], "lid": 13, "sm_lid": 1,
+                             "rate": "100 Gb/sec (4X EDR)"},
                 "mlx5_bond_0:1": {"interfaces": ["eth1"]},
             },
             {"NCCL_IB_HCA": "=mlx5_0:1,mlx5_1:1"},
@@ -151,11 +153,16 @@ def test_the_probe_of_the_network_gets_the_network_and_nothing_else_and_goes_awa
     ],
 )  # fmt: skip
 def test_what_a_node_is_told_about_rdma(mode: str, rdma: dict[str, Any], told: dict[str, str]) -> None:
-    facts = cluster_facts({"gpu1": {"rdma": rdma or None, "infiniband": ["uverbs0"] if rdma else None}})
+    other = {"mlx5_0:1": {"link_layer": "InfiniBand", "interfaces": ["ib0"], "lid": 21, "sm_lid": 1}}
+    nodes: dict[str, dict[str, Any] | None] = {
+        "gpu1": {"rdma": rdma or None, "infiniband": ["uverbs0"] if rdma else None},
+        "gpu2": {"rdma": other},
+    }
+    facts = cluster_facts(nodes)
     variables = network_environments(inventory({"rdma": mode}), facts)["gpu1"]
     assert {name: value for name, value in variables.items() if name.startswith(("NCCL_IB", "NCCL_NET"))} == told
     assert variables["VLLM_HOST_IP"] == "10.77.0.11"
-    made = deployment({"rdma": mode}, {"gpu1": {"rdma": rdma or None, "infiniband": ["uverbs0"] if rdma else None}})
+    made = deployment({"rdma": mode}, nodes)
     spec = container_specs(made)["gpu1"]
     assert variables.items() <= spec.config["environment"].items(), "check prints what up sets"
     assert ("/dev/infiniband:/dev/infiniband:rwm" in spec.host_config["devices"]) == (bool(rdma) and mode != "off")

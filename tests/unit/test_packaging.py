@@ -23,16 +23,25 @@ print(render("vllm.yaml.j2", model_path="/m", served_name="m", host="h", port=1,
              options={"max-model-len": 7}))
 """
 
+COMMIT = "commit.txt"
+"""Beside the code of what was built from a checkout."""
+
 hatchling = pytest.importorskip("hatchling.build", reason="hatchling, the build backend, is not installed")
 
 
-def built(folder: Path, kind: str) -> Path:
-    """A wheel, made as pip makes it, unpacked."""
+def made(folder: Path, kind: str, root: Path = ROOT) -> Path:
+    """A wheel or sdist, made as pip makes it."""
     script = f"import hatchling.build, sys; print(hatchling.build.{kind}(sys.argv[1]))"
     done = subprocess.run(
-        [sys.executable, "-c", script, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", script, str(folder)], cwd=root, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
+    return folder / done.stdout.splitlines()[-1]
+
+
+def built(folder: Path, kind: str) -> Path:
+    """A wheel, unpacked."""
+    made(folder, kind)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         wheel.extractall(folder / "unpacked")
     return folder / "unpacked"
@@ -67,7 +76,7 @@ def files(folder: Path) -> set[str]:
 
 def test_the_wheel_has_every_template_and_every_file_of_the_package(wheel: Path) -> None:
     assert files(wheel / "clusterctl" / "templates") == files(ROOT / "templates")
-    in_wheel = {name for name in files(wheel / "clusterctl") if not name.startswith("templates/")}
+    in_wheel = {name for name in files(wheel / "clusterctl") if not name.startswith("templates/")} - {COMMIT}
     assert in_wheel == files(ROOT / "clusterctl")
     assert {"agent/inside/agent.py", "py.typed", "lab/image/install.sh"} <= in_wheel
     assert any(name.startswith("facts/") and name.endswith(".sh") for name in in_wheel), "the probe"
@@ -111,3 +120,70 @@ def test_rendering_from_a_plain_checkout(tmp_path: Path) -> None:
     where, rendered = python(RENDER, tmp_path, tmp_path).split("\n", 1)
     assert Path(where).is_relative_to(tmp_path)
     assert "max-model-len: 7" in rendered
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout of what is in this one, committed."""
+    root = tmp_path_factory.mktemp("clone")
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).exists():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+    author = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.com")
+    for argv in (["init", "-q"], ["add", "-A"], [*author, "commit", "-q", "-m", "all"]):
+        subprocess.run(["git", *argv], cwd=root, check=True, capture_output=True)
+    return root
+
+
+def commit_of(root: Path) -> str:
+    argv = ["git", "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(argv, cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.parametrize("kind", ["build_wheel", "build_sdist"])
+def test_two_builds_of_a_commit_are_the_same_bytes(clone: Path, tmp_path: Path, kind: str) -> None:
+    first = made(tmp_path / "one", kind, clone)
+    for path in clone.rglob("*.py"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    second = made(tmp_path / "two", kind, clone)
+    assert first.name == second.name
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_wheel_from_the_sdist_is_the_wheel_from_the_checkout(clone: Path, tmp_path: Path) -> None:
+    sdist = made(tmp_path / "sdist", "build_sdist", clone)
+    shutil.unpack_archive(sdist, tmp_path / "unpacked", "gztar", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    from_sdist = made(tmp_path / "one", "build_wheel", unpacked)
+    from_checkout = made(tmp_path / "two", "build_wheel", clone)
+    assert contents(from_sdist) == contents(from_checkout)
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    """Name -> content; but for the list of their digests, whose order is not said."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/RECORD")}
+
+
+def test_the_version_names_the_commit(clone: Path, tmp_path: Path) -> None:
+    commit = commit_of(clone)
+    wheel = made(tmp_path, "build_wheel", clone)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    run = "import sys; sys.argv = ['clusterctl', '--version']; from clusterctl.cli import main; main()"
+    assert python(run, tmp_path / "unpacked", tmp_path).strip().endswith(f"(commit {commit})")
+    assert python(run, clone, tmp_path).strip().endswith(f"(commit {commit})")
+    (clone / "README.md").write_text("changed", encoding="utf-8")
+    try:
+        assert python(run, clone, tmp_path).strip().endswith(f"(commit {commit}-dirty)")
+    finally:
+        subprocess.run(["git", "checkout", "-q", "README.md"], cwd=clone, check=True)
+    shutil.copytree(clone / "clusterctl", tmp_path / "plain" / "clusterctl")
+    assert "commit" not in python(run, tmp_path / "plain", tmp_path)

@@ -13,7 +13,7 @@ import pytest
 
 from clusterctl.facts import gather, parse
 from clusterctl.facts.fact import Unknown
-from clusterctl.facts.rdma import RdmaPort, hca_of, rdma
+from clusterctl.facts.rdma import RdmaPort, rdma
 
 ZERO = "0000:0000:0000:0000:0000:0000:0000:0000"
 ROCE = {
@@ -85,10 +85,10 @@ def test_a_roce_port(tmp_path: Path) -> None:
 def test_infiniband_is_found_by_its_pci_function(tmp_path: Path) -> None:
     read = ports(tmp_path, {"mlx5_0": IB, "mlx5_1": ROCE})
     assert [port.interfaces for port in read] == [("ib0",), ("ens1f0np0",)]
-    found = hca_of(read, "ib0")
-    assert found is not None
-    assert (found.device, found.port, found.link_layer) == ("mlx5_0", 1, "InfiniBand")
-    assert hca_of(read, "eno1") is None
+    assert [(port.device, port.port, port.link_layer) for port in read] == [
+        ("mlx5_0", 1, "InfiniBand"),
+        ("mlx5_1", 1, "Ethernet"),
+    ]
 
 
 def test_one_function_with_two_ports(tmp_path: Path) -> None:
@@ -100,14 +100,7 @@ def test_one_function_with_two_ports(tmp_path: Path) -> None:
 def test_a_bond_is_the_interface_of_its_gids(tmp_path: Path) -> None:
     bonded = {name: value.replace("ens1f0np0", "bond0") if "ndevs" in name else value for name, value in ROCE.items()}
     read = ports(tmp_path, {"mlx5_bond_0": bonded})
-    assert hca_of(read, "bond0") == read[0]
-
-
-def test_of_two_ports_on_one_interface_the_active_one_is_taken(tmp_path: Path) -> None:
-    read = ports(tmp_path, {"mlx5_0": {**ROCE, "ports/1/state": "1: DOWN"}, "mlx5_1": ROCE})
-    found = hca_of(read, "ens1f0np0")
-    assert found is not None
-    assert found.name == "mlx5_1:1"
+    assert "bond0" in read[0].interfaces
 
 
 def test_ten_devices_are_in_the_order_of_their_names(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_a_node_alone_has_no_peers_and_closes_all_the_same() -> None:
 
 def test_declared_addresses_do_without_the_nodes_and_others_are_named() -> None:
     declared = inventory({"nodes": [{"name": "gpu1", "host": "a", "address": "10.77.0.11"}]})
-    assert addresses(declared, None) == {"gpu1": Address(IPv4Address("10.77.0.11"), None)}
+    assert addresses(declared, None) == {"gpu1": Address(IPv4Address("10.77.0.11"))}
     with pytest.raises(UsageError, match="gpu1, gpu2"):
         addresses(inventory(), None)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from clusterctl.agent.state import AgentState
+from clusterctl.cli.status import _beginning
 from clusterctl.errors import ExitCode
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import ContainerFacts
@@ -237,3 +238,22 @@ def test_unified_memory_is_no_number() -> None:
 )  # fmt: skip
 def test_stages_come_from_the_names_of_vllms_actors(workers: dict[str, str], expected: tuple[Stage, ...]) -> None:
     assert RAY.stages({"a": AgentState(workers=workers)}, {"10.0.0.1": "a", "10.0.0.2": "b"}) == expected
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
+def test_no_word_is_broken_on_a_narrow_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "terminal_columns", lambda: columns)
+    text = render.status(seen(running()))
+    for word in (*render.NODE_COLUMNS, "10.77.0.11", "10.77.0.12"):
+        assert word in text
+
+
+def test_a_screen_shows_the_beginning() -> None:
+    lines = [f"line {number}" for number in range(10)]
+    assert _beginning(lines, 80, 20) == lines
+    assert _beginning(lines, 80, 6) == [*lines[:4], "… 6 more lines: clusterctl status shows them all"]
+    assert _beginning(["x" * 100, "y", "z"], 40, 6) == [
+        "x" * 100,
+        "y",
+        "… 1 more lines: clusterctl status shows them all",
+    ]

@@ -30,7 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Time-outs of the completions that were asked for; none comes back."""
     seen: list[float] = []
 
-    def complete(client: object, model: str, *, timeout_s: float) -> Unknown:
+    def complete(client: object, model: str, *, timeout_s: float, engine: int | None) -> Unknown:
         seen.append(timeout_s)
         return Unknown("timed out")
 
@@ -76,6 +76,21 @@ def test_a_completion_is_a_completion(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(completion, "api_client", lambda *_: nullcontext())
     monkeypatch.setattr(completion, "complete", lambda *_, **__: came)
     assert completion.first_completion(run_of(hosts_with([SERVES])), deployment(), Start()) is came
+
+
+def test_each_engine_is_asked_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int | None] = []
+
+    def complete(client: object, model: str, *, timeout_s: float, engine: int | None) -> Completion | Unknown:
+        seen.append(engine)
+        return Completion(1, 0.1) if engine == 0 else Unknown("timed out")
+
+    monkeypatch.setattr(completion, "api_client", lambda *_: nullcontext())
+    monkeypatch.setattr(completion, "complete", complete)
+    two = deployment({"serve": {"data_parallel": 2, "executor": "mp"}})
+    with pytest.raises(StartFailedError, match="no completion came back from engine 1"):
+        completion.first_completion(run_of(hosts_with([SERVES, {}])), two, Start(phase="serving"))
+    assert seen == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -36,12 +36,12 @@ from pathlib import Path
 from typing import Any
 
 from .api import BUSY, api_key, requests_running
-from .child import GO, Child, reap
+from .child import BESIDE, GO, GO_BESIDE, Child, reap
 from .gates import GATES, WAITED_FOR
 from .journal import CONFIG_DIR, STATE_DIR, read_json
 from .node import KEPT_LINES, Node
 from .tasks import GiveUpError, StoodDownError, first_failure, unless
-from .watches import COMPLETION, LAST_WORDS_S, PROCESS, SERVER_REASONS, WATCHES, Watched
+from .watches import COMPLETION, LAST_WORDS_S, PROCESS, SERVER_REASONS, WATCHES, Watched, note_hang
 
 LOADING_STOP_S = 10
 """Seconds for a server that does not serve yet: it has nothing to lose, and while it waits for a peer that is gone it
@@ -65,6 +65,8 @@ class Agent:
         self.children: dict[str, Child] = {}
         self.stop = asyncio.Event()
         self.request = asyncio.Event()
+        self.answering: asyncio.Task[None] | None = None
+        """Keeps the API's port open, for as long as the agent lives."""
 
     async def run(self) -> int:
         """Do the node's job until SIGTERM (exit code 0), or until it cannot be done or has to be begun anew (1).
@@ -78,6 +80,8 @@ class Agent:
         loop.add_signal_handler(signal.SIGUSR1, self.request.set)
         loop.add_signal_handler(signal.SIGCHLD, reap)
         self._note_return()
+        await self.node.unavailable.open(read_json(CONFIG_DIR / "server.json").get("listen"))
+        self.answering = asyncio.create_task(self.node.unavailable.keep())
         work = asyncio.create_task(self._work())
         stopping = asyncio.create_task(self.stop.wait())
         await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -158,6 +162,8 @@ class Agent:
         child = self.children.get(name)
         if child is not None and not await child.end(timeout_s) and timeout_s:
             self.journal.event("killed", child=child.name, after_s=timeout_s)
+        if any(process["name"] == name for process in self._processes(gated=True)):
+            await self.node.unavailable.open(self.node.server.get("listen"))
 
     def _has_ended(self, name: str) -> bool:
         child = self.children.get(name)
@@ -201,12 +207,16 @@ class Agent:
         while True:
             self.journal.state["server"] += 1
             self.node.server = read_json(CONFIG_DIR / "server.json") or self.node.server
+            await self.node.unavailable.open(self.node.server.get("listen"))
+            self.node.unavailable.down_since = time.monotonic()
             try:
                 await unless(self.request, self._gate_and_serve(process))
             except StoodDownError as error:
+                # The head's server hangs, perhaps for this rank: what that does is seen only as long as it lives.
+                who = await note_hang(self.node) if error.fields.get("why") == "server-hangs" else None
                 self.gate.closed(error)
                 await self._end(process["name"], 0)  # a rank without its gang has nothing to lose
-                self.journal.restart("server", error.reason, error.detail)
+                self.journal.restart("server", error.reason, f"{error.detail}; {who}" if who else error.detail)
             except GiveUpError as error:
                 # While it is being stopped, a server that lives answers its last requests, and needs the other nodes.
                 if not self.stop.is_set() or self._has_ended(process["name"]):
@@ -234,8 +244,9 @@ class Agent:
         # with them, and knows nothing of the other nodes, before it is told to go on.
         node.server["key"] = key = api_key(node.server)  # the file may be replaced while it runs
         secret = {"VLLM_API_KEY": key} if key else {}
+        words = [*after(process), node.unavailable.named]
         argv = (process["program"], *node.server["server_argv"])
-        server = await Child.start(process["name"], *argv, after=after(process), capture=True, env=secret)
+        server = await Child.start(process["name"], *argv, after=words, capture=True, env=secret)
         self.children[process["name"]] = server
         server.forwarding = asyncio.create_task(forward(server, node))
 
@@ -243,11 +254,18 @@ class Agent:
             await self.gate.opened()
             self._free_shared_memory()
             self.journal.phase("loading")
-            server.say(GO)
+            node.unavailable.hold()
             self._begins_well()
-            await first_failure(*self._watches(server, of_process=False))
+            await first_failure(self._let_go(server), *self._watches(server, of_process=False))
 
         await first_failure(*self._watches(server, of_process=True), serve())
+
+    async def _let_go(self, server: Child) -> None:
+        """Tell the server that it is its turn, once it has said whether it can share the API's port."""
+        beside = await server.heard() == BESIDE and self.node.unavailable.stays()
+        if not beside:
+            self.node.unavailable.close()
+        server.say(GO_BESIDE if beside else GO)
 
     def _free_shared_memory(self) -> None:
         """Remove what killed servers left in /dev/shm (vLLM's message queues). Only in a namespace of our own, and only
@@ -283,7 +301,7 @@ class Agent:
     async def _let_requests_end(self, drain_s: float) -> None:
         """Have new requests refused (clusterctl_middleware.py) and wait until none is running, or the time is over."""
         with contextlib.suppress(OSError):  # a full disk: they come in then, and are waited for
-            (STATE_DIR / "draining").touch()
+            (STATE_DIR / "draining").write_text(str(self.node.unavailable.retry_after_s()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
                 while await asyncio.to_thread(requests_running, self.node.server):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .journal import STATE_DIR
+from .unavailable import ANSWERS_AS
 
 METRICS_TIMEOUT_S = 5
 PROGRESS = re.compile(
@@ -43,7 +44,8 @@ def ask(
 ) -> Answer:
     """Ask the server on this node, or one of its engines.
 
-    Raises OSError (TimeoutError at the deadline) or HTTPException.
+    Raises OSError (TimeoutError at the deadline, ConnectionRefusedError when only the agent itself answers there) or
+    HTTPException.
     """
     host, port = server["endpoint_host"], server["endpoint_port"]
     if server.get("tls"):
@@ -65,6 +67,8 @@ def ask(
     try:
         connection.request(method, path, json.dumps(body) if body is not None else None, headers)
         response = connection.getresponse()
+        if response.getheader("Server") == ANSWERS_AS:
+            raise ConnectionRefusedError("no server listens on the API's port")
         return Answer(response.status, response.read().decode(errors="replace"))
     finally:
         connection.close()
@@ -98,11 +102,16 @@ def progress(server: Mapping[str, Any], timeout_s: float, engine: int | None = N
     """How far that engine, or all, has come since its start, in no unit; None when the server does not say."""
     try:
         status, text = ask(server, "GET", "/metrics", None, timeout_s)
-        of_engine = f'engine="{engine}"' if engine is not None else ""
-        values = [float(value) for labels, value in PROGRESS.findall(text) if of_engine in labels]
-        return sum(values) if status == 200 and values else None
+        return progress_in(text, engine) if status == 200 else None
     except (OSError, http.client.HTTPException, ValueError):
         return None
+
+
+def progress_in(text: str, engine: int | None = None) -> float | None:
+    """The same, of an answer to /metrics. ValueError for what is no number."""
+    of_engine = f'engine="{engine}"' if engine is not None else ""
+    values = [float(value) for labels, value in PROGRESS.findall(text) if of_engine in labels]
+    return sum(values) if values else None
 
 
 def requests_running(server: Mapping[str, Any]) -> bool:

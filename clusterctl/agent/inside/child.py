@@ -14,8 +14,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 """The directory that python3 runs: __main__.py."""
-GO = b"go\n"
-"""What the server's process waits for on its stdin (children.py)."""
+GO, GO_BESIDE = b"go\n", b"go beside\n"
+"""What the server's process waits for on its stdin (children.py); the latter: share the API's port with the agent."""
+BESIDE, ALONE = b"beside\n", b"alone\n"
+"""What it says there before, once its modules are loaded: whether it can share that port."""
 POLL_S = 0.1
 """Seconds between looks at a port that is about to open; a refused connect costs microseconds."""
 
@@ -34,6 +36,8 @@ class Child:
         self.process = process
         self.forwarding: asyncio.Task[None] | None = None
         """What reads its output, when that is captured and passed on."""
+        self.talk: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        """Of a captured child: its stdin, a socket, on which it answers too."""
 
     @classmethod
     async def start(
@@ -46,14 +50,14 @@ class Child:
         env: Mapping[str, str] | None = None,
     ) -> Child:
         """Start `clusterctl_agent PROGRAM AFTER… ARGV…`; with `capture`, stdout and stderr come back as one stream."""
-        pipe = asyncio.subprocess.PIPE if capture else None
+        ours, theirs = socket.socketpair() if capture else (None, None)
         # stderr is the agent's own channel for events, so a child that is not captured writes both to stdout.
         STARTING.add(name)  # until its process id is known, no zombie can be told from it
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, str(PACKAGE), program, *after, *argv),
-                stdin=pipe or asyncio.subprocess.DEVNULL,
-                stdout=pipe if capture else 1,
+                stdin=theirs.fileno() if theirs is not None else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE if capture else 1,
                 stderr=asyncio.subprocess.STDOUT if capture else 1,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
@@ -61,14 +65,25 @@ class Child:
             OWN_CHILDREN.add(process.pid)
         finally:
             STARTING.discard(name)
-        return cls(name, argv, process)
+            if theirs is not None:
+                theirs.close()
+        child = cls(name, argv, process)
+        child.talk = await asyncio.open_connection(sock=ours) if ours is not None else None
+        return child
+
+    async def heard(self) -> bytes:
+        """The one line that a captured child says; empty when it has ended before."""
+        if self.talk is None:
+            return b""
+        with contextlib.suppress(ConnectionError):
+            return await self.talk[0].readline()
+        return b""
 
     def say(self, line: bytes) -> None:
-        """Write one line to a captured child, the only one it will get."""
-        if self.process.stdin is not None:
-            with contextlib.suppress(ConnectionError):  # it has ended, and that is seen elsewhere
-                self.process.stdin.write(line)
-                self.process.stdin.close()
+        """Write one line to a captured child, the only one it will get. One that has ended is seen elsewhere."""
+        if self.talk is not None:
+            self.talk[1].write(line)
+            self.talk[1].close()
 
     async def wait(self) -> int:
         """Its exit code, once it has ended.
@@ -94,6 +109,8 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         await self.wait()
+        if self.talk is not None:
+            self.talk[1].close()
         return gracefully
 
 

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 DRAINING = Path("/run/clusterctl/draining")
-"""Exists while the agent drains the server (agent.py)."""
+"""Exists while the agent drains the server (agent.py), and holds the seconds after which to come back."""
+COME_BACK_S = b"30"
+"""When it holds none: a disk was full."""
 STILL_ANSWERED = ("/health", "/metrics", "/ping")
 KEY_VARIABLE = "VLLM_API_KEY"
 """Where vLLM has its key from: the environment, not its arguments, which everybody sees."""
@@ -54,7 +56,11 @@ class RefuseWhileDraining:
             await send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
         else:
             await _refuse(
-                send, 503, "the server is being stopped or restarted", "ServiceUnavailable", (b"retry-after", b"30")
+                send,
+                503,
+                "the server is being stopped or restarted",
+                "ServiceUnavailable",
+                (b"retry-after", _come_back_s()),
             )
 
     def _count(self, change: int) -> None:
@@ -105,6 +111,13 @@ POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
 """RFC 6455, 7.4.1, and IANA's registry of close codes."""
 
 
+def _come_back_s() -> bytes:
+    with suppress(OSError):
+        said = DRAINING.read_bytes().strip()
+        return said if said.isdigit() else COME_BACK_S
+    return COME_BACK_S
+
+
 def _digest(key: bytes) -> bytes:
     """Of one length whatever the key's, so that comparing tells nothing of it."""
     return hashlib.sha256(key).digest()
@@ -112,7 +125,7 @@ def _digest(key: bytes) -> bytes:
 
 async def _refuse(send: Send, status: int, message: str, kind: str, header: tuple[bytes, bytes]) -> None:
     """Answer with an error in the form of OpenAI's API."""
-    error = {"message": message, "type": kind, "code": status}
+    error = {"message": message, "type": kind, "param": None, "code": status}
     headers = [(b"content-type", b"application/json"), header]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps({"error": error}).encode()})

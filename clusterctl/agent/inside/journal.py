@@ -31,6 +31,8 @@ class Journal:
             "restarts": self.before.get("restarts", []),
             "restarts_total": self.before.get("restarts_total", 0),
         }
+        if start_s := self.before.get("start_s"):
+            self.state["start_s"] = start_s  # how long the last start took (unavailable.py)
         if canary := self.before.get("canary"):
             self.state["canary"] = canary  # until when it served, so that `diagnose` knows what it has survived
 

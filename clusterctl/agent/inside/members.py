@@ -270,12 +270,12 @@ class Members:
 
     def closed(self, error: GiveUpError | None) -> None:
         """End the generation everywhere."""
-        self._tell("end")
+        self._tell("end", why=error.reason if error is not None else None)
         self.gang = {}
 
-    def _tell(self, word: str) -> None:
+    def _tell(self, word: str, **more: object) -> None:
         for peer in self.gang.values():
-            peer.link.say(**{word: self.generation})
+            peer.link.say(**{word: self.generation, **more})
 
 
 # A follower's side.
@@ -369,11 +369,12 @@ class Member:
             self.ordered = None
             self._say_standby()  # it may not have started yet
             if message["end"] == self.running:
-                self._stand_down("requested", f"by the head: its server of generation {self.running} has ended")
+                detail = f"by the head: its server of generation {self.running} has ended"
+                self._stand_down("requested", detail, why=message.get("why"))
 
-    def _stand_down(self, reason: str, detail: str) -> None:
+    def _stand_down(self, reason: str, detail: str, why: object = None) -> None:
         if self.running is not None and self.stood_down is None:
-            self.stood_down = StoodDownError(reason, detail)
+            self.stood_down = StoodDownError(reason, detail, why=why)
             self.changes.note()
 
     def _say_standby(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .journal import CONFIG_DIR, Journal, read_json
+from .unavailable import Unavailable
 
 TAIL_LINES = 60
 """Last lines of the server's output kept to say why it died."""
@@ -35,6 +36,8 @@ class Node:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.journal = Journal(config["node"], config["role"])
+        self.unavailable = Unavailable(self.journal)
+        """What answers on the API's port while no server does."""
         self.last_settings: dict[str, Any] = dict(DEFAULT_SETTINGS)
         self.went_well_since: float | None = None
         self.server: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from typing import Any
 from .api import METRICS_TIMEOUT_S, complete_one_token, progress
 from .child import POLL_S, Child
 from .gates import Gate
+from .hang import blamed, brief, look
 from .node import Node
 from .ray_cluster import control_store_answers
 from .tasks import GiveUpError, reach
@@ -35,6 +36,8 @@ CANARY_TIMEOUT_S = 300
 LAST_READ_S = 15
 """For /metrics when a canary had no answer: an API process under heavy load is slow, and not dead for it."""
 LAST_READS_APART_S = 5
+HANG_LOOK_S = 2.0
+"""For CPU time and counters, when a server hangs (hang.py)."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ async def completes(of: Watched) -> None:
     if len(node.answered) == engine.engines:
         node.went_well_since = time.monotonic()
         of.gate.serving()
+        node.unavailable.serves()
         node.journal.phase("serving", ready=True)
     while True:
         await asyncio.sleep(node.settings()["canary_interval_s"])
@@ -109,8 +113,15 @@ async def completes(of: Watched) -> None:
 
 async def _until_listening(node: Node) -> None:
     # The port is bound before the engine starts but listens only afterwards: refused means still loading.
-    while await reach(node.server["endpoint_host"], node.server["endpoint_port"]) != "open":
+    while not await _listens(node):
         await asyncio.sleep(POLL_S)
+
+
+async def _listens(node: Node) -> bool:
+    """Whether the server does, and not the agent in its place."""
+    if node.unavailable.server is not None:
+        return node.unavailable.other_listens()
+    return await reach(node.server["endpoint_host"], node.server["endpoint_port"]) == "open"
 
 
 async def _first_canary(node: Node, engine: Engine) -> None:
@@ -118,7 +129,7 @@ async def _first_canary(node: Node, engine: Engine) -> None:
         await _canary(node, engine, CANARY_TIMEOUT_S)
     except TimeoutError as error:
         detail = f"the server listens, and gave no token{engine.named} within {CANARY_TIMEOUT_S} s"
-        raise GiveUpError("server-hangs", detail, tail=list(node.tail)) from error
+        raise await _hangs(node, detail) from error
 
 
 async def _canary_or_progress(node: Node, engine: Engine, hang_s: float) -> None:
@@ -131,7 +142,21 @@ async def _canary_or_progress(node: Node, engine: Engine, hang_s: float) -> None
             node.journal.event("canary-slow", waited_s=hang_s, **engine.fields)
             return
         detail = f"no token{engine.named} within {hang_s:g} s, and the engine made no progress"
-        raise GiveUpError("server-hangs", detail, tail=list(node.tail)) from error
+        raise await _hangs(node, detail) from error
+
+
+async def _hangs(node: Node, detail: str) -> GiveUpError:
+    """The failure, with what everybody waits for: it is seen only as long as the server lives."""
+    who = await note_hang(node)
+    return GiveUpError("server-hangs", f"{detail}; {who}" if who else detail, tail=list(node.tail))
+
+
+async def note_hang(node: Node) -> str | None:
+    """Write down what can be seen from this node of a server that hangs; returns for whom everybody waits."""
+    found = await asyncio.to_thread(look, node.server, HANG_LOOK_S, complete=False)
+    who = blamed(found)
+    node.journal.event("hang", blamed=who, **brief(found))
+    return who
 
 
 async def _works_since(node: Node, engine: Engine, before: float | None) -> bool:

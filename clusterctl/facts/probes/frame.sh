@@ -1,10 +1,12 @@
-# One pass over a node, run as `sh -s -- MODEL_PATH` over SSH: reads only, needs nothing installed beyond POSIX sh
-# and /proc. Each section is framed with its exit code, so that the reader can tell "absent" from "the probe failed".
+# One pass over a node, run as `sh -s -- MODEL_PATH [CIDR OWN_ADDRESS [PEER…]]` over SSH (`-`: not declared): reads
+# only, needs nothing installed beyond POSIX sh and /proc. Each section is framed with its exit code, so that the reader
+# can tell "absent" from "the probe failed".
 # Parsed by clusterctl/facts/parse.py. The parts in this directory are joined in the order of gather.PARTS.
 LC_ALL=C
 export LC_ALL
 PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 model_path=$1
+[ $# -eq 0 ] || shift
 # The files of a machine are read below this, so that tests can bring a machine of their own.
 root=${CLUSTERCTL_ROOT:-}
 

@@ -25,6 +25,17 @@ gpu_processes() {
     limited 20 nvidia-smi --query-compute-apps=gpu_uuid,pid,process_name,used_memory --format=csv,noheader,nounits
 }
 
+# Which control group each of them is in: a container's has its ID.
+gpu_process_groups() {
+    command -v nvidia-smi >/dev/null || return 44
+    pids=$(limited 20 nvidia-smi --query-compute-apps=pid --format=csv,noheader) || return
+    for pid in $pids; do
+        case $pid in *[!0-9]*) continue ;; esac
+        { printf '%s\t%s\n' "$pid" "$(tr '\n' ' ' <"$root/proc/$pid/cgroup")"; } 2>/dev/null
+    done
+    return 0
+}
+
 gpu_topology() {
     command -v nvidia-smi >/dev/null || return 44
     limited 20 nvidia-smi topo -m
@@ -84,16 +95,42 @@ acs() {
     return 0
 }
 
+# What engines can give to containers, whatever kind of device: the files themselves, each below its name.
+cdi() {
+    for file in "$root"/etc/cdi/*.json "$root"/etc/cdi/*.yaml "$root"/var/run/cdi/*.json "$root"/var/run/cdi/*.yaml; do
+        [ -f "$file" ] || continue
+        printf '\n@@cdi %s\n' "${file#"$root"}"
+        head -c 1048576 "$file"
+    done
+    return 0
+}
+
 # AMD.
 rocm() {
     command -v rocm-smi >/dev/null || return 44
     limited 20 rocm-smi --showid --json
 }
 
+# In the order in which ROCm counts them: the driver's nodes by number, those of CPUs with 0.
+amd_render() {
+    [ -d "$root/sys/class/kfd/kfd/topology/nodes" ] || return 44
+    number=0
+    while [ -d "$root/sys/class/kfd/kfd/topology/nodes/$number" ]; do
+        while read -r property value; do
+            [ "$property" = drm_render_minor ] && printf '%s\n' "$value"
+        done <"$root/sys/class/kfd/kfd/topology/nodes/$number/properties"
+        number=$((number + 1))
+    done
+    return 0
+}
+
 section gpus gpus
 section gpu_processes gpu_processes
+section gpu_process_groups gpu_process_groups
 section gpu_topology gpu_topology
 section nvidia_module nvidia_module
 section nvidia_state nvidia_state
 section acs acs
 section rocm rocm
+section amd_render amd_render
+section cdi cdi

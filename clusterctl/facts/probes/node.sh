@@ -12,6 +12,34 @@ fib_trie() {
     cat "$root/proc/net/fib_trie"
 }
 
+# How the kernel sends to the other nodes. What it answers for those whose address is declared (`get`: what it would do
+# now, `match`: the route behind it, with all its hops), and what decides for the others: the rules, and the routes that
+# lead into the private network or cover it. Arguments: the network, the own address, the other nodes' addresses.
+routes_to_peers() {
+    [ "$ip_code" = 0 ] && [ $# -ge 2 ] || return 44
+    cidr=$1 own=$2
+    shift 2
+    from=
+    [ "$own" = - ] || from="from $own"
+    for peer in "$@"; do
+        # shellcheck disable=SC2086
+        printf 'get\t%s\t%s\n' "$peer" "$(ip -4 -o route get "$peer" $from 2>&1)"
+        # shellcheck disable=SC2086
+        printf 'match\t%s\t%s\n' "$peer" "$(ip -4 -o route get fibmatch "$peer" $from 2>/dev/null)"
+    done
+    tagged rule ip -4 -o rule show
+    [ "$cidr" = - ] && return 0
+    tagged route ip -4 -o route show table all root "$cidr"
+    tagged route ip -4 -o route show table all match "$cidr"
+}
+
+# At most 500 lines of a command's answer, each with a word and a tab before it; what it cannot do prints nothing.
+tagged() {
+    tag=$1
+    shift
+    limited 3 "$@" 2>/dev/null | sed -n "1,500s/^/$tag\t/p"
+}
+
 engine_socket() {
     command -v docker || return 127
     if [ ! -S /var/run/docker.sock ]; then
@@ -29,6 +57,7 @@ section kernel cat /proc/sys/kernel/osrelease
 section memory cat /proc/meminfo
 section addresses addresses
 section fib_trie fib_trie
+section routes_to_peers routes_to_peers "$@"
 section tcp cat /proc/net/tcp
 section tcp6 cat /proc/net/tcp6
 section sockets ss -Hltnp

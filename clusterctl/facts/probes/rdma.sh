@@ -14,9 +14,28 @@ rdma_file() {
 
 rdma() {
     [ -d "$root/sys/class/infiniband" ] || return 44
+    with_vpd=
+    for device in "$root"/sys/class/infiniband/*; do
+        [ -d "$device" ] || continue
+        rdma_file "$device/node_type"
+        rdma_file "$device/sys_image_guid"
+        rdma_file "$device/parent" # of software RDMA: the network interface that it runs over
+        # A virtual function, seen where its own adapter is.
+        [ -e "$device/device/physfn" ] && printf '%s/vf\t1\n' "${device##*/}"
+        for layer in "$device"/ports/*/link_layer; do
+            { read -r value <"$layer"; } 2>/dev/null && [ "$value" = InfiniBand ] && [ -r "$device/device/vpd" ] &&
+                with_vpd="$with_vpd $device/device/vpd"
+        done
+    done
+    # Where the kernel has the devices: those of software are below /devices/virtual.
+    ls -l "$root/sys/class/infiniband" 2>/dev/null | sed -n 's|.* \([^ /]*\) -> .*/devices/virtual/.*|\1/software\t1|p'
+    # The ports that manage NVSwitches say so in their vital product data, which only root may read and which is slow.
+    # shellcheck disable=SC2086
+    [ -n "$with_vpd" ] && limited 5 grep -l SW_MNG $with_vpd 2>/dev/null |
+        sed -n 's|.*/\([^/]*\)/device/vpd$|\1/nvswitch\t1|p'
     for port in "$root"/sys/class/infiniband/*/ports/*; do
         [ -d "$port" ] || continue
-        for file in state phys_state link_layer rate; do
+        for file in state phys_state link_layer rate lid sm_lid; do
             rdma_file "$port/$file"
         done
         for gid in "$port"/gids/*; do

@@ -16,8 +16,17 @@ virtual() {
     return 0
 }
 
+# Where SELinux enforces, the label of the model's directory. The kernel's file has no end of line: read says 1 then.
+selinux() {
+    enforces=
+    { read -r enforces <"$root/sys/fs/selinux/enforce"; } 2>/dev/null
+    [ "$enforces" = 1 ] && [ -e "$model_path" ] && printf 'selinux\t%s\n' "$(stat -L -c %C -- "$model_path")"
+    return 0
+}
+
 machine() {
     virtual
+    selinux
     first_line cmdline "$root/proc/cmdline"
     if [ -d "$root/run/systemd/system" ]; then printf 'systemd\t1\n'; else printf 'systemd\t0\n'; fi
 }
@@ -79,6 +88,11 @@ interfaces() {
         first_line "$nic/mtu" "$net/mtu"
         first_line "$nic/operstate" "$net/operstate"
         first_line "$nic/speed" "$net/speed" # EINVAL where there is no link
+        # An IPoIB child (ib0.8001) names its parent here.
+        { read -r value <"$net/parent"; } 2>/dev/null && printf '%s/lower/%s\t1\n' "$nic" "$value"
+        for lower in "$net"/lower_*; do
+            [ -e "$lower" ] && printf '%s/lower/%s\t1\n' "$nic" "${lower##*/lower_}"
+        done
     done
     return 0
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clusterctl.deployment.gpus import missing_devices, usable_gpus
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.nvidia import NvidiaFacts
@@ -28,6 +29,19 @@ TOO_FEW = Code(
 TOO_FEW_OF_AMD = TOO_FEW.variant(
     seen="{count} GPUs by rocm-smi, accelerator.per_node says {wanted}",
     fix="rocm-smi -i on the node; correct accelerator.per_node or repair the GPU",
+)
+TOO_FEW_IN_CDI = TOO_FEW.variant(
+    seen="{count} GPUs in the node's CDI specification, accelerator.per_node says {wanted}",
+    fix="nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml on the node; correct accelerator.per_node",
+)
+CHOSEN_ARE_GONE = TOO_FEW.variant(
+    seen="chosen GPUs are not there: {which} (the node has {there})",
+    why="the engine refuses to start a container with a GPU that is not there",
+    fix="nvidia-smi -L on the node; correct accelerator.devices (or the node's gpus), or repair the GPU",
+)
+AMDS_ARE_GONE = CHOSEN_ARE_GONE.variant(
+    seen="chosen GPUs are not there: {which} (the driver's topology has {there})",
+    fix="rocm-smi -i on the node; correct accelerator.devices (or the node's gpus), or load the amdgpu driver",
 )
 NO_DRIVER = TOO_FEW.variant(
     seen="nvidia-smi is not installed on the node",
@@ -62,7 +76,18 @@ DIFFER = Code(
 )
 
 
-@rule(Section.LAYOUT, TOO_FEW, TOO_FEW_OF_AMD, NO_DRIVER, UNKNOWN, NOT_COUNTED, DIFFER)
+@rule(
+    Section.LAYOUT,
+    TOO_FEW,
+    TOO_FEW_IN_CDI,
+    CHOSEN_ARE_GONE,
+    AMDS_ARE_GONE,
+    TOO_FEW_OF_AMD,
+    NO_DRIVER,
+    UNKNOWN,
+    NOT_COUNTED,
+    DIFFER,
+)
 def accelerators(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """Enough accelerators on every node, and the same number everywhere."""
     kind, wanted = inventory.accelerator.kind, inventory.accelerator.per_node
@@ -71,7 +96,10 @@ def accelerators(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]
         return
     for name, node in facts.nodes.items():
         if kind == "nvidia":
-            yield from _nvidia(name, node, wanted)
+            yield from _nvidia(inventory, name, node)
+        elif kind == "amd" and (gone := missing_devices(inventory, name, node)):
+            there = len(node.amd_render_nodes) if isinstance(node.amd_render_nodes, tuple) else 0
+            yield AMDS_ARE_GONE.found(name, which=", ".join(map(str, gone)), there=there)
         elif kind == "amd" and isinstance(node.amd_gpus, int) and node.amd_gpus < int(wanted):
             yield TOO_FEW_OF_AMD.found(name, count=node.amd_gpus, wanted=wanted)
     found = counts(inventory, facts)
@@ -79,12 +107,15 @@ def accelerators(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]
         yield DIFFER.found(*found, counts=", ".join(f"{name} {count}" for name, count in found.items()))
 
 
-def _nvidia(name: str, node: NodeFacts, wanted: int | str) -> Iterator[Finding]:
+def _nvidia(inventory: Inventory, name: str, node: NodeFacts) -> Iterator[Finding]:
+    wanted = inventory.accelerator.per_node
     if isinstance(node.gpus, Unknown):
         # A driver that does not match its module has a finding of its own.
         if not isinstance(node.nvidia, NvidiaFacts) or node.nvidia.version_mismatch is None:
             yield UNKNOWN.found(name, reason=node.gpus.reason)
     elif node.gpus is None:
         yield NO_DRIVER.found(name)
-    elif len(node.gpus) < (wanted if isinstance(wanted, int) else 1):
-        yield TOO_FEW.found(name, count=len(node.gpus), wanted=wanted)
+    elif gone := missing_devices(inventory, name, node):
+        yield CHOSEN_ARE_GONE.found(name, which=", ".join(map(str, gone)), there=len(node.gpus))
+    elif (count := len(usable_gpus(inventory, name, node))) < (wanted if isinstance(wanted, int) else 1):
+        yield (TOO_FEW if count == len(node.gpus) else TOO_FEW_IN_CDI).found(name, count=count, wanted=wanted)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clusterctl.deployment.address import private_address
-from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.deployment.address import addresses_of
+from clusterctl.deployment.way import Way, way_of
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.collective import NodeRun
 from clusterctl.facts.fact import Unknown
 from clusterctl.findings.code import WARNING, Code
@@ -32,13 +33,22 @@ def collective_interface(inventory: Inventory, facts: ClusterFacts) -> Iterator[
     if ran is None or isinstance(ran, Unknown):
         return
     for name, run in ran.nodes.items():
-        place = private_address(inventory, name, facts.nodes[name])
+        way = way_of(inventory, name, facts)
         used = run.transport.bootstrap if isinstance(run, NodeRun) else None
-        if used is not None and place is not None and used != (place.interface, str(place.address)):
+        if used is not None and way is not None and not _expected(way, facts.nodes[name], *used):
             yield OTHER.found(
                 name,
                 interface=used[0],
                 address=used[1],
-                own_interface=place.interface,
-                own_address=place.address,
+                own_interface=way.sockets[0],
+                own_address=way.address,
             )
+
+
+def _expected(way: Way, node: NodeFacts, interface: str, address: str) -> bool:
+    """Whether it is an interface that NCCL was told, with the private address or, where that is on none of them (it is
+    on lo, say), with one of its own."""
+    if interface not in way.sockets:
+        return False
+    own = {str(item.address) for item in addresses_of(node) if item.interface == interface}
+    return address == str(way.address) or (way.on not in way.sockets and address in own)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from clusterctl.deployment.address import private_address
-from clusterctl.deployment.rdma import chosen_ports
+from clusterctl.deployment.rdma import ports_of_network
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.collective import NodeRun
 from clusterctl.facts.fact import Unknown
@@ -94,8 +93,7 @@ def _wants_rdma(inventory: Inventory, facts: ClusterFacts, name: str) -> bool:
     """Whether RDMA is required, or wanted and the node has a port that NCCL was told to use."""
     if inventory.rdma != "auto":
         return inventory.rdma == "required"
-    place = private_address(inventory, name, facts.nodes[name])
-    return place is not None and bool(chosen_ports(facts.nodes[name], place.interface))
+    return bool(ports_of_network(inventory, name, facts).used)
 
 
 def _shown(channels: Mapping[str, int]) -> str:

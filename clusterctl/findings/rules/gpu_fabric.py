@@ -34,7 +34,7 @@ READY = (None, "Completed, Success", "Completed, N/A", "Completed")
 def gpu_fabric(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """NVSwitches are set up: the GPUs report it, or their manager runs."""
     for name, nvidia in drivers(inventory, facts):
-        gpus = used_gpus(inventory, facts.nodes[name])
+        gpus = used_gpus(inventory, name, facts.nodes[name])
         waiting = [gpu for gpu in gpus if gpu.fabric not in READY]
         # GPUs before Hopper do not report it; then the manager's process must be there where the switches are.
         silent = bool(gpus) and all(gpu.fabric is None for gpu in gpus)

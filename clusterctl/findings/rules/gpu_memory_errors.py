@@ -28,6 +28,6 @@ UNCORRECTED = Code(
 def gpu_memory_errors(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """No GPU has had memory errors that it could not correct."""
     for name, node in facts.nodes.items():
-        bad = [gpu for gpu in used_gpus(inventory, node) if gpu.ecc_uncorrected]
+        bad = [gpu for gpu in used_gpus(inventory, name, node) if gpu.ecc_uncorrected]
         if bad:
             yield UNCORRECTED.found(name, counts=", ".join(f"GPU {gpu.index} {gpu.ecc_uncorrected}" for gpu in bad))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
-from clusterctl.facts.records import Gpu
+from clusterctl.facts.records import Gpu, GpuProcess
 from clusterctl.findings.code import ERROR, WARNING, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
@@ -26,8 +26,8 @@ HELD = Code(
     seen="GPU {index}: {used} of {total} MiB in use, by {process}",
     why="vLLM asks for {share} of the memory to be free when it starts",
     fix="on the node: nvidia-smi; ps -o pid,user,lstart,args -p PID; end what is yours, or use other GPUs",
-    note="A process is shown as `NAME (pid PID, N MiB)`, or as no process that is visible. Only GPUs that will be "
-    "used; not on a node where this cluster's container runs.",
+    note="A process is shown as `NAME (pid PID, N MiB)`, with its container and cluster where it is in one, or as no "
+    "process that is visible. Only GPUs that will be used; not on a node where this cluster's container runs.",
 )
 
 
@@ -38,7 +38,7 @@ def gpu_memory_held(inventory: Inventory, facts: ClusterFacts) -> Iterator[Findi
     for name, node in facts.nodes.items():
         if runs_ours(node, inventory):
             continue
-        for gpu in used_gpus(inventory, node):
+        for gpu in used_gpus(inventory, name, node):
             total, used = gpu.memory_total_mib, gpu.memory_used_mib
             holders = _holders(node, gpu)
             too_little = total is not None and used is not None and total - used < share * total
@@ -56,7 +56,15 @@ def gpu_memory_held(inventory: Inventory, facts: ClusterFacts) -> Iterator[Findi
 
 def _holders(node: NodeFacts, gpu: Gpu) -> list[str]:
     known = node.gpu_processes if isinstance(node.gpu_processes, tuple) else ()
-    return [f"{p.name} (pid {p.pid}{_mib(p.memory_mib)})" for p in known if p.gpu_uuid == gpu.uuid]
+    return [f"{p.name} (pid {p.pid}{_mib(p.memory_mib)}{_place(node, p)})" for p in known if p.gpu_uuid == gpu.uuid]
+
+
+def _place(node: NodeFacts, process: GpuProcess) -> str:
+    """Whose it is: of another cluster, or in another container."""
+    other = next((each for each in node.others if process.pid in each.pids), None)
+    if other is not None:
+        return f", in container {other.container} of cluster {other.cluster}"
+    return "" if process.container is None else f", in container {process.container}"
 
 
 def _mib(size: int | None) -> str:

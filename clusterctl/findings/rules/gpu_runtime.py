@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clusterctl.deployment.gpus import access, cdi_lack, in_snap, toolkit_works
+from clusterctl.facts.cdi import NVIDIA_GPU
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.records import EngineFacts
-from clusterctl.findings.code import ERROR, Code
+from clusterctl.findings.code import ERROR, Code, literal
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
@@ -24,25 +26,29 @@ MISSING = Code(
         f"install nvidia-container-toolkit on the node, then: {engine.give_gpus}; {engine.restart}; "
         "instead of the snap, install Docker Engine from docker.com"
     ),
-    note="Nor is there an nvidia-container-runtime-hook in the PATH, or a CDI specification.",
+    note="Nor is there an nvidia-container-runtime-hook in the PATH. Not where GPUs are asked for by CDI.",
 )
 SNAP = MISSING.variant(
     seen="the engine has no NVIDIA runtime (it has: {runtimes}); it is Docker's snap, which does not see one that is "
     "installed on the node"
 )
+UNUSED = MISSING.variant(
+    seen="the engine has no NVIDIA runtime (it has: {runtimes}), and CDI is switched off, so that it does not "
+    "read {specification}",
+    fix=lambda engine: literal(engine.switch_cdi_on),
+)
 
 
-@rule(Section.NVIDIA, MISSING, SNAP)
+@rule(Section.NVIDIA, MISSING, SNAP, UNUSED)
 def gpu_runtime(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The engine can hand GPUs to containers."""
-    for name, nvidia in drivers(inventory, facts):
+    for name, _ in drivers(inventory, facts):
         node = facts.nodes[name]
         engine = node.engine
-        if not isinstance(engine, EngineFacts):
+        if not isinstance(engine, EngineFacts) or access(inventory, node)[0] == "cdi" or toolkit_works(node):
             continue
-        snap = engine.data_root.startswith("/var/snap/")
-        # Docker knows `--gpus` by the hook in its PATH, newer ones by CDI; the runtime comes from the same package.
-        # A snap's engine sees only what is inside the snap.
-        outside = False if snap else nvidia.hook is True or nvidia.cdi is True
-        if not outside and not any("nvidia" in runtime for runtime in engine.runtimes):
-            yield (SNAP if snap else MISSING).found(name, engine=node.commands, runtimes=", ".join(engine.runtimes))
+        unused = [spec.path for spec in node.cdi if spec.kind == NVIDIA_GPU] if isinstance(node.cdi, tuple) else []
+        by_cdi = unused and cdi_lack(node) == "off" and inventory.accelerator.request == "auto"
+        code = UNUSED if by_cdi else SNAP if in_snap(engine) else MISSING
+        runtimes = ", ".join(engine.runtimes)
+        yield code.found(name, engine=node.commands, runtimes=runtimes, specification=", ".join(unused))

@@ -38,7 +38,7 @@ COMPUTE_MODE = Code(
 def gpu_sharing(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The GPUs are whole, and several processes may use them."""
     for name, node in facts.nodes.items():
-        gpus = used_gpus(inventory, node)
+        gpus = used_gpus(inventory, name, node)
         divided = [str(gpu.index) for gpu in gpus if gpu.mig]
         if divided:
             # With one GPU a node its first instance is used; two instances cannot work together (CUDA shows a process

@@ -1,10 +1,13 @@
-"""Every other node is reached through the node's own interface in the private network, and from its address there."""
+"""Every other node is reached by the route that was read, from the private address, through the interface that has it.
+
+An address on lo or a dummy is on no link: the route's interface is the right one (facts/routing.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.deployment.way import way_of
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.findings.code import WARNING, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
@@ -21,7 +24,7 @@ OTHER_INTERFACE = Code(
     "{own_interface} (from {own_address})",
     why="NCCL and Gloo are told the interface of network.cidr; answers take another way than questions",
     fix="on {source}: ip route get {address}; ip route show; remove the route or the second address that is more "
-    "specific",
+    "specific, or give the route its source: ip route replace ... src {own_address}",
 )
 
 
@@ -32,9 +35,14 @@ def pair_route(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     if seen is None:
         return
     for (source, target), link in seen.links.items():
-        own, route = end_of(seen, source), link.route
-        if route is None or (route.interface == own.interface and route.source == own.address):
+        own, route, way = end_of(seen, source), link.route, way_of(inventory, source, facts)
+        if route is None or way is None:
             continue
+        named = own.interface
+        if route.source == own.address and route.interface in way.interfaces:
+            if way.on in way.interfaces or not _is_link(facts.nodes[source], way.on):
+                continue
+            named = way.on
         yield OTHER_INTERFACE.found(
             source,
             target,
@@ -43,6 +51,12 @@ def pair_route(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             address=end_of(seen, target).address,
             interface=route.interface,
             route_address=route.source,
-            own_interface=own.interface,
+            own_interface=named,
             own_address=own.address,
         )
+
+
+def _is_link(node: NodeFacts, interface: str) -> bool:
+    """Whether it is a link to somewhere: lo and dummies have no state of their own (`unknown`)."""
+    known = node.system.interfaces
+    return isinstance(known, tuple) and any(each.name == interface and each.state == "up" for each in known)

@@ -37,7 +37,7 @@ def pci_isolation(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding
     """On bare metal, PCI traffic between GPUs is not sent through the root complex or an IOMMU."""
     for name, nvidia in drivers(inventory, facts):
         node = facts.nodes[name]
-        gpus = used_gpus(inventory, node)
+        gpus = used_gpus(inventory, name, node)
         if node.system.virtual is not False or not _needs_pci(node, nvidia, len(gpus)):
             continue
         iommu = {} if isinstance(nvidia.iommu, Unknown) else nvidia.iommu

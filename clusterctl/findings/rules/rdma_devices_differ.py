@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.fact import Unknown
 from clusterctl.findings.code import WARNING, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
@@ -29,7 +30,9 @@ def rdma_devices_differ(inventory: Inventory, facts: ClusterFacts) -> Iterator[F
     found = rdma_ports(inventory, facts)
     active = {name: sum(port.active for port in ports) for name, ports in found.items()}
     counts = {
-        name: active.get(name, 0) for name, node in facts.nodes.items() if name in found or node.rdma in (None, ())
+        name: active.get(name, 0)
+        for name, node in facts.nodes.items()
+        if name in found or not isinstance(node.rdma, Unknown)
     }
     most = max(counts.values(), default=0)
     # A device that is there and down is reported by rdma_port_down.py or rdma_ports.py.

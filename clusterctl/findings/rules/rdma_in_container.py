@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clusterctl.deployment.rdma import devices_passed
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.findings.code import WARNING, Code
 from clusterctl.findings.finding import Finding
@@ -49,7 +50,7 @@ OLD_LIBMLX5 = Code(
 def rdma_in_container(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """Where the node has RDMA devices, the container has them and the libraries."""
     for name, node, report in reports(facts):
-        if inventory.rdma == "off" or not has_verbs(node.infiniband):
+        if not devices_passed(inventory.rdma, node) or not has_verbs(node.infiniband):
             continue
         if not has_verbs(report.infiniband):
             yield NO_DEVICES.found(name)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from clusterctl.deployment.address import private_address
-from clusterctl.deployment.rdma import chosen_ports
-from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.deployment.rdma import ports_of_network
+from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.findings.code import WARNING, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
@@ -35,15 +34,9 @@ def rdma_link_layers(inventory: Inventory, facts: ClusterFacts) -> Iterator[Find
     if inventory.rdma == "off":
         return
     by_layer: dict[str, list[str]] = defaultdict(list)
-    for name, node in facts.nodes.items():
-        if layer := _layer(inventory, name, node):
-            by_layer[layer].append(name)
+    for name in facts.nodes:
+        if used := ports_of_network(inventory, name, facts).used:
+            by_layer[used[0].link_layer].append(name)
     if len(by_layer) > 1:
         layers = "; ".join(f"{layer} on {', '.join(names)}" for layer, names in by_layer.items())
         yield DIFFER.found(*minority(by_layer), severity=severity_of_missing(inventory), layers=layers)
-
-
-def _layer(inventory: Inventory, name: str, node: NodeFacts) -> str | None:
-    place = private_address(inventory, name, node)
-    ports = chosen_ports(node, place.interface) if place is not None else ()
-    return ports[0].link_layer if ports else None

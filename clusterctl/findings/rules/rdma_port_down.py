@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clusterctl.deployment.way import way_of, with_lowers
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.rdma import RdmaPort
 from clusterctl.findings.code import WARNING, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
-from clusterctl.findings.topics.rdma import private_hca, rdma_ports
+from clusterctl.findings.topics.rdma import rdma_ports
 from clusterctl.inventory.model import Inventory
 
 DOWN = Code(
@@ -36,8 +37,15 @@ def rdma_port_down(inventory: Inventory, facts: ClusterFacts) -> Iterator[Findin
     found = rdma_ports(inventory, facts)
     up_somewhere = {port.name for ports in found.values() for port in ports if port.active}
     for name, ports in found.items():
-        own = private_hca(inventory, name, facts, ports)
-        down = [port for port in ports if not port.active and (port == own or port.name in up_somewhere)]
+        way = way_of(inventory, name, facts)
+        own = with_lowers(facts.nodes[name], way.interfaces) if way is not None else frozenset[str]()
+        # Of a bond's members, one that is up is enough for the network; another node's shows whether both are meant.
+        carried = any(port.active and not own.isdisjoint(port.interfaces) for port in ports)
+        down = [
+            port
+            for port in ports
+            if not port.active and (port.name in up_somewhere or (not carried and not own.isdisjoint(port.interfaces)))
+        ]
         if down and any(port.active for port in ports):
             rows = (f"{p.name} ({_interfaces(p)}) is {p.state}, {p.phys_state}" for p in down)
             yield DOWN.found(name, ports="; ".join(rows))

@@ -11,7 +11,7 @@ from clusterctl.findings.code import WARNING, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
-from clusterctl.findings.topics.rdma import UNLESS_REQUIRED, severity_of_missing
+from clusterctl.findings.topics.rdma import UNLESS_REQUIRED, severity_of_missing, usable
 from clusterctl.inventory.model import Inventory
 
 STATE = "on the node: cat /sys/class/infiniband/*/ports/*/state (4: ACTIVE is needed)"
@@ -60,13 +60,14 @@ def rdma_ports(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     for name, node in facts.nodes.items():
         if isinstance(node.rdma, Unknown):
             yield UNKNOWN.found(name, place="/sys/class/infiniband", reason=node.rdma.reason)
-        elif not any(port.active for port in node.rdma or ()):
-            if node.rdma or inventory.rdma == "required":
-                yield NOT_ACTIVE.found(name, severity=severity, ports=_states(node.rdma or ()))
+        elif not any(port.active for port in usable(node)):
+            # Ports that are all of no use are left out with their reasons: rdma_not_in_network.py.
+            if usable(node) or (inventory.rdma == "required" and not node.rdma):
+                yield NOT_ACTIVE.found(name, severity=severity, ports=_states(usable(node)))
         elif isinstance(node.infiniband, Unknown):
             yield UNKNOWN.found(name, place="/dev/infiniband", reason=node.infiniband.reason)
         elif not node.infiniband:
-            active = ", ".join(port.name for port in node.rdma or () if port.active)
+            active = ", ".join(port.name for port in usable(node) if port.active)
             yield NO_DEVICE_NODES.found(name, severity=severity, ports=active)
 
 

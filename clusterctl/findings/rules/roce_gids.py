@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
-from clusterctl.deployment.address import private_address
-from clusterctl.deployment.rdma import chosen_ports
-from clusterctl.facts.cluster import ClusterFacts
-from clusterctl.facts.rdma import ETHERNET, ROCE_V2
+from clusterctl.deployment.address import addresses_of
+from clusterctl.deployment.rdma import ports_of_network
+from clusterctl.deployment.way import Way, way_of, with_lowers
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.rdma import ETHERNET, ROCE_V2, RdmaPort
 from clusterctl.findings.code import WARNING, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
-from clusterctl.findings.topics.rdma import private_hca, rdma_ports
+from clusterctl.findings.topics.rdma import rdma_ports
 from clusterctl.inventory.model import Inventory
 
 MISSING = Code(
@@ -30,20 +32,30 @@ MISSING = Code(
 
 @rule(Section.RDMA_DEVICES, MISSING)
 def roce_gids(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
-    """The RoCE port of the private network has the GID that NCCL looks for: version 2, of the node's address."""
-    for name, ports in rdma_ports(inventory, facts).items():
-        address = private_address(inventory, name, facts.nodes[name])
-        own = private_hca(inventory, name, facts, ports)
-        if own is None or address is None or own not in chosen_ports(facts.nodes[name], address.interface):
+    """Each RoCE port that is used has the GID that NCCL looks for: version 2, of its address in the private network."""
+    for name in rdma_ports(inventory, facts):
+        way = way_of(inventory, name, facts)
+        if way is None:
             continue
-        if own.link_layer != ETHERNET or any(gid.type == ROCE_V2 and gid.ipv4 == address.address for gid in own.gids):
-            continue
-        gids = ", ".join(f"{gid.index}: {gid.ipv4 or gid.address} {gid.type}" for gid in own.gids) or "none"
-        yield MISSING.found(
-            name,
-            port=own.name,
-            address=address.address,
-            gids=gids,
-            interface=address.interface,
-            link=f"{own.device}/{own.port}",
-        )
+        for port in ports_of_network(inventory, name, facts).used:
+            wanted = _wanted(facts.nodes[name], port, way)
+            found = {gid.ipv4 for gid in port.gids if gid.type == ROCE_V2 and gid.ipv4 is not None}
+            if port.link_layer != ETHERNET or (found & wanted if wanted else found):
+                continue
+            gids = ", ".join(f"{gid.index}: {gid.ipv4 or gid.address} {gid.type}" for gid in port.gids) or "none"
+            yield MISSING.found(
+                name,
+                port=port.name,
+                address=" or ".join(map(str, sorted(wanted))) or "an IPv4 address",
+                gids=gids,
+                interface=next((each for each in port.interfaces), way.interface),
+                link=f"{port.device}/{port.port}",
+            )
+
+
+def _wanted(node: NodeFacts, port: RdmaPort, way: Way) -> frozenset[IPv4Address]:
+    """The node's address, where this port carries it, else those of its own interfaces: another rail, or a port beneath
+    an address on lo. Empty: they are not known."""
+    if not with_lowers(node, [way.on]).isdisjoint(port.interfaces):
+        return frozenset({way.address})
+    return frozenset(item.address for item in addresses_of(node) if item.interface in port.interfaces)

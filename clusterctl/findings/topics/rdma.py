@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from clusterctl.deployment.address import private_address
-from clusterctl.facts.cluster import ClusterFacts
-from clusterctl.facts.rdma import RdmaPort, hca_of
+from clusterctl.deployment.rdma import unfit
+from clusterctl.facts.cluster import ClusterFacts, NodeFacts
+from clusterctl.facts.rdma import RdmaPort
 from clusterctl.findings.code import ERROR, WARNING
 from clusterctl.findings.finding import Severity
 from clusterctl.inventory.model import Inventory
@@ -21,13 +21,13 @@ def severity_of_missing(inventory: Inventory) -> Severity:
 
 
 def rdma_ports(inventory: Inventory, facts: ClusterFacts) -> Mapping[str, tuple[RdmaPort, ...]]:
-    """Nodes with RDMA devices, and their ports; none where RDMA is off."""
+    """Nodes with RDMA devices that NCCL can use, and their ports; none where RDMA is off."""
     if inventory.rdma == "off":
         return {}
-    return {name: node.rdma for name, node in facts.nodes.items() if isinstance(node.rdma, tuple) and node.rdma}
+    found = {name: usable(node) for name, node in facts.nodes.items()}
+    return {name: ports for name, ports in found.items() if ports}
 
 
-def private_hca(inventory: Inventory, name: str, facts: ClusterFacts, ports: tuple[RdmaPort, ...]) -> RdmaPort | None:
-    """The HCA of the private network's interface, where there is one."""
-    address = private_address(inventory, name, facts.nodes[name])
-    return None if address is None else hca_of(ports, address.interface)
+def usable(node: NodeFacts) -> tuple[RdmaPort, ...]:
+    """The node's ports, without those that NCCL cannot use: of another transport, or for managing NVSwitches."""
+    return tuple(port for port in node.rdma if unfit(port) is None) if isinstance(node.rdma, tuple) else ()

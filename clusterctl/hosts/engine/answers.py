@@ -46,8 +46,19 @@ def info_of(info: Mapping[str, Any]) -> EngineInfo:
         runtimes=tuple(sorted(info.get("Runtimes") or {})),
         data_root=str(info.get("DockerRootDir", "")),
         time=str(info.get("SystemTime", "")),
+        confines=tuple(_named(option) for option in info.get("SecurityOptions") or ()),
+        # API 1.44 (Docker 25) and 1.50 (28.2).
+        cdi_directories=tuple(info.get("CDISpecDirs") or ()),
+        cdi_devices=tuple(
+            str(each["ID"]) for each in info.get("DiscoveredDevices") or () if each.get("Source") == "cdi"
+        ),
         raw=info,
     )
+
+
+def _named(option: object) -> str:
+    """`name=selinux,…` of SecurityOptions."""
+    return str(option).partition(",")[0].removeprefix("name=")
 
 
 def version_of(version: Mapping[str, Any]) -> EngineVersion:

@@ -47,6 +47,16 @@ def gpu_request(count: int) -> DeviceRequest:
     return {"Driver": "", "Count": count, "DeviceIDs": [], "Capabilities": [["gpu"]], "Options": {}}
 
 
+def gpus_request(names: Sequence[str]) -> DeviceRequest:
+    """Certain GPUs, by index or UUID: what `--gpus '"device=0,1"'` is in the API."""
+    return {"Driver": "", "Count": 0, "DeviceIDs": list(names), "Capabilities": [["gpu"]], "Options": {}}
+
+
+def cdi_request(names: Sequence[str]) -> DeviceRequest:
+    """Devices by their names in CDI specifications, as `nvidia.com/gpu=0`: what `--device NAME` is in the API."""
+    return {"Driver": "cdi", "Count": 0, "DeviceIDs": list(names), "Capabilities": [], "Options": {}}
+
+
 def bind_mount(source: str, target: str, *, read_only: bool) -> Mount:
     """A file or directory of the node in the container."""
     return {"Target": target, "Source": source, "Type": "bind", "ReadOnly": read_only}

@@ -111,6 +111,12 @@ class EngineCommands:
         """Make the NVIDIA runtime known to the engine, which must be started again then."""
         return f"nvidia-ctk runtime configure --runtime={self.program}"
 
+    @property
+    def switch_cdi_on(self) -> str:
+        """Have the engine give devices by CDI, where that is not on by itself."""
+        settings = '"features": {"cdi": true}'
+        return f"on the node: add {settings} to /etc/{self.program}/daemon.json, then {self.restart}"
+
     def admit(self, user: str) -> str:
         """Let a user of the node use the engine, from the next login on: its group is called like its service."""
         return f"usermod -aG {self.service} {user}"

@@ -71,6 +71,12 @@ class EngineInfo:
     """Where it keeps images and containers."""
     time: str
     """Its clock when it was asked (RFC 3339)."""
+    confines: tuple[str, ...]
+    """What it confines containers with: seccomp, apparmor, selinux …"""
+    cdi_directories: tuple[str, ...]
+    """Where it looks for CDI specifications; none where that is off, or not known to it."""
+    cdi_devices: tuple[str, ...]
+    """Devices that it found there, as `nvidia.com/gpu=0`, where it says so."""
     raw: Mapping[str, Any] = field(repr=False)
     """Its own words, to be kept as evidence."""
 

@@ -65,8 +65,8 @@ class LocalConnection(Connection):
         """Do it: there is no connection that could be lost over it."""
         return operation()
 
-    def session(self, argv: Sequence[str], *, timeout_s: float | None = None) -> paramiko.Channel:
-        """Start a command and return its channel."""
+    def session(self, argv: Sequence[str], *, timeout_s: float | None = None, merged: bool = False) -> paramiko.Channel:
+        """Start a command and return its channel. `merged`: its stderr comes on its stdout."""
         if not self._open:
             raise ConnectionLostError(self.node, f"{self.node}: the connection is closed")
         try:
@@ -74,6 +74,7 @@ class LocalConnection(Connection):
         except OSError as error:
             raise self.lost(f"could not start `{argv[0]}`", error) from error
         channel.settimeout(timeout_s or self.command_timeout_s)
+        channel.set_combine_stderr(merged)
         return self._kept(channel)
 
     def shell(self, term: str, size: WindowSize) -> SshCommand:

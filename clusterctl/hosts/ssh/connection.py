@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import paramiko
@@ -20,9 +21,11 @@ import paramiko
 from clusterctl.errors import ClusterctlError
 from clusterctl.hosts.connection import Connection
 from clusterctl.hosts.ssh.errors import ConnectionLostError
+from clusterctl.hosts.ssh.framing import Frame, NotBegunError
 from clusterctl.hosts.ssh.hops import Hop, address_of, end_when_unanswered, hops_of, how_it_ended, in_turn
 from clusterctl.hosts.ssh.opening import Opening
 from clusterctl.hosts.ssh.route import Route, routes
+from clusterctl.hosts.ssh.sessions import Sessions
 from clusterctl.hosts.ssh.streams import SshCommand, WindowSize
 from clusterctl.hosts.ssh.transport import OrderedTransport
 from clusterctl.hosts.ssh.trust import Judge, Known, UntrustedHostKeyError, known_of
@@ -66,7 +69,12 @@ class SshConnection(Connection):
         self._opening = threading.Lock()
         self._closed = True
         self._may_open_again = True
-        self._connection = hops_of(route or routes([node], ssh, timeouts)[node.name], timeouts.connect_s)
+        self._sessions = Sessions()
+        self._sparing = threading.Lock()
+        self._spare: SshConnection | None = None
+        route = route or routes([node], ssh, timeouts)[node.name]
+        self._another = partial(SshConnection, node, ssh, timeouts, route=route)
+        self._connection = hops_of(route, timeouts.connect_s)
 
     @property
     def command_timeout_s(self) -> float:
@@ -121,8 +129,8 @@ class SshConnection(Connection):
                 return False
             if self.transport is not lost:
                 return self.is_open
-            if not lost.ended():  # what was lost is a command, not the connection
-                return False
+            if not lost.ended():  # what was lost is a command, or the spare connection
+                return self._spare is not None and not self._spare.is_open
             self._close_hops()
             self._accept_new_host_keys = False
             try:
@@ -160,6 +168,8 @@ class SshConnection(Connection):
         """Close the connection and its jump hosts', for good; harmless when it is not open."""
         self._closed = True
         self._close_hops()
+        if self._spare is not None:
+            self._spare.close()
 
     def _close_hops(self) -> None:
         for hop in self._hops():
@@ -194,18 +204,45 @@ class SshConnection(Connection):
         except OSError as error:
             raise opening.unreadable(error) from error
 
-    def session(self, argv: Sequence[str], *, timeout_s: float | None = None) -> paramiko.Channel:
-        """Start a command and return its channel. The one place where argv becomes a quoted command line."""
+    def session(self, argv: Sequence[str], *, timeout_s: float | None = None, merged: bool = False) -> paramiko.Channel:
+        """Start a command and return its channel, from which the command's own output is read (see framing.py).
+
+        `merged`: its stderr comes on its stdout. Where sshd takes no more sessions on this connection (MaxSessions), it
+        runs over a spare one. Raises CommandTimeoutError, HostError where the login runs no command.
+        """
         timeout_s = timeout_s or self._command_timeout_s
+        deadline = time.monotonic() + timeout_s
         transport = self._transport
+        frame = Frame()
         try:
-            channel = transport.open_session(timeout=timeout_s)
+            if (channel := self._sessions.opened(transport, timeout_s)) is None:
+                return self._spare_one().session(argv, timeout_s=timeout_s, merged=merged)
             channel.settimeout(timeout_s)
             channel.update_environment(dict(self._connection.settings.environment))
-            channel.exec_command(shlex.join(argv))
+            channel.exec_command(frame.command_line(argv, merged=merged))
+            try:
+                printed = frame.skip_to(channel, deadline, merged=merged)
+            except BaseException:
+                channel.close()
+                raise
+        except NotBegunError as error:
+            raise self._opening_of(self._connection).not_run(argv[0], error, timeout_s) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise self.lost(f"could not start `{argv[0]}`", error, transport) from error
+        channel.settimeout(timeout_s)
+        self.login_prints = self.login_prints or printed
         return channel
+
+    def _spare_one(self) -> SshConnection:
+        """A second connection, opened when it is needed, for what the first has no room for. It has one of its own."""
+        with self._sparing:
+            if self._closed:
+                raise ConnectionLostError(self.node, f"{self.target}: the SSH connection is closed")
+            if self._spare is None or not self._spare.is_open:
+                self._spare = self._another()
+                self._spare.open()
+                self._spare.keep_this_one()
+            return self._spare
 
     def connect_to(self, address: str, port: int, *, timeout_s: float) -> paramiko.Channel:
         """A TCP connection from the node to address:port, carried by this connection (`direct-tcpip`).

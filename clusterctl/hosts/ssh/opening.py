@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import paramiko
 
-from clusterctl.hosts.ssh.errors import ConnectError, HostKeyError
+from clusterctl.hosts.ssh.errors import CommandTimeoutError, ConnectError, HostError, HostKeyError
+from clusterctl.hosts.ssh.framing import NotBegunError, shown
 from clusterctl.hosts.ssh.hops import Hop, address_of, command_to
 from clusterctl.hosts.ssh.known_hosts import fingerprint
 from clusterctl.hosts.ssh.transport import OrderedTransport
@@ -110,6 +111,24 @@ class Opening:
                 detail = f"{error or type(error).__name__}" + (f"; the ProxyCommand says: {said}" if said else "")
                 what, hint = f"SSH failed ({detail})", f"try: {command_to(self.hop, '-v')}"
         return self._failed(what, hint)
+
+    def not_run(self, what: str, error: NotBegunError, patience_s: float) -> HostError:
+        """For a login that ran something else than the command, or nothing."""
+        printed = shown(error.printed)
+        said = f"; it printed: {printed}" if printed else ""
+        if error.ended:
+            return HostError(
+                self.node,
+                f"{self.where}: the login ended without running `{what}`{said or ', and printed nothing'}",
+                hint="has the user a shell that runs commands (not nologin), and neither a ForceCommand (sshd_config) "
+                f"nor a command= (authorized_keys) that refuses them? try: {command_to(self.hop)} true",
+            )
+        return CommandTimeoutError(
+            self.node,
+            f"{self.where}: the login did not come to run `{what}` within {patience_s:g} s{said}",
+            hint="does ~/.bashrc, or what else the login's shell reads, ask or wait for something? "
+            f"try: {command_to(self.hop)} true",
+        )
 
     def _not_passed_on(self, error: Exception) -> ConnectError:
         """The jump host was reached, but no connection from there to the next machine came about."""

@@ -135,12 +135,12 @@ def arriving(channel: paramiko.Channel, node: str, what: str, deadline: float | 
 
 
 class Conversation:
-    """A running remote command: lines go in, lines (stderr among them) come out. One thread reads, any may send."""
+    """A running remote command, stderr merged with stdout: lines go in, lines come out. One thread reads, any may
+    send."""
 
     def __init__(self, node: str, name: str, channel: paramiko.Channel) -> None:
         self._node, self._name, self._channel = node, name, channel
         self._sending = threading.Lock()
-        channel.set_combine_stderr(True)
 
     def send(self, data: bytes) -> None:
         """Raises ConnectionLostError when the command or the connection is not there any more."""

@@ -9,7 +9,7 @@ from clusterctl.inventory.issue import Issue
 from clusterctl.inventory.rules.container import model_path, shared_memory, ulimits, volumes
 from clusterctl.inventory.rules.network import address_in_network, cidr, network_given, serve_host
 from clusterctl.inventory.rules.nodes import head, node_addresses, node_hosts, node_names, this_machine, version
-from clusterctl.inventory.rules.serve import accelerators, api_key, balanced_experts, tls
+from clusterctl.inventory.rules.serve import accelerators, api_key, balanced_experts, devices, tls
 
 Rule = Callable[[object], Iterator[Issue]]
 
@@ -35,6 +35,7 @@ RULES: tuple[Rule, ...] = (
     volumes,
     model_path,
     accelerators,
+    devices,
     api_key,
     balanced_experts,
     tls,

@@ -31,6 +31,32 @@ def accelerators(data: object) -> Iterator[Issue]:
     if section.get("kind") == "cpu" and section.get("per_node", "auto") == "auto":
         message = "with kind cpu there are no accelerators to count"
         yield Issue(("accelerator", "per_node"), message, "give the number of slots, such as per_node: 1")
+    kind, request = section.get("kind"), section.get("request", "auto")
+    if kind == "cpu" and request != "auto":
+        yield Issue(("accelerator", "request"), "has no effect: with kind cpu no GPU is asked for", "remove it")
+    if kind == "amd" and request == "toolkit":
+        message = "is NVIDIA's; AMD's GPUs are given as device files (auto), or by CDI"
+        yield Issue(("accelerator", "request"), message, "remove it, or set cdi")
+
+
+def devices(data: object) -> Iterator[Issue]:
+    """Chosen GPUs are NVIDIA's, different ones, and as many as are used."""
+    kind, per_node = dig(data, "accelerator", "kind"), size(data, "accelerator", "per_node")
+    places: list[KeyPath] = [("accelerator", "devices")]
+    places += [("nodes", index, "gpus") for index in range(len(items(dig(data, "nodes"))))]
+    for place in places:
+        chosen = items(dig(data, *place))
+        if not chosen:
+            continue
+        if kind == "cpu":
+            yield Issue(place, "with kind cpu GPUs cannot be chosen", "remove it")
+        elif kind == "amd" and not all(isinstance(each, int) for each in chosen):
+            yield Issue(place, "AMD's GPUs are chosen by index", "give their indices (rocm-smi -i)")
+        elif len(set(map(str, chosen))) < len(chosen):
+            yield Issue(place, "a GPU is given twice", "give each one once")
+        elif isinstance(per_node, int) and per_node > len(chosen):
+            message = f"{len(chosen)} GPUs are chosen, and accelerator.per_node is {per_node}"
+            yield Issue(place, message, "give as many, or leave accelerator.per_node out")
 
 
 def layout(data: object) -> Iterator[Issue]:

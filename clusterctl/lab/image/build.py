@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from clusterctl.errors import ClusterctlError
 from clusterctl.lab import disk
@@ -61,17 +62,17 @@ def _build(images: Path, say: Say) -> Image:
     disk.remove_tree(system)  # of a build that was cut off; fetched wheels are kept, they are the slow part
     disk.remove_tree(work / "out")
     say(f"building {image.reference}, once: 5 to 10 minutes and {NEEDED_BYTES >> 30} GiB of disk for a while")
-    with _step("Debian root (debootstrap)", say):
+    with step("Debian root (debootstrap)", say):
         _debootstrap(system)
-    with _step("Python packages (pip download)", say):
+    with step("Python packages (pip download)", say):
         wheels.download(cache.RECIPE / "requirements.lock", fetched)
-    with _step("installing them, making the tiny models", say):
+    with step("installing them, making the tiny models", say):
         _install(system, fetched)
     out = work / "out"
     out.mkdir()
     shutil.move(system / "build/models", out / "models")
     disk.remove_tree(system / "build")
-    with _step("docker import", say):
+    with step("docker import", say):
         _import(system, out / "docker", image.reference, work / "dockerd.log")
     out.rename(image.directory)
     disk.remove_tree(work)
@@ -112,7 +113,7 @@ def _debootstrap(system: Path) -> None:
     packages = ",".join(line for line in lines if line and not line.startswith("#"))
     argv = ["debootstrap", "--variant=minbase", f"--include={packages}", SUITE, str(system), debian_mirror()]
     try:
-        _isolated(argv, {**os.environ, "PATH": SYSTEM_PATH})  # with this machine's proxy settings
+        isolated(argv, {**os.environ, "PATH": SYSTEM_PATH})  # with this machine's proxy settings
     except CommandError as error:
         log = system / "debootstrap/debootstrap.log"
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-8:]) if log.exists() else ""
@@ -131,25 +132,31 @@ def _install(system: Path, fetched: Path) -> None:
     for name in ("plugin", "shim"):
         shutil.copytree(cache.RECIPE / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     run(["cp", "-al", str(fetched), str(target / "wheels")], tied=True)
-    _isolated([f"--root={system}", "--wd=/", "sh", "/build/install.sh"])
+    isolated([f"--root={system}", "--wd=/", "sh", "/build/install.sh"])
 
 
 def _import(system: Path, data: Path, reference: str, log: Path) -> None:
     data.mkdir()
-    _isolated(["--net", "sh", str(cache.RECIPE / "import.sh"), str(system), str(data), reference, str(log)])
+    isolated(["--net", "sh", str(cache.RECIPE / "import.sh"), str(system), str(data), reference, str(log)])
+    keep_image(data)
+
+
+def keep_image(data: Path) -> None:
+    """Remove from an engine's data root everything but its images."""
     for path in data.iterdir():
         if path.name not in ("image", "overlay2"):
             disk.remove_tree(path)
 
 
-def _isolated(arguments: list[str], env: Mapping[str, str] = _CLEAN) -> None:
+def isolated(arguments: list[str], env: Mapping[str, str] = _CLEAN, *, stdin: IO[bytes] | None = None) -> None:
     """Run a step in namespaces of its own: no orphaned engine and no mount is left, whatever happens to it or to us."""
     argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
-    run([*argv, *arguments], timeout_s=STEP_S, env=env, tied=True)
+    run([*argv, *arguments], timeout_s=STEP_S, env=env, tied=True, stdin="" if stdin is None else stdin)
 
 
 @contextmanager
-def _step(title: str, say: Say) -> Iterator[None]:
+def step(title: str, say: Say) -> Iterator[None]:
+    """Say what is done, and how long it took."""
     started = time.monotonic()
     say(f"{title} …")
     yield
