@@ -281,6 +281,11 @@ def test_what_diagnose_runs_prints_one_object(tmp_path: Path) -> None:
 
 def test_kernel_stacks_are_read_on_the_node_by_the_ids_inside(worker: subprocess.Popen[bytes]) -> None:
     """As root here; without the right to read them there are none, and no error."""
+    worker.send_signal(signal.SIGSTOP)  # what runs at that moment has none
+    deadline = time.monotonic() + 10
+    while "State:\tT" not in Path(f"/proc/{worker.pid}/status").read_text(encoding="utf-8"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     argv = ["sh", "-c", f"SUDO=command\n{processes.STACKS}", "sh", str(worker.pid), "999999999"]
     done = subprocess.run(argv, capture_output=True, check=True, timeout=10, text=True)
     (inner, *frames), *others = [part.splitlines() for part in done.stdout.split("pid ")[1:]]
