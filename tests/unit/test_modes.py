@@ -56,6 +56,7 @@ NAMING_RAY: Mapping[str, str] = {
     "diagnosis/causes_logs.py": "Ray's own logs, when there are any",
     "diagnosis/evidence.py": "Ray's own logs, when there are any",
     "diagnosis/node.py": "Ray's own logs, when there are any",
+    "diagnosis/received.py": "Ray's own logs are a part of the bundles that it reads",
     "diagnosis/pieces.py": "Ray's own logs, when there are any",
     "facts/image_report.py": "the image's report",
     "preflight/inside/report.py": "the image's report",
