@@ -29,6 +29,14 @@ INCOMPLETE = Code(
     "ray[default]; set container.image",
     note="What is missing is `no Ray`, `no vLLM`, and with `--deep` also `MODULE does not import (ERROR)`.",
 )
+NO_VLLM = INCOMPLETE.variant(
+    why="the server is vLLM, whatever joins the nodes",
+    fix="set container.image to one with vLLM in it: vLLM's own (vllm/vllm-openai), your GPU vendor's, or your own",
+)
+BROKEN = INCOMPLETE.variant(
+    why="what does not import cannot start",
+    fix="see it on the node, {command}; then build the image again, or use another one",
+)
 OLD_PYTHON = Code(
     name="image-python-old",
     severity=ERROR,
@@ -49,7 +57,7 @@ NO_TOKENS = Code(
 )
 
 
-@rule(Section.IMAGE_REPORT, INCOMPLETE, OLD_PYTHON, NO_TOKENS)
+@rule(Section.IMAGE_REPORT, INCOMPLETE, NO_VLLM, BROKEN, OLD_PYTHON, NO_TOKENS)
 def image_software(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """Ray, vLLM and a Python that the agent can run on are in the image; Ray knows tokens."""
     image, over_ray = inventory.container.image, mode_of(inventory).name == "ray"
@@ -60,8 +68,14 @@ def image_software(inventory: Inventory, facts: ClusterFacts) -> Iterator[Findin
         missing = [f"no {title}" for title in needed if versions[title] is None]
         imports = {module: error for module, error in report.broken_imports.items() if over_ray or module != "ray"}
         broken = [f"{module} does not import ({error})" for module, error in imports.items()]
-        if missing or broken:
-            yield INCOMPLETE.found(name, image=image, missing=", ".join([*missing, *broken]))
+        seen = ", ".join([*missing, *broken])
+        if report.vllm is None:
+            yield NO_VLLM.found(name, image=image, missing=seen)
+        elif missing:
+            yield INCOMPLETE.found(name, image=image, missing=seen)
+        elif broken:
+            command = facts.nodes[name].commands.run(f"--entrypoint python3 {image} -c 'import {next(iter(imports))}'")
+            yield BROKEN.found(name, image=image, missing=seen, command=command)
         if numbers(report.python)[:2] < OLDEST_PYTHON:
             yield OLD_PYTHON.found(name, image=image, version=report.python)
         if over_ray and report.ray is not None and () < numbers(report.ray)[:2] < OLDEST_RAY:
