@@ -45,7 +45,7 @@ BYTES = Bytes()
     "--model",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Plan without an inventory: for this model's directory.",
+    help="Plan without an inventory: for this model's directory, or its GGUF file.",
 )
 @click.option("--nodes", type=click.IntRange(min=1), help="With --model: nodes (default: 1).")
 @click.option("--gpus", type=click.IntRange(min=1), help="With --model: GPUs of each node (default: 1).")
@@ -119,6 +119,7 @@ class Machines:
 def _planned(directory: Path, machines: Machines, request_tokens: int | None, work: Workload) -> Report | Unknown:
     from clusterctl.facts.model_here import model_here
     from clusterctl.layout.links import LATENCY_S, Hardware, Link, named_inside
+    from clusterctl.layout.memory import UNIFIED
     from clusterctl.layout.report import planned
 
     try:
@@ -135,6 +136,7 @@ def _planned(directory: Path, machines: Machines, request_tokens: int | None, wo
         gpu_memory_bytes=machines.memory_bytes,
         inside=named_inside(machines.gpu, machines.gpus) if machines.gpu else None,
         between=between if machines.nodes > 1 else None,
+        unified_memory=machines.gpu is not None and UNIFIED.search(machines.gpu) is not None,
     )
     return planned(directory.resolve().name, files, hardware, request_tokens, work)
 

@@ -155,6 +155,9 @@ def loaded(files: ModelFiles, said: Asked = AUTO) -> tuple[str, ...]:
     index = index_of(files, kind)
     if isinstance(index, tuple) and names and names[0].endswith((".safetensors", ".bin")):
         names = tuple(name for name in names if name in index) or names
+    if kind != "mistral":
+        # Both formats without an index: vLLM would load both, which fails (model-weights-twice); it is one model.
+        names = tuple(name for name in names if not fnmatchcase(name, CONSOLIDATED)) or names
     return tuple(name for name in names if name not in NOT_WEIGHTS)
 
 
@@ -166,6 +169,8 @@ def wanted(files: ModelFiles, said: Asked = AUTO) -> frozenset[str]:
     there = _known(files) if kind != "gguf" else set(backbone(files))
     patterns = _PATTERNS.get(kind, _PATTERNS["hf"])
     own = next((found for each in patterns if (found := matching(there, each))), ())
+    if kind != "mistral":
+        own = tuple(name for name in own if not fnmatchcase(name, CONSOLIDATED)) or own
     # An index is the whole truth; files beside it are no part of the model.
     return frozenset(named or {*_all_parts(own)})
 

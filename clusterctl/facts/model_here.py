@@ -16,7 +16,7 @@ from clusterctl.facts.safetensors import Header, header
 
 def model_here(path: Path) -> ModelFiles:
     """The model in a directory, or in one file. Reads only. Raises OSError when the path cannot be read."""
-    one = path.name if path.is_file() else None
+    one = path.name if path.suffix == ".gguf" and path.is_file() else None
     directory = path.parent if one else path
     entries = [path] if one else sorted(directory.iterdir())
     files = [each for each in entries if each.is_file()]

@@ -134,6 +134,7 @@ def test_commands_are_said_with_the_engines_own_words() -> None:
 
 SPELLED = re.compile(r"(?<![\w/.-])docker [a-z-]|(?:systemctl|journalctl) [^;,|]*\bdocker\b")
 
+
 def test_hints_take_commands_from_the_engine() -> None:
     assert {file for file, text in texts() if SPELLED.search(text)} == set()
 

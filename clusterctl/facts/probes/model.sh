@@ -3,7 +3,7 @@
 
 # One file may be the model (GGUF): then only it is looked at, for the container sees nothing else.
 model_one=
-[ -f "$model_path" ] && model_one=./${model_path##*/}
+case $model_path in *.gguf) [ -f "$model_path" ] && model_one=./${model_path##*/} ;; esac
 
 # Absent is 44; a directory that is there and may not be entered is a failure of the probe.
 enter_model() {
