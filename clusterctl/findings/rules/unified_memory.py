@@ -29,8 +29,8 @@ LOW = Code(
     why="vLLM refuses to start: `Free memory on device … is less than desired GPU memory utilization`",
     fix="on the node: ps -eo pid,user,rss,args --sort=-rss | head; or set serve.options.gpu-memory-utilization: "
     "{fitting}",
-    note="Only GPUs that have no memory but the machine's (nvidia-smi prints `[N/A]` for it: DGX Spark, Jetson); not on "
-    "a node where this cluster's container runs. Available is MemAvailable, as vLLM 0.32 reads it there. Older ones "
+    note="Only GPUs that have no memory but the machine's (nvidia-smi prints `[N/A]` for it: DGX Spark, Jetson); not "
+    "on a node where this cluster's container runs. Available is MemAvailable, as vLLM 0.32 reads it there. Older ones "
     "count the page cache as used: sync; echo 3 > /proc/sys/vm/drop_caches.",
 )
 FULL = Code(
