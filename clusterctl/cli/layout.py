@@ -98,6 +98,10 @@ def layout(
         raise UsageError(f"{given[0]} goes with --model only", hint="with an inventory the nodes themselves are asked")
     else:
         found = _of_nodes(options, work, bandwidth=bandwidth)
+    if isinstance(found, Unknown) and model is not None:
+        raise UsageError(
+            f"no layout can be computed: {found.reason}", hint="give the model's own directory, or its file"
+        )
     if isinstance(found, Unknown):
         raise ClusterctlError(f"no layout can be computed: {found.reason}", hint="clusterctl check shows what is wrong")
     emit(layout_text.to_json(found) if as_json else layout_text.text(found))
