@@ -45,7 +45,7 @@ BYTES = Bytes()
     "--model",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Plan without an inventory: for this model's directory.",
+    help="Plan without an inventory: for this model's directory, or its GGUF file.",
 )
 @click.option("--nodes", type=click.IntRange(min=1), help="With --model: nodes (default: 1).")
 @click.option("--gpus", type=click.IntRange(min=1), help="With --model: GPUs of each node (default: 1).")
@@ -98,6 +98,10 @@ def layout(
         raise UsageError(f"{given[0]} goes with --model only", hint="with an inventory the nodes themselves are asked")
     else:
         found = _of_nodes(options, work, bandwidth=bandwidth)
+    if isinstance(found, Unknown) and model is not None:
+        raise UsageError(
+            f"no layout can be computed: {found.reason}", hint="give the model's own directory, or its file"
+        )
     if isinstance(found, Unknown):
         raise ClusterctlError(f"no layout can be computed: {found.reason}", hint="clusterctl check shows what is wrong")
     emit(layout_text.to_json(found) if as_json else layout_text.text(found))
@@ -119,6 +123,7 @@ class Machines:
 def _planned(directory: Path, machines: Machines, request_tokens: int | None, work: Workload) -> Report | Unknown:
     from clusterctl.facts.model_here import model_here
     from clusterctl.layout.links import LATENCY_S, Hardware, Link, named_inside
+    from clusterctl.layout.memory import UNIFIED
     from clusterctl.layout.report import planned
 
     try:
@@ -135,6 +140,7 @@ def _planned(directory: Path, machines: Machines, request_tokens: int | None, wo
         gpu_memory_bytes=machines.memory_bytes,
         inside=named_inside(machines.gpu, machines.gpus) if machines.gpu else None,
         between=between if machines.nodes > 1 else None,
+        unified_memory=machines.gpu is not None and UNIFIED.search(machines.gpu) is not None,
     )
     return planned(directory.resolve().name, files, hardware, request_tokens, work)
 

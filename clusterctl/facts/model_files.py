@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clusterctl.facts.fact import Fact, Unknown
+from clusterctl.facts.gguf import Gguf
 from clusterctl.facts.parse import Section, text
 from clusterctl.facts.safetensors import MAX_HEADER_BYTES, Header
 
@@ -18,12 +19,21 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The model's directory. Names are those of files in it; sizes are in bytes, links followed."""
+    """The model's directory, or the one file that is the model. Names are those of files in it; sizes are in bytes,
+    links followed."""
 
     sizes: Mapping[str, int]
     config: Fact[Mapping[str, Any]]
     index_shards: Fact[tuple[str, ...]]
     """Files that model.safetensors.index.json names; None without an index."""
+    params: Fact[Mapping[str, Any]] = None
+    """params.json: the configuration of Mistral's own format."""
+    mistral_shards: Fact[tuple[str, ...]] = None
+    """Files that consolidated.safetensors.index.json names; None without it."""
+    bin_shards: Fact[tuple[str, ...]] = None
+    """Files that pytorch_model.bin.index.json names; None without it."""
+    single: str | None = None
+    """The file's name, where the path is one file (GGUF); the container then sees nothing but that file."""
     directory: Fact[str] = None
     """Where the path leads, links resolved."""
     links: Mapping[str, str] = field(default_factory=dict)
@@ -39,11 +49,13 @@ class ModelFiles:
     digests: Fact[Mapping[str, str]] = None
     """SHA-256 of the small files that vLLM reads."""
     starts: Mapping[str, bytes] = field(default_factory=dict)
-    """First eight bytes of each safetensors file (fewer where it is shorter)."""
+    """First eight bytes of each safetensors and GGUF file (fewer where it is shorter)."""
     headers_digest: Fact[str] = None
-    """SHA-256 over the headers of all safetensors files, in the order of their names."""
+    """SHA-256 over the headers of these files (of a GGUF file its first MiB), in the order of their names."""
     headers: Mapping[str, Header | Unknown] = field(default_factory=dict)
     """Headers, as far as they were asked for (facts/model_headers.py)."""
+    ggufs: Mapping[str, Gguf | Unknown] = field(default_factory=dict)
+    """Headers of GGUF files, as far as they were asked for."""
     tools: tuple[str, ...] = ()
     """Of b3sum and sha256sum those that the node has."""
     unread: tuple[str, ...] = ()
@@ -100,7 +112,11 @@ def model(found: Mapping[str, Section]) -> Fact[ModelFiles]:
     return ModelFiles(
         sizes={name: int(size) for size, name in rows},
         config=_json(found, "model_config"),
-        index_shards=_index_shards(text(found, "model_index")),
+        index_shards=_index_shards(found, "model_index", "model.safetensors.index.json"),
+        params=_json(found, "model_params"),
+        mistral_shards=_index_shards(found, "model_index_mistral", "consolidated.safetensors.index.json"),
+        bin_shards=_index_shards(found, "model_index_bin", "pytorch_model.bin.index.json"),
+        single=single if isinstance(single := text(found, "model_single"), str) else None,
         directory=text(found, "model_directory"),
         links=_links(optional["links"]),
         dangling=_names(optional["dangling"]),
@@ -146,14 +162,15 @@ def _headers(output: Fact[str]) -> tuple[Mapping[str, bytes], Fact[str]]:
     return starts, digest[1] if digest else Unknown("no digest of the headers: is sha256sum installed?")
 
 
-def _index_shards(output: Fact[str]) -> Fact[tuple[str, ...]]:
-    """Files that the index names: the index's last characters on the first line, then one name a line."""
+def _index_shards(found: Mapping[str, Section], section: str, index: str) -> Fact[tuple[str, ...]]:
+    """Files that an index names: the index's last characters on the first line, then one name a line."""
+    output = text(found, section)
     if not isinstance(output, str):
         return output
     end, *names = output.splitlines() or [""]
     if not end.endswith("}"):
-        return Unknown("model.safetensors.index.json is cut off")
-    return tuple(names) or Unknown("model.safetensors.index.json names no files")
+        return Unknown(f"{index} is cut off")
+    return tuple(names) or Unknown(f"{index} names no files")
 
 
 def _json(found: Mapping[str, Section], name: str) -> Fact[dict[str, Any]]:

@@ -118,6 +118,10 @@ def _cells(output: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split(",")] for line in output.splitlines() if line.strip()]
 
 
+NO_MEMORY_OF_ITS_OWN = ("[N/A]", "[Not Supported]")
+"""What nvidia-smi prints for the memory of a GPU that has none but the machine's."""
+
+
 def _mib(cell: str) -> int | None:
     """A number of MiB; None for `[N/A]`, which nvidia-smi prints where the driver does not know."""
     return None if cell.startswith("[") else int(cell)
@@ -185,6 +189,7 @@ def _gpu(cells: list[str]) -> Gpu:
         mig=mig == "Enabled",
         ecc_uncorrected=_mib(ecc),
         fabric=None if not fabric or fabric[0].startswith("[") or fabric[0] == "N/A" else ", ".join(fabric),
+        memory_unread=total.startswith("[") and total not in NO_MEMORY_OF_ITS_OWN,
     )
 
 

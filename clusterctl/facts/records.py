@@ -38,8 +38,8 @@ class Listener:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One accelerator as nvidia-smi names it; memory in MiB, None where it has none of its own (unified memory: DGX
-    Spark)."""
+    """One accelerator as nvidia-smi names it; memory in MiB, None where it has none of its own (`unified`), or where it
+    could not be read."""
 
     index: int
     name: str
@@ -56,6 +56,14 @@ class Gpu:
     fabric: str | None = None
     """State of its registration in the NVLink fabric and how it ended (`Completed, Success`); None: no such fabric, or
     a driver that does not tell."""
+    memory_unread: bool = False
+    """Whether nvidia-smi answered something else than a number or `[N/A]` for its memory (`[Unknown Error]`)."""
+
+    @property
+    def unified(self) -> bool:
+        """Whether it has no memory but the machine's: nvidia-smi prints `[N/A]`, for there is no frame buffer (DGX
+        Spark User Guide, known issues)."""
+        return self.memory_total_mib is None and not self.memory_unread
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ class Model(Strict):
     """The model that is served."""
 
     path: AbsolutePath
-    """Directory of the model, at the same absolute path on every node."""
+    """Directory of the model, or its GGUF file, at the same absolute path on every node."""
     name: Word | None = None
     """Name that clients send as `model`. Default: the last part of the path."""
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from clusterctl.layout.towers import Tower, towers
+
 TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 """Where models with several modalities keep the language model's configuration."""
 
@@ -73,6 +75,8 @@ class Architecture:
     """Bytes of an unquantised weight once loaded (vLLM loads float32 models as 16 bits, unless told otherwise)."""
     context: int | None
     quantization: Quantization | None
+    towers: tuple[Tower, ...]
+    """Encoders of images and sound that TP must divide."""
     irregular: str | None
     """Why the KV cache cannot be computed from these sizes; None where it can."""
 
@@ -105,6 +109,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         dtype_bytes=2 if _dtype(config, text) == 4 else _dtype(config, text),
         context=_context(text),
         quantization=_quantization(config.get("quantization_config") or text.get("quantization_config")),
+        towers=towers(config),
         irregular=_irregular(text, model_type),
     )
 

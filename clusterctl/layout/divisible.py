@@ -12,8 +12,9 @@ from typing import Literal
 
 from clusterctl.layout.architecture import Architecture
 from clusterctl.layout.stages import layers_per_stage
+from clusterctl.layout.towers import undivided
 
-Kind = Literal["heads", "blocks", "layers"]
+Kind = Literal["heads", "blocks", "layers", "tower"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,12 @@ class Sizes:
 
 def indivisible(arch: Architecture, sizes: Sizes, partition: str | None = None) -> tuple[Indivisible, ...]:
     """Everything that does not divide."""
-    return (*_heads(arch, sizes), *_blocks(arch, sizes), *_layers(arch, sizes.pipeline, partition))
+    return (
+        *_heads(arch, sizes),
+        *_towers(arch, sizes),
+        *_blocks(arch, sizes),
+        *_layers(arch, sizes.pipeline, partition),
+    )
 
 
 def _heads(arch: Architecture, sizes: Sizes) -> Iterator[Indivisible]:
@@ -58,6 +64,11 @@ def _heads(arch: Architecture, sizes: Sizes) -> Iterator[Indivisible]:
     for size, what, parts, by in _inner_sizes(arch, sizes):
         if size % parts:
             yield Indivisible("heads", f"{what} {size} is not divisible by {by}")
+
+
+def _towers(arch: Architecture, sizes: Sizes) -> Iterator[Indivisible]:
+    for said in undivided(arch.towers, sizes.tensor):
+        yield Indivisible("tower", said)
 
 
 def _inner_sizes(arch: Architecture, sizes: Sizes) -> Iterator[tuple[int, str, int, str]]:

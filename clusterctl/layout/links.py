@@ -127,9 +127,11 @@ class Hardware:
     gpu: str | None
     """What all accelerators are called; None where they differ, or are not known."""
     gpu_memory_bytes: int | None
-    """Of the smallest; None on CPUs, with unified memory, and where it could not be read."""
+    """Of the smallest, with unified memory the machine's; None on CPUs, and where it could not be read."""
     inside: Link | None
     between: Link | None
+    unified_memory: bool = False
+    """Whether the GPUs have no memory but the machine's."""
 
 
 def hardware(inventory: Inventory, facts: ClusterFacts, per_node: int, gpu_memory_bytes: int | None) -> Hardware:

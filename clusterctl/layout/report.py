@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from clusterctl.deployment.gpus import usable_gpus
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles
 from clusterctl.facts.nvidia import NvidiaFacts, Topology
-from clusterctl.facts.safetensors import Header, Tensor
 from clusterctl.inventory.layout import Size, engine_room, filled_in
 from clusterctl.inventory.model import Inventory
 from clusterctl.layout.architecture import Architecture, architecture
-from clusterctl.layout.candidate import GIB, Candidate, Load, Memory, judge
+from clusterctl.layout.candidate import Candidate, Load, Memory, judge
 from clusterctl.layout.estimate import Workload
-from clusterctl.layout.kv_cache import BLOCK_TOKENS
 from clusterctl.layout.links import Hardware, hardware
+from clusterctl.layout.load import (
+    configured,
+    gpu_memory_bytes,
+    has_unified_memory,
+    load_of,
+    memory_share,
+    uncounted,
+    value_bytes,
+)
+from clusterctl.layout.memory import UTILIZATION, memory_notes
 from clusterctl.layout.ranking import Ranking, ranking
-
-UTILIZATION = 0.92
-"""vLLM's default of gpu-memory-utilization (0.32, config/cache.py)."""
-
-UNCOUNTED = {
-    "cpu-offload-gb": "weights are kept outside of the GPU",
-    "speculative-config": "a draft model takes memory too",
-    "hf-overrides": "it changes the model's configuration",
-    "decode-context-parallel-size": "it divides the KV cache further",
-    "prefill-context-parallel-size": "it divides the KV cache further",
-    "num-gpu-blocks-override": "it sets the size of the KV cache itself",
-    "kv-transfer-config": "KV cache is kept elsewhere too",
-}
-"""Options of `vllm serve` with which the estimate would be wrong, each with the reason."""
+from clusterctl.layout.tensors import tensors_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +41,8 @@ class Report:
     engines: int
     """Each of them lies as `chosen` does."""
     gpu_memory_bytes: int | None
+    unified_memory: bool
+    """Whether that is the machine's memory, which the GPU has no other than."""
     request_tokens: int | None
     chosen: Candidate
     others: tuple[Candidate, ...]
@@ -86,26 +82,33 @@ def report(inventory: Inventory, facts: ClusterFacts, work: Workload | None = No
     if per_node < 1:
         return Unknown("how many accelerators the nodes have is not known (set accelerator.per_node)")
     machines = hardware(inventory, facts, per_node, gpu_memory_bytes(inventory, facts))
+    machines = replace(machines, unified_memory=has_unified_memory(inventory, facts))
     serve = inventory.serve
     sizes = (serve.tensor_parallel, serve.pipeline_parallel, serve.data_parallel)
     found = _report(inventory.served_name, machines, load, sizes, work or Workload())
     if isinstance(found, Unknown):
         return found
-    return replace(found, notes=tuple(_notes(inventory, facts, load, found.chosen.tensor_parallel, per_node)))
+    notes = (
+        *memory_notes(machines, memory_share(serve.options)),
+        *_notes(inventory, facts, load, found.chosen.tensor_parallel, per_node),
+    )
+    return replace(found, notes=notes)
 
 
 def planned(
     name: str, files: ModelFiles, machines: Hardware, request_tokens: int | None, work: Workload
 ) -> Report | Unknown:
     """The layouts of a model on machines that nobody has asked: one engine over all of them, and every other way."""
-    if not isinstance(files.config, Mapping):
-        return Unknown(f"{name} has no config.json that can be read")
-    arch = architecture(files.config)
+    config = configured(files)
+    if isinstance(config, Unknown):
+        return Unknown(f"{name}: {config.reason}")
+    arch = architecture(config)
     total = machines.gpu_memory_bytes
     memory = Memory(int(total * UTILIZATION)) if total is not None else None
-    load = Load(arch, _tensors(files), memory, request_tokens or arch.context, _value_bytes({}, arch))
-    load = replace(load, unknown=tuple(_uncounted({}, arch)))
-    return _report(name, machines, load, ("auto", "auto", 1), work)
+    load = Load(arch, tensors_of(files), memory, request_tokens or arch.context, value_bytes({}, arch))
+    load = replace(load, unknown=tuple(uncounted({}, arch)))
+    found = _report(name, machines, load, ("auto", "auto", 1), work)
+    return found if isinstance(found, Unknown) else replace(found, notes=tuple(memory_notes(machines, None)))
 
 
 def _report(
@@ -127,6 +130,7 @@ def _report(
         per_node=machines.per_node,
         engines=engines,
         gpu_memory_bytes=machines.gpu_memory_bytes,
+        unified_memory=machines.unified_memory,
         request_tokens=load.request_tokens,
         chosen=judge(load, tensor, pipeline),
         others=tuple(judge(load, *pair) for pair in pairs if pair != (tensor, pipeline)),
@@ -145,107 +149,10 @@ def accelerators(inventory: Inventory, facts: ClusterFacts) -> int:
     return min((len(usable_gpus(inventory, name, node)) for name, node in found.items()), default=0)
 
 
-def load_of(inventory: Inventory, facts: ClusterFacts) -> Load | Unknown:
-    """What is to be held, from the first node that has the model's configuration."""
-    found = [node.model for node in facts.nodes.values() if isinstance(node.model, ModelFiles)]
-    files = next((files for files in found if isinstance(files.config, Mapping)), None)
-    if files is None or not isinstance(files.config, Mapping):
-        return Unknown(f"no node has a readable config.json in {inventory.model.path}")
-    arch = architecture(files.config)
-    options = inventory.serve.options
-    tensors = _tensors(next((other for other in found if _tensors(other) is not None), files))
-    request = _request_tokens(options.get("max-model-len"), arch)
-    return Load(
-        arch=arch,
-        tensors=tensors,
-        memory=_memory(inventory, facts),
-        request_tokens=request,
-        value_bytes=_value_bytes(options, arch),
-        expert_parallel=inventory.serve.expert_parallel,
-        engines=inventory.serve.data_parallel,
-        partition=inventory.container.env.get("VLLM_PP_LAYER_PARTITION"),
-        unknown=tuple(_uncounted(options, arch)),
-    )
-
-
-def _tensors(files: ModelFiles) -> Mapping[str, Tensor] | None:
-    """All tensors of the model; None unless every shard's header is known."""
-    headers = [files.headers.get(name) for name in files.shards]
-    wanted = files.index_shards if isinstance(files.index_shards, tuple) else ()
-    if not headers or not all(isinstance(said, Header) for said in headers) or set(wanted) - set(files.shards):
-        return None
-    # A directory may hold the model twice (consolidated.safetensors beside shards): the index says which files count.
-    names = [name for name in files.shards if not wanted or name in wanted]
-    said = [files.headers[name] for name in names]
-    return {name: tensor for header in said if isinstance(header, Header) for name, tensor in header.tensors.items()}
-
-
-def _request_tokens(said: object, arch: Architecture) -> int | None:
-    """Longest request; None when vLLM fits it to the memory ("auto", -1). Accepts vLLM's 32k and 32K."""
-    if isinstance(said, int) and not isinstance(said, bool):
-        return said if said > 0 else None
-    if isinstance(said, str):
-        number, unit = said[:-1], said[-1:]
-        factor = {"k": 1000, "K": 1024, "m": 1_000_000, "M": 1024**2}.get(unit)
-        if factor and number.isdigit():
-            return int(number) * factor
-        return int(said) if said.isdigit() else None
-    return arch.context
-
-
-def _value_bytes(options: Mapping[str, Any], arch: Architecture) -> int:
-    """Bytes of one value in the KV cache."""
-    said = str(options.get("kv-cache-dtype", "auto"))
-    if said.startswith(("fp8", "int8")) or (said == "auto" and arch.quantization and arch.quantization.fp8_kv_cache):
-        return 1
-    dtype = str(options.get("dtype", "auto"))
-    return 4 if "float32" in (dtype, said) or dtype == "float" else 2
-
-
-def _uncounted(options: Mapping[str, Any], arch: Architecture) -> Iterator[str]:
-    for name, why in UNCOUNTED.items():
-        if options.get(name):
-            yield f"serve.options.{name}: {why}"
-    if arch.irregular:
-        yield f"{arch.name}: {arch.irregular}"
-
-
-def gpu_memory_bytes(inventory: Inventory, facts: ClusterFacts) -> int | None:
-    """Memory of the smallest GPU; None on CPUs, with unified memory, and where it could not be read."""
-    if inventory.accelerator.kind != "nvidia":
-        return None
-    gpus = [gpu for name, node in facts.nodes.items() for gpu in usable_gpus(inventory, name, node)]
-    sizes = [gpu.memory_total_mib for gpu in gpus]
-    known = [size for size in sizes if size is not None]
-    return min(known) * 1024**2 if known and len(known) == len(sizes) else None
-
-
-def _memory(inventory: Inventory, facts: ClusterFacts) -> Memory | None:
-    options = inventory.serve.options
-    given = options.get("kv-cache-memory-bytes")
-    if inventory.accelerator.kind == "cpu":
-        space = inventory.container.env.get("VLLM_CPU_KVCACHE_SPACE", "")
-        block = _whole(options.get("block-size")) or BLOCK_TOKENS["cpu"]
-        return Memory(None, int(space) * GIB, block) if space.isdigit() and int(space) else None
-    total = gpu_memory_bytes(inventory, facts)
-    if total is None:
-        return None
-    share = options.get("gpu-memory-utilization", UTILIZATION)
-    try:
-        requested = int(total * float(str(share)))
-    except ValueError:
-        return None
-    return Memory(requested, _whole(given), _whole(options.get("block-size")) or BLOCK_TOKENS["gpu"])
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
 def _unknown(load: Load) -> tuple[str, ...]:
     reasons = list(load.unknown)
     if load.tensors is None:
-        reasons.append("weights: the headers of all safetensors files are not known")
+        reasons.append("weights: a file that the model is made of is missing, or its header is not known")
     if load.memory is None:
         reasons.append("memory: no GPU memory was read (on CPUs set VLLM_CPU_KVCACHE_SPACE in container.env)")
     if load.request_tokens is None:

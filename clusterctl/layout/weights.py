@@ -16,7 +16,8 @@ from clusterctl.layout.architecture import Architecture
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
 _OTHER_MODALITY = re.compile(
-    r"(?:^|\.)(?:visual|vision\w*|audio\w*|image\w*|multi_modal_projector|mm_projector|mlp1)\."
+    r"(?:^|\.)(?:visual|vision\w*|audio\w*|image\w*|multi_modal_projector|mm_projector|mlp1|"
+    r"patch_merger|pre_mm_projector_norm|mm_whisper_embeddings|vpm|apm|resampler)\."
 )
 _EMBEDDING = re.compile(r"(?:embed_tokens|tok_embeddings|embed_in|wte|word_embeddings)\.")
 _OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output)\.(?!.*layers)")
@@ -65,7 +66,8 @@ def weights_per_gpu(
 
 def _loaded_bytes(arch: Architecture, tensor: Tensor) -> int:
     """Bytes once loaded: an unquantised float32 checkpoint is loaded with 16 bits (vLLM's dtype `auto`)."""
-    if tensor.dtype == "F32" and arch.quantization is None and arch.dtype_bytes == 2:
+    plain = arch.quantization is None or arch.quantization.method == "gguf"
+    if tensor.dtype == "F32" and plain and arch.dtype_bytes == 2:
         return tensor.size_bytes // 2
     return tensor.size_bytes
 

@@ -177,7 +177,7 @@ class Redactor:
     def json(self, value: Any) -> str:
         """A tree of JSON values as text that still is JSON, without secrets: each text in it is cleared by itself."""
         # Through JSON first, so that what json makes a text (dates, enumerations) is one before it is looked at.
-        plain = json.loads(json.dumps(value, default=str))
+        plain = json.loads(json.dumps(_with_text_keys(value), default=str))
         return json.dumps(self._tree(masked(plain)), indent=2, ensure_ascii=False) + "\n"
 
     def _tree(self, value: Any) -> Any:
@@ -186,6 +186,15 @@ class Redactor:
         if isinstance(value, list):
             return [self._tree(item) for item in value]
         return self.text(value) if isinstance(value, str) else value
+
+
+def _with_text_keys(value: Any) -> Any:
+    """The same tree, its keys as texts: json turns values into texts (`default`), and refuses keys that are none."""
+    if isinstance(value, Mapping):
+        return {str(key): _with_text_keys(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_text_keys(item) for item in value]
+    return value
 
 
 def _without_shapes(line: str) -> str:

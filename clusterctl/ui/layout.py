@@ -21,6 +21,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "nodes": list(report.nodes),
         "accelerators_per_node": report.per_node,
         "gpu_memory_bytes": report.gpu_memory_bytes,
+        "unified_memory": report.unified_memory,
         "max_model_len": report.request_tokens,
         "chosen": _candidate(report, report.chosen),
         "others": [_candidate(report, other) for other in report.others],
@@ -121,7 +122,10 @@ def _architecture(arch: Architecture) -> str:
 
 
 def _memory(report: Report) -> str:
-    return "" if report.gpu_memory_bytes is None else f" of {report.gpu_memory_bytes / GIB:.1f} GiB"
+    if report.gpu_memory_bytes is None:
+        return ""
+    whose = ", which is the machine's memory" if report.unified_memory else ""
+    return f" of {report.gpu_memory_bytes / GIB:.1f} GiB{whose}"
 
 
 def _verdict(report: Report, candidate: Candidate) -> str:

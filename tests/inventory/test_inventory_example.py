@@ -25,6 +25,9 @@ SETTING = re.compile(r"^(\s*)#(?=[^\s#])", re.MULTILINE)
 """A setting with its default is commented out by a # without a space; a # with a space explains."""
 
 
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.yaml"))
+
+
 def uncommented() -> str:
     return SETTING.sub(r"\1", TEXT)
 
@@ -44,6 +47,16 @@ def test_the_example_loads() -> None:
     inventory = load_inventory(EXAMPLE, (waivers, mode_rules))
     assert [node.name for node in inventory.nodes] == ["gpu1", "gpu2"]
     assert (inventory.accelerator.kind, inventory.accelerator.per_node) == ("nvidia", 8)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_in_the_docs_load_and_validate(path: Path) -> None:
+    inventory = load_inventory(path, (waivers, mode_rules))
+    assert len(inventory.nodes) == 2
+    text = path.read_text(encoding="utf-8")
+    Draft202012Validator(json_schema()).validate(parse(text).data)
+    pages = (ROOT / "docs" / "how-to").glob("*.md")
+    assert any(path.name in page.read_text(encoding="utf-8") for page in pages), "a page says how to use it"
 
 
 def test_every_field_is_in_the_example() -> None:

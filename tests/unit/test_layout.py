@@ -23,7 +23,8 @@ from clusterctl.layout.architecture import Architecture, architecture
 from clusterctl.layout.candidate import GIB, Load, Memory, judge
 from clusterctl.layout.divisible import Sizes, indivisible
 from clusterctl.layout.kv_cache import bytes_per_token, capacity_tokens
-from clusterctl.layout.report import Report, load_of, report
+from clusterctl.layout.load import load_of
+from clusterctl.layout.report import Report, report
 from clusterctl.layout.stages import layers_per_stage
 from clusterctl.layout.weights import weights_per_gpu
 from clusterctl.ui import layout as text

@@ -43,7 +43,7 @@ def read(directory: Path) -> ModelFiles:
     names = model_headers.readable(found)
     headers = model_headers.split(shell(model_headers.SCRIPT, str(directory), *names)) if names else {}
     assert isinstance(headers, Mapping)
-    return replace(found, headers=headers)
+    return model_headers.with_those(found, headers)
 
 
 def digests(directory: Path, cache: Path, tool: str = "sha256sum") -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from ipaddress import IPv4Address
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -218,3 +219,8 @@ def test_json_stays_json_and_has_no_secret(tree: object, secret: str) -> None:
 
 def test_a_redactor_does_not_tell() -> None:
     assert "hidden" not in repr(Redactor(["hidden-value"]))
+
+
+def test_keys_that_are_no_texts_become_texts() -> None:
+    told = json.loads(Redactor(()).json({"answers": {IPv4Address("10.77.0.12"): ({3: "eth1"},)}}))
+    assert told == {"answers": {"10.77.0.12": [{"3": "eth1"}]}}

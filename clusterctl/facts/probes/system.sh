@@ -76,7 +76,7 @@ filesystems() {
     find_data_root
     set -- /tmp
     [ -d "$data_root" ] && set -- "$@" "$data_root"
-    [ -d "$model_path" ] && set -- "$@" "$model_path"
+    [ -e "$model_path" ] && set -- "$@" "$model_path"
     limited 5 stat -f -c '%n|%a|%b|%S|%d|%c|%T' "$@"
 }
 

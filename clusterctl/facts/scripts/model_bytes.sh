@@ -1,4 +1,4 @@
-# Digests of all bytes of a model's files, as `sh -s -- DIRECTORY b3sum|sha256sum`. Prints, as each file is done:
+# Digests of all bytes of a model's files, as `sh -s -- PATH b3sum|sha256sum`. Prints, as each file is done:
 # `done SIZE DIGEST NAME`; first `total FILES BYTES`, and `tick` every few seconds, so that silence means a hang.
 # The only thing here that writes: known digests are kept in a file of mode 0600 below the login's cache directory, by
 # size, modification time and inode, so that a second run reads nothing again. Deleting it costs only time.
@@ -6,7 +6,9 @@ LC_ALL=C TZ=UTC
 export LC_ALL TZ
 PATH="$PATH:/usr/local/bin:/usr/bin:/bin"
 umask 077
-cd "$1" || exit
+one=
+[ -f "$1" ] && one=./${1##*/}
+if [ -n "$one" ]; then cd "${1%/*}/" || exit; else cd "$1" || exit; fi
 tool=$2
 cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/clusterctl
 known=$cache/model-$(printf '%s' "$(pwd -P)" | cksum | tr -c '0-9\n' -)-$tool
@@ -14,7 +16,7 @@ mkdir -p "$cache" && touch "$known" || known=/dev/null
 export tool known
 
 list() {
-    find -L . -maxdepth 1 -type f ! -name '*.incomplete' "$@"
+    find -L "${one:-.}" -maxdepth 1 -type f ! -name '*.incomplete' "$@"
 }
 
 list -exec stat -L -c %s {} + | awk '{ files += 1; bytes += $1 } END { printf "total %d %.0f\n", files, bytes }'

@@ -13,9 +13,8 @@ from clusterctl.findings.section import Section
 from clusterctl.findings.topics.gpus import used_gpus
 from clusterctl.findings.topics.nodes import runs_ours
 from clusterctl.inventory.model import Inventory
-
-MEMORY_UTILIZATION = 0.9
-"""vLLM's default of --gpu-memory-utilization (0.32): so much of the memory must be free at start."""
+from clusterctl.layout.load import memory_share
+from clusterctl.layout.memory import COHERENT
 
 HELD = Code(
     name="gpu-memory-held",
@@ -29,12 +28,22 @@ HELD = Code(
     note="A process is shown as `NAME (pid PID, N MiB)`, with its container and cluster where it is in one, or as no "
     "process that is visible. Only GPUs that will be used; not on a node where this cluster's container runs.",
 )
+UNIFIED = HELD.variant(
+    seen="GPU {index}: its memory, which is the machine's, is in use by {process}",
+    why="vLLM asks for {share} of the machine's memory to be free when it starts",
+)
+COHERENT_HELD = HELD.variant(
+    why="vLLM asks for {share} of the memory to be free when it starts; this GPU's HBM may be a NUMA node of the "
+    "machine too, and then the page cache lies in it",
+    fix="on the node: nvidia-smi; end what is yours; where no process is shown: numactl -H shows the nodes, and "
+    "sync; echo 3 > /proc/sys/vm/drop_caches empties the page cache",
+)
 
 
-@rule(Section.NVIDIA, HELD)
+@rule(Section.NVIDIA, HELD, UNIFIED, COHERENT_HELD)
 def gpu_memory_held(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The GPUs that will be used are free. Who holds them is named; nothing is ended."""
-    share = _memory_share(inventory)
+    share = memory_share(inventory.serve.options)
     for name, node in facts.nodes.items():
         if runs_ours(node, inventory):
             continue
@@ -43,7 +52,7 @@ def gpu_memory_held(inventory: Inventory, facts: ClusterFacts) -> Iterator[Findi
             holders = _holders(node, gpu)
             too_little = total is not None and used is not None and total - used < share * total
             if holders or too_little:
-                yield HELD.found(
+                yield _wording(gpu, holders).found(
                     name,
                     severity=ERROR if too_little else WARNING,
                     index=gpu.index,
@@ -52,6 +61,12 @@ def gpu_memory_held(inventory: Inventory, facts: ClusterFacts) -> Iterator[Findi
                     process=", ".join(holders) or "no process that is visible",
                     share=f"{share:.0%}",
                 )
+
+
+def _wording(gpu: Gpu, holders: list[str]) -> Code:
+    if gpu.unified:
+        return UNIFIED
+    return COHERENT_HELD if COHERENT.search(gpu.name) and not holders else HELD
 
 
 def _holders(node: NodeFacts, gpu: Gpu) -> list[str]:
@@ -69,8 +84,3 @@ def _place(node: NodeFacts, process: GpuProcess) -> str:
 
 def _mib(size: int | None) -> str:
     return "" if size is None else f", {size} MiB"
-
-
-def _memory_share(inventory: Inventory) -> float:
-    asked = inventory.serve.options.get("gpu-memory-utilization", MEMORY_UTILIZATION)
-    return float(asked) if isinstance(asked, int | float) else MEMORY_UTILIZATION

@@ -45,9 +45,24 @@ LAYERS = Code(
     fix=FIX,
     note=f"N layers are fewer than M pipeline stages, or VLLM_PP_LAYER_PARTITION does not fit. {INSTEAD}",
 )
+ENCODER = Code(
+    name="layout-encoder",
+    severity=ERROR,
+    title="TP does not divide the encoder",
+    runbook="layout.md",
+    seen="{architecture}: {problems}",
+    why="vLLM divides the encoder of images or sound by TP too, and fails on a bare assertion after every node has "
+    "started",
+    fix=f"{FIX}; where only text is served: serve.options.language-model-only: true",
+    note=f"{INSTEAD} Models that divide their encoder in no case, or do without by themselves, are left out.",
+)
+ENCODER_WHOLE = ENCODER.variant(
+    fix="set serve.options.mm-encoder-tp-mode: data (each rank then has the whole encoder, and takes a part of the "
+    "images); or {another_layout}"
+)
 
 
-@rule(Section.LAYOUT, HEADS, BLOCKS, LAYERS)
+@rule(Section.LAYOUT, HEADS, BLOCKS, LAYERS, ENCODER, ENCODER_WHOLE)
 def layout_divides(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """Heads, feed-forward sizes, quantisation blocks and layers divide."""
     found = layout_report(inventory, facts)
@@ -56,3 +71,6 @@ def layout_divides(inventory: Inventory, facts: ClusterFacts) -> Iterator[Findin
     for kind, code in (("heads", HEADS), ("blocks", BLOCKS), ("layers", LAYERS)):
         if problems := "; ".join(p.text for p in found.chosen.problems if p.kind == kind):
             yield code.found(architecture=found.arch.name, problems=problems, another_layout=instead(found))
+    if problems := "; ".join(p.text for p in found.chosen.problems if p.kind == "tower"):
+        code = ENCODER_WHOLE if all(tower.data_mode for tower in found.arch.towers) else ENCODER
+        yield code.found(architecture=found.arch.name, problems=problems, another_layout=instead(found))

@@ -45,7 +45,7 @@ WITHOUT_RAY = LOW.variant(
 def memory(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """Enough free memory for the workers, below the point at which Ray kills them."""
     over_ray = mode_of(inventory).name == "ray"
-    threshold = _ray_threshold(inventory) if over_ray else 1.0
+    threshold = ray_threshold(inventory) if over_ray else 1.0
     for name, node in facts.nodes.items():
         total, available = node.system.memory_total_bytes, node.memory_available_bytes
         if not isinstance(total, int) or not isinstance(available, int) or runs_ours(node, inventory):
@@ -64,7 +64,8 @@ def memory(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             )
 
 
-def _ray_threshold(inventory: Inventory) -> float:
+def ray_threshold(inventory: Inventory) -> float:
+    """The part of the memory at which Ray begins to kill workers."""
     try:
         return float(inventory.container.env.get("RAY_memory_usage_threshold", RAY_MEMORY_THRESHOLD))
     except ValueError:

@@ -7,6 +7,15 @@ from collections.abc import Iterator, Mapping
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles
+from clusterctl.facts.model_formats import (
+    HF_CONFIG,
+    MISTRAL_CONFIG,
+    Asked,
+    asked,
+    config_format,
+    config_of,
+    has_consolidated,
+)
 from clusterctl.findings.code import ERROR, WARNING, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
@@ -27,13 +36,15 @@ MISSING = Code(
 NO_CONFIG = Code(
     name="model-config",
     severity=ERROR,
-    title="No usable config.json",
+    title="No usable configuration",
     runbook="model.md",
-    seen="{path} has no config.json",
+    seen="{path} has no {file}",
     why="vLLM reads the architecture from it",
     fix="copy the model again: rsync -a GOOD_NODE:{path}/ {path}/",
+    note="The file is config.json, params.json (Mistral's own format, with `consolidated*.safetensors`), or either. A "
+    "GGUF file holds its configuration itself.",
 )
-UNREADABLE_CONFIG = NO_CONFIG.variant(seen="{path} config.json: {reason}")
+UNREADABLE_CONFIG = NO_CONFIG.variant(seen="{path} {file}: {reason}")
 CACHE_FOLDER = NO_CONFIG.variant(
     seen="{path} is a Hugging Face cache's folder of a model: it holds revisions ({revisions})",
     fix="set model.path to one of them: {path}/snapshots/{revision}",
@@ -53,7 +64,7 @@ UNKNOWN = Code(
 @rule(Section.MODEL, MISSING, NO_CONFIG, UNREADABLE_CONFIG, CACHE_FOLDER, UNKNOWN)
 def model_directory(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The model's directory is at the same path on every node and holds a configuration."""
-    path = inventory.model.path
+    path, said = inventory.model.path, asked(inventory.serve.options)
     for name, node in facts.nodes.items():
         if node.model is None:
             yield MISSING.found(name, path=path)
@@ -62,13 +73,19 @@ def model_directory(inventory: Inventory, facts: ClusterFacts) -> Iterator[Findi
         else:
             if node.model.unread:
                 yield UNKNOWN.found(name, reason="; ".join(node.model.unread))
-            if not isinstance(node.model.config, Mapping) and not points(node.model, "config.json"):
-                yield _no_config(path, name, node.model)
+            yield from _configuration(path, name, node.model, said)
 
 
-def _no_config(path: str, name: str, files: ModelFiles) -> Finding:
-    if files.snapshots and files.config is None:
-        return CACHE_FOLDER.found(name, path=path, revisions=listed(files.snapshots), revision=files.snapshots[0])
-    if isinstance(files.config, Unknown):
-        return UNREADABLE_CONFIG.found(name, path=path, reason=files.config.reason)
-    return NO_CONFIG.found(name, path=path)
+def _configuration(path: str, name: str, files: ModelFiles, said: Asked) -> Iterator[Finding]:
+    config, kind = config_of(files, said), config_format(files, said)
+    file = MISTRAL_CONFIG if kind == "mistral" else HF_CONFIG
+    if isinstance(config, Mapping) or kind == "gguf" or points(files, file):
+        return  # a GGUF file that cannot be read is damaged, which is a finding of its own
+    if files.snapshots and config is None:
+        yield CACHE_FOLDER.found(name, path=path, revisions=listed(files.snapshots), revision=files.snapshots[0])
+    elif isinstance(config, Unknown):
+        yield UNREADABLE_CONFIG.found(name, path=path, file=file, reason=config.reason)
+    elif said.config == "auto" and HF_CONFIG not in files.sizes and has_consolidated(files):
+        yield NO_CONFIG.found(name, path=path, file=f"{MISTRAL_CONFIG} and no {HF_CONFIG}")
+    else:
+        yield NO_CONFIG.found(name, path=path, file=file)

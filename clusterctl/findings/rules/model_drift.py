@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.gguf import Gguf
 from clusterctl.facts.model_files import ModelFiles
 from clusterctl.facts.safetensors import Header, Tensor
 from clusterctl.findings.code import ERROR, WARNING, Code
@@ -119,12 +120,12 @@ def _by(models: Mapping[str, ModelFiles], value: Callable[[ModelFiles], Hashable
 def _other_tensors(models: Mapping[str, ModelFiles]) -> dict[str, Groups]:
     """Shards whose tensors have other names, dtypes or shapes on some nodes. Metadata may differ: it is not loaded."""
     found: dict[str, Groups] = {}
-    for file in sorted({file for files in models.values() for file in files.headers}):
+    for file in sorted({file for files in models.values() for file in (*files.headers, *files.ggufs)}):
         kinds: list[Mapping[str, Tensor]] = []
         groups: dict[Hashable, list[str]] = defaultdict(list)
         for node, files in models.items():
-            header = files.headers.get(file)
-            if isinstance(header, Header):
+            header = files.headers.get(file) or files.ggufs.get(file)
+            if isinstance(header, Header | Gguf):
                 # Nodes with equal digests share one object: mostly there is nothing to compare.
                 known = [i for i, kind in enumerate(kinds) if kind is header.tensors or kind == header.tensors]
                 kinds += [] if known else [header.tensors]
@@ -142,7 +143,7 @@ def _size(files: ModelFiles, name: str) -> Hashable:
 def _small(models: Mapping[str, ModelFiles]) -> set[str]:
     """Small files that are compared. An index only locates tensors, which the headers do better."""
     names = {name for files in models.values() if isinstance(files.digests, Mapping) for name in files.digests}
-    return names - {CONFIG, "model.safetensors.index.json"}
+    return {name for name in names if name != CONFIG and not name.endswith(".index.json")}
 
 
 def _digest(files: ModelFiles, name: str) -> Hashable:
@@ -171,8 +172,9 @@ def _revision_differs(
     path: str, models: Mapping[str, ModelFiles], tensors: Mapping[str, Groups], also: list[str]
 ) -> Finding:
     file, groups = next(iter(tensors.items()))
-    headers = [models[nodes[0]].headers[file] for nodes in groups.values()]
-    kinds = [header.tensors for header in headers if isinstance(header, Header)]
+    first = [models[nodes[0]] for nodes in groups.values()]
+    headers = [files.headers.get(file) or files.ggufs.get(file) for files in first]
+    kinds = [header.tensors for header in headers if isinstance(header, Header | Gguf)]
     others = {name for kind in kinds for name in kind if any(other.get(name) != kind[name] for other in kinds)}
     return OTHER_REVISION.found(
         *odd_nodes(tensors),

@@ -53,6 +53,8 @@ def model_links(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
 
 
 def _outside(path: str, files: ModelFiles, mounted: tuple[str, ...]) -> list[str]:
+    if files.single is not None:
+        return []  # the file itself is mounted, wherever its link leads
     rows = []
     for name, target in files.links.items():
         leads = posixpath.normpath(posixpath.join(path, target))

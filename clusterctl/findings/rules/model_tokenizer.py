@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.model_formats import asked, config_of, is_gguf
 from clusterctl.findings.code import ERROR, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
@@ -17,10 +18,10 @@ MISSING = Code(
     severity=ERROR,
     title="No tokenizer",
     runbook="model.md",
-    seen="{path} has no tokenizer (none of tokenizer.json, tokenizer.model, vocab.json with merges.txt)",
+    seen="{path} has no tokenizer (none of tokenizer.json, tokenizer.model, tekken.json, vocab.json with merges.txt)",
     why="the server turns text into tokens with it and does not start without one",
     fix="copy it from a node that has it, or from the model's source: rsync -a GOOD_NODE:{path}/ {path}/",
-    note="Not checked with `tokenizer` or `skip-tokenizer-init` in `serve.options`.",
+    note="Not checked with `tokenizer` or `skip-tokenizer-init` in `serve.options`. A GGUF file: `gguf-tokenizer`.",
 )
 
 
@@ -30,6 +31,11 @@ def model_tokenizer(inventory: Inventory, facts: ClusterFacts) -> Iterator[Findi
     options = inventory.serve.options
     if options.get("skip-tokenizer-init") or options.get("tokenizer"):
         return
-    without = [n for n, f in files_by_node(facts).items() if isinstance(f.config, Mapping) and not has_tokenizer(f)]
+    said = asked(options)
+    without = [
+        name
+        for name, files in files_by_node(facts).items()
+        if not is_gguf(files) and isinstance(config_of(files, said), Mapping) and not has_tokenizer(files)
+    ]
     if without:
         yield MISSING.found(*without, path=inventory.model.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.model_formats import asked
 from clusterctl.findings.code import WARNING, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
@@ -27,6 +28,7 @@ UNFINISHED = Code(
 def model_unfinished(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """What an interrupted or still running download left."""
     models = files_by_node(facts)
-    found = {n: list(f.unfinished) for n, f in models.items() if f.unfinished and not absent_shards(models, f)}
+    said = asked(inventory.serve.options)
+    found = {n: list(f.unfinished) for n, f in models.items() if f.unfinished and not absent_shards(models, f, said)}
     if found:
         yield UNFINISHED.found(*found, path=inventory.model.path, files=per_node(found))

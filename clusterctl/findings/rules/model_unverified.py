@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.model_formats import asked, loaded
 from clusterctl.findings.code import WARNING, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
@@ -18,14 +19,19 @@ UNVERIFIED = Code(
     title="Weights that cannot be checked quickly",
     runbook="model.md",
     seen="weights in {path} that do not say how large they should be: {files}",
-    why="only safetensors files can be checked in seconds; of others only sizes were compared between nodes",
+    why="only safetensors and GGUF files can be checked in seconds; of others only sizes were compared between nodes",
     fix="clusterctl check --full compares all bytes between the nodes",
 )
+
+CHECKED = (".safetensors", ".gguf")
+"""Endings of files whose headers say how large they should be."""
 
 
 @rule(Section.MODEL, UNVERIFIED)
 def model_unverified(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """Weights in formats whose files do not say how large they should be."""
-    found = {n: list(f.weights) for n, f in files_by_node(facts).items() if f.weights and not f.shards}
+    said = asked(inventory.serve.options)
+    loads = {name: loaded(files, said) for name, files in files_by_node(facts).items()}
+    found = {name: rest for name, files in loads.items() if (rest := [f for f in files if not f.endswith(CHECKED)])}
     if found:
         yield UNVERIFIED.found(*found, path=inventory.model.path, files=per_node(found))

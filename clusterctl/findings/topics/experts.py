@@ -7,6 +7,7 @@ from typing import Any
 
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.model_files import ModelFiles
+from clusterctl.facts.model_formats import config_of
 from clusterctl.facts.safetensors import Header
 from clusterctl.findings.topics.model import files_by_node
 from clusterctl.layout.weights import EXPERT
@@ -18,8 +19,9 @@ COUNTS = frozenset({"num_experts", "moe_num_experts", "n_routed_experts", "num_l
 def experts(facts: ClusterFacts) -> int | None:
     """Of the model, by the first config.json that could be read; 0: it has none. None: not known."""
     for files in files_by_node(facts).values():
-        if isinstance(files.config, Mapping):
-            return max(counts(files.config), default=None if _has_expert_weights(files) else 0)
+        config = config_of(files)
+        if isinstance(config, Mapping):
+            return max(counts(config), default=None if _has_expert_weights(files) else 0)
     return None
 
 

@@ -7,7 +7,9 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
+from clusterctl.facts.gguf import Gguf
 from clusterctl.facts.model_files import ModelFiles, header_length
+from clusterctl.facts.model_formats import Asked, loaded, wanted
 from clusterctl.facts.safetensors import Header
 from clusterctl.findings.topics.nodes import minority
 
@@ -44,15 +46,15 @@ def points(files: ModelFiles, name: str) -> bool:
     return name in files.pointers or name in files.dangling
 
 
-def wanted_shards(models: Mapping[str, ModelFiles], files: ModelFiles) -> set[str]:
-    """Shards that a node must have: those that any node has, and those that its own index names."""
-    indexed = files.index_shards if isinstance(files.index_shards, tuple) else ()
-    return {file for other in models.values() for file in other.shards} | set(indexed)
+def wanted_shards(models: Mapping[str, ModelFiles], files: ModelFiles, said: Asked) -> set[str]:
+    """Files with weights that a node must have: those that any node loads, those that its own index names, and all
+    parts of what is numbered."""
+    return {file for other in models.values() for file in loaded(other, said)} | wanted(files, said)
 
 
-def absent_shards(models: Mapping[str, ModelFiles], files: ModelFiles) -> list[str]:
-    """Shards that it lacks. A link to nowhere has a finding of its own."""
-    return sorted(wanted_shards(models, files) - files.sizes.keys() - set(files.dangling))
+def absent_shards(models: Mapping[str, ModelFiles], files: ModelFiles, said: Asked) -> list[str]:
+    """Those that it lacks. A link to nowhere has a finding of its own."""
+    return sorted(wanted_shards(models, files, said) - files.sizes.keys() - set(files.dangling))
 
 
 def damaged(files: ModelFiles) -> dict[str, str]:
@@ -70,19 +72,34 @@ def damaged(files: ModelFiles) -> dict[str, str]:
             found[name] = f"has {size} B, {abs(amount)} B {'less' if amount > 0 else 'more'} than its header says"
         elif isinstance(header, Unknown):
             found[name] = f"has no readable header: {header.reason}"
+    found |= _damaged_ggufs(files)
     found |= {name: "is empty" for name, size in files.sizes.items() if size == 0 and _read(name)}
     return found
 
 
+def _damaged_ggufs(files: ModelFiles) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, header in files.ggufs.items():
+        size = files.sizes.get(name, 0)
+        if points(files, name) or not size:
+            continue
+        if isinstance(header, Gguf) and size < header.file_bytes:
+            found[name] = f"has {size} B, {header.file_bytes - size} B less than its header says"
+        elif isinstance(header, Unknown):
+            found[name] = f"has no readable header: {header.reason}"
+    return found
+
+
 def _read(name: str) -> bool:
-    """Whether vLLM reads it when it is there (config.json has a finding of its own)."""
-    return name.endswith((".json", ".model", ".bin")) and name != "config.json"
+    """Whether vLLM reads it when it is there (a configuration has a finding of its own)."""
+    return name.endswith((".json", ".model", ".bin", ".gguf")) and name not in ("config.json", "params.json")
 
 
 def has_tokenizer(files: ModelFiles) -> bool:
     """Whether a file is there that transformers or mistral-common would take for a tokenizer."""
     names = {*files.sizes, *files.dangling}  # a link to nowhere has a finding of its own
-    own = any(name.endswith(".tiktoken") or name.startswith("tokenization_") for name in names)
+    # tokenizer.model.v3 and the like are mistral-common's.
+    own = any(name.endswith(".tiktoken") or name.startswith(("tokenization_", "tokenizer.model")) for name in names)
     return own or any(name in names for name in TOKENIZERS)
 
 
