@@ -31,8 +31,8 @@ from clusterctl.proposal.draft import CPU_ENV, Draft, NodeDraft, with_serve
 from clusterctl.proposal.sizes import sizes
 from clusterctl.rendering import templates_dir
 
-NOTHING_YET = "/nothing-yet"
-"""Stands for the model's directory and the image while nobody has chosen them: no node has it."""
+NO_MODEL, NO_IMAGE = "/nothing-yet", "clusterctl-init:nothing-yet"
+"""Stand for the model's directory and the image while nobody has chosen them: no node has them."""
 
 _HOST = re.compile(r"(?:([^@\s]+)@)?([^@:\s]+)(?::(\d{1,5}))?")
 
@@ -118,9 +118,9 @@ def _temporary(given: Given) -> Inventory:
         "version": 1,
         "cluster": given.cluster,
         "nodes": [{"name": f"node{number}", **_door(host)} for number, host in enumerate(given.hosts, start=1)],
-        "container": {"image": given.image or NOTHING_YET},
+        "container": {"image": given.image or NO_IMAGE},
         "accelerator": {"kind": "nvidia"},
-        "model": {"path": given.model or NOTHING_YET},
+        "model": {"path": given.model or NO_MODEL},
     }
     if ssh := _ssh(given):
         data["ssh"] = dict(ssh)
@@ -135,7 +135,7 @@ def _option(path: KeyPath, given: Given) -> str:
     """What the operator gave that is meant."""
     if path[:1] == ("nodes",) and len(path) > 1:
         return f"--hosts {given.hosts[int(path[1])]}"
-    return f"--{path[-1]}" if path[:1] == ("ssh",) and len(path) > 1 else f"--{path[0]}"
+    return "--model" if path == ("model", "path") else f"--{str(path[-1]).replace('_', '-')}"
 
 
 def _door(host: str) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def _draft(given: Given, seen: _Seen, ask: Ask | None) -> Draft:
         per_node=per_node,
         image=image,
         model=model,
-        serve=Choice("serve", {}, "Sizes stay auto: they were not computed, as something above is still missing"),
+        serve=Choice("serve", {}, "sizes stay auto: without network and model they cannot be computed"),
     )
 
 
@@ -260,12 +260,12 @@ def _sizes(looked_at: Inventory, draft: Draft, *, accept_new_host_keys: bool) ->
         "model": {"path": draft.model.value},
         **({"network": {"cidr": draft.network.value}} if draft.network else {}),
     }
-    image = NOTHING_YET if draft.image.missing else draft.image.value
+    image = NO_IMAGE if draft.image.missing else draft.image.value
     env = CPU_ENV if draft.kind.value == "cpu" else {}
     data["container"] = {"image": image, "sudo": draft.sudo.value, "env": env}
     inventory, mistakes = validate(data)
     if inventory is None:
-        return Choice("serve", {}, f"Sizes stay auto: {next(iter(mistakes)).message}")
+        return Choice("serve", {}, f"sizes stay auto: {next(iter(mistakes)).message}")
     with Hosts(inventory, accept_new_host_keys=accept_new_host_keys) as hosts:
         return sizes(report(inventory, gather(hosts, inventory)))
 

@@ -64,8 +64,9 @@ def sudo(facts: ClusterFacts, *, with_sudo: bool) -> Choice:
     have = {name: node.engine for name, node in facts.nodes.items() if isinstance(node.engine, EngineFacts)}
     lack = {name: node.engine for name, node in facts.nodes.items() if name not in have}
     versions = Counter(engine.version for engine in have.values())
-    said = ", ".join(f"{version} on {count}" for version, count in versions.most_common(3)) or "on no node"
-    why = f"Docker {said}" + (", with sudo: the login itself may not use it" if with_sudo else "")
+    said = ", ".join(f"Docker {version} on {count}" for version, count in versions.most_common(3))
+    how = "with sudo: the login itself may not use it" if with_sudo else "the login may use it"
+    why = f"{said} of {len(facts.nodes)} nodes; {how}" if said else "no node's engine could be asked"
     warnings = tuple(
         f"{name}: {engine.reason if isinstance(engine, Unknown) else 'no container engine'}"
         for name, engine in lack.items()
@@ -88,7 +89,7 @@ def accelerators(inventory: Inventory, facts: ClusterFacts) -> tuple[Choice, Cho
         why = "no GPU was seen on any node: vLLM's CPU build (where there are GPUs, their driver is missing)"
         return (
             Choice("accelerator.kind", "cpu", why, warnings=unread),
-            Choice("accelerator.per_node", 1, "one slot a node, which takes all cores"),
+            Choice("accelerator.per_node", 1, "one slot on each node"),
         )
     kind, counts = ("nvidia", nvidia) if len(nvidia) >= len(amd) else ("amd", amd)
     without = [name for name in facts.nodes if name not in counts]
@@ -98,9 +99,10 @@ def accelerators(inventory: Inventory, facts: ClusterFacts) -> tuple[Choice, Cho
     uneven = (f"the nodes have {said}; {fewest} of each are used",) if len(set(counts.values())) > 1 else ()
     kinds = _gpu_names(facts)
     why = f"{kinds} ({_ways(inventory, facts, list(counts))})" if kind == "nvidia" else "AMD's GPUs, by rocm-smi"
+    each = "as many as every node has" if uneven else "on every node"
     return (
         Choice("accelerator.kind", kind, why, warnings=kind_warnings),
-        Choice("accelerator.per_node", fewest, "what every node has" if not uneven else "the fewest", warnings=uneven),
+        Choice("accelerator.per_node", fewest, each, warnings=uneven),
     )
 
 
