@@ -128,9 +128,10 @@ def scalar(value: Any) -> str:
 
 
 def _line(text: str) -> str:
-    """A comment's text on one line."""
+    """A comment's text: one line, that begins with a capital letter."""
     printable = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(printable.split())[:MOST_COMMENT]
+    line = " ".join(printable.split())[:MOST_COMMENT]
+    return line[:1].upper() + line[1:]
 
 
 MOST_COMMENT = 300

@@ -106,7 +106,9 @@ def surveys(images: dict[str, list[str]], models: dict[str, list[str]]) -> dict[
     """Node → images as `name=content`, and models as `path=bytes`."""
     return {
         name: Survey(
-            tuple(FoundImage(*each.split("=")[:1], (each.split("=")[1],), "2026") for each in images.get(name, [])),
+            tuple(
+                FoundImage(each.partition("=")[0], (each.partition("=")[2],), "2026") for each in images.get(name, [])
+            ),
             tuple(FoundModel(each.split("=")[0], "config", int(each.split("=")[1])) for each in models.get(name, [])),
         )
         for name in HOSTS
