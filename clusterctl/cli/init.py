@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from clusterctl.cli.common import Options, emit, json_option
-from clusterctl.errors import UsageError
+from clusterctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from clusterctl.actions.init import Given
@@ -53,7 +53,7 @@ def init(
     Network, image, model, GPUs and sizes are those that it finds. Changes nothing on the nodes, and overwrites no file.
     Without --yes it asks, at a terminal.
 
-    Exit codes: 0 written, 1 when no node answers, 2 when the file exists already.
+    Exit codes: 0 written, 1 when no node answers or the answer was no, 2 when the file exists already.
     """
     from clusterctl.actions.init import Given, refuse_existing
 
@@ -98,7 +98,9 @@ def _look_and_write(options: Options, given: Given, *, as_json: bool, may_ask: b
         click.echo("looking at the nodes …", err=True)
         draft = propose(given, accept_new_host_keys=options.accept_new_host_keys, progress=SILENT, ask=_ask)
         click.echo("\n".join(shown.proposal_lines(draft)), err=True)
-        click.confirm(f"Write {options.path}?", default=True, abort=True, err=True)
+        if not click.confirm(f"Write {options.path}?", default=True, err=True):
+            click.echo("nothing was written", err=True)
+            sys.exit(ExitCode.FAILED)
     else:
         with progress_on_stderr() as progress:
             draft = propose(given, accept_new_host_keys=options.accept_new_host_keys, progress=progress)

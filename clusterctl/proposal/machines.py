@@ -85,6 +85,12 @@ def accelerators(inventory: Inventory, facts: ClusterFacts) -> tuple[Choice, Cho
         for name, node in facts.nodes.items()
         if isinstance(node.gpus, Unknown)
     )
+    if not nvidia and not amd and unread:
+        why = "GPUs are there, as NVIDIA's tools are, and could not be read"
+        return (
+            Choice("accelerator.kind", "nvidia", why, warnings=unread),
+            Choice("accelerator.per_node", "auto", "all of them, as their number is not known"),
+        )
     if not nvidia and not amd:
         why = "no GPU was seen on any node: vLLM's CPU build (where there are GPUs, their driver is missing)"
         return (

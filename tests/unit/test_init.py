@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from clusterctl.cli.init import TEMPLATES
 from clusterctl.cli.main import cli
 from clusterctl.errors import ClusterctlError, InventoryError, UsageError
 from clusterctl.findings.waivers import waivers
+from clusterctl.hosts.engine.engine import EngineError
 from clusterctl.inventory.load import load_inventory
 from clusterctl.inventory.schema import json_schema
 from clusterctl.inventory.source import parse
@@ -131,6 +136,55 @@ def test_an_unknown_host_key_is_a_node_that_does_not_answer(node: OneNode, tmp_p
     error = init(path, "--hosts", host, *options, "--yes", fails=ClusterctlError)
     assert error.exit_code == 1
     assert "--accept-new-host-keys" in error.message
+
+
+REDIRECTS = r"""read -r first
+while read -r line && [ "$line" != "$(printf '\r')" ]; do :; done
+case "$first" in
+*/images/*) printf 'HTTP/1.1 301 Moved Permanently\r\nLocation: /v1.41/images/x/json\r\nConnection: close\r\n'
+    printf 'Content-Length: 0\r\n\r\n' ;;
+*) printf 'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 21\r\n\r\n{"ApiVersion":"1.41"}' ;;
+esac"""
+"""An engine that redirects whoever asks for an image, as Docker does for the name `/x`."""
+
+
+@pytest.mark.timeout(60)
+def test_an_image_s_name_that_the_engine_redirects_is_no_bug(node: OneNode) -> None:
+    node.docker(REDIRECTS)
+    with node.hosts() as hosts, pytest.raises(EngineError, match="cannot be asked to inspect image /x"):
+        hosts.head.engine.image("/x")
+
+
+def at_a_terminal(path: Path, options: list[str], answers: str) -> subprocess.CompletedProcess[str]:
+    """Run it with a terminal as its stdin, on which the answers were typed already."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, answers.encode())
+        return subprocess.run(
+            [sys.executable, "-m", "clusterctl", "-i", str(path), "init", *options],
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=40,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.timeout(60)
+def test_at_a_terminal_it_asks(node: OneNode, tmp_path: Path) -> None:
+    path = tmp_path / "asked.yaml"
+    answers = f"127.0.0.1:{node.sshd.port}\nmine:1\n"
+    done = at_a_terminal(path, [*login(node), "--model", "/models/m"], f"{answers}y\n")
+    assert done.returncode == 0, done.stderr
+    assert f"Write {path}?" in done.stderr
+    assert load_inventory(path, (waivers, mode_rules)).container.image == "mine:1"
+    refused = tmp_path / "refused.yaml"
+    done = at_a_terminal(refused, [*login(node), "--model", "/models/m"], f"{answers}n\n")
+    assert (done.returncode, refused.exists()) == (1, False)
+    assert "nothing was written" in done.stderr
 
 
 def test_nothing_is_overwritten_and_nobody_is_asked(tmp_path: Path) -> None:

@@ -231,6 +231,22 @@ def test_without_gpus_it_is_the_cpu_and_says_so() -> None:
     assert "no GPU was seen on any node" in kind.why
 
 
+def test_gpus_that_could_not_be_read_are_no_cpu() -> None:
+    lost = {"gpus": {"unknown": "driver and library differ"}}
+    kind, per_node = machines.accelerators(inventory(), cluster_facts({"gpu1": lost, "gpu2": lost}))
+    assert (kind.value, per_node.value) == ("nvidia", "auto")
+    assert kind.warnings[0] == "gpu1: its GPUs could not be read (driver and library differ)"
+
+
+def test_the_limit_of_locked_memory_is_left_where_the_engine_may_not_raise_it() -> None:
+    bound = {"system": {"engine_process": {"memlock_hard_bytes": 8 << 20, "may_raise_limits": False}}}
+    choice = machines.ulimits(cluster_facts({"gpu2": bound}))
+    assert choice is not None
+    assert (choice.value, "gpu2" in choice.why) == ({"stack": 67108864}, True)
+    assert machines.ulimits(cluster_facts()) is None
+    assert machines.ulimits(cluster_facts({"gpu2": {**bound, "infiniband": ["uverbs0"]}})) is None
+
+
 # Sizes.
 
 

@@ -77,6 +77,8 @@ class DockerEngine:
         )
         self._client.base_url = "http+docker://ssh"
         self._client.mount("http+docker://", self._adapter)
+        # The SDK falls back to it for a URL that is none of ours, where the engine redirects (an image named `/x`).
+        self._client._custom_adapter = None  # type: ignore[attr-defined]
         self._version_known = False
 
     @property
