@@ -15,7 +15,7 @@ WHAT_TO_GIVE: Mapping[tuple[str, ...], str] = {
         "network",
         "cidr",
     ): "the private network in which every node has an address, such as 10.0.0.0/24: see `ip -4 addr`",
-    ("container", "image"): "an image with vLLM in it that every node has; bring one with `docker pull` on each node",
+    ("container", "image"): "an image with vLLM in it, the same one on every node: bring it there first",
     ("model", "path"): "the model's directory, at the same absolute path on every node",
 }
 """Field → what belongs there."""
