@@ -20,10 +20,23 @@ PACKAGE = Path(__file__).resolve().parents[1] / "clusterctl"
 
 FLOORS = (
     *("errors", "progress", "rendering", "signatures", "agent", "secrets", "inventory", "hosts", "modes", "facts"),
-    *("deployment", "layout", "findings", "planning", "lock", "apply", "preflight", "status", "records", "diagnosis"),
+    *(
+        "deployment",
+        "layout",
+        "proposal",
+        "findings",
+        "planning",
+        "lock",
+        "apply",
+        "preflight",
+        "status",
+        "records",
+        "diagnosis",
+    ),
     *("actions", "ui", "lab", "cli"),
 )
-"""From the ground up: a room imports only rooms that stand before it."""
+"""From the ground up: a room imports only rooms that stand before it. `proposal` (what an inventory could say) stands
+right above what it decides from: facts, deployment and layout; it knows neither findings nor plans, which need one."""
 
 OUTSIDE = ("", "__main__")
 """The package itself (its version) and the entry point: the first is below every floor, the second above."""

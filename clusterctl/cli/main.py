@@ -22,6 +22,7 @@ from clusterctl.cli.exec import exec_
 from clusterctl.cli.explain import explain
 from clusterctl.cli.firewall import firewall
 from clusterctl.cli.history import history
+from clusterctl.cli.init import init
 from clusterctl.cli.layout import layout
 from clusterctl.cli.logs import logs
 from clusterctl.cli.nodes import nodes
@@ -69,6 +70,7 @@ def cli(context: click.Context, inventory: Path, accept_new_host_keys: bool) -> 
 
 
 cli.add_command(lab)
+cli.add_command(init)
 cli.add_command(up)
 cli.add_command(check)
 cli.add_command(nodes)

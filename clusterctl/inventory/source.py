@@ -88,7 +88,7 @@ def read_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise _Unreadable(1, "no such file", "copy inventory.example.yaml to start with") from error
+        raise _Unreadable(1, "no such file", "clusterctl init writes one, or copy inventory.example.yaml") from error
     except IsADirectoryError as error:
         raise _Unreadable(1, "this is a directory, not a file", "give the file inside it") from error
     except PermissionError as error:

@@ -89,7 +89,7 @@ def test_a_billion_laughs_are_refused_at_the_first() -> None:
 
 
 def test_a_file_that_is_not_there() -> None:
-    hint = "copy inventory.example.yaml to start with"
+    hint = "clusterctl init writes one, or copy inventory.example.yaml"
     assert problems(Path("none.yaml")) == [f"none.yaml:1: no such file ({hint})"]
 
 

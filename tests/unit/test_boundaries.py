@@ -38,7 +38,7 @@ PURE = (
     *("planning/", "findings/", "inventory/", "facts/fact.py", "facts/records.py"),
     *("facts/cluster.py", "facts/parse.py", "deployment/", "diagnosis/causes.py", "diagnosis/evidence.py"),
     *(f"diagnosis/causes_{of}.py" for of in ("agents", "containers", "hang", "logs", "machines")),
-    *("diagnosis/cause.py", "layout/", "modes/", "secrets/", "signatures/"),
+    *("diagnosis/cause.py", "layout/", "modes/", "proposal/", "secrets/", "signatures/"),
     *(f"records/{name}.py" for name in ("benched", "benchmark", "difference", "outputs", "saturation", "spread")),
     *("records/verification.py", "records/verified.py"),
 )

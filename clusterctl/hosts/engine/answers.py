@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from clusterctl.hosts.engine.engine import Container, EngineInfo, EngineVersion, Image
+from clusterctl.hosts.engine.engine import Container, EngineInfo, EngineVersion, Image, LocalImage
 
 
 def container_of(inspected: Mapping[str, Any]) -> Container:
@@ -36,6 +36,19 @@ def container_of(inspected: Mapping[str, Any]) -> Container:
 def image_of(inspected: Mapping[str, Any]) -> Image:
     """What `docker image inspect` says of an image."""
     return Image(str(inspected["Id"]), tuple((inspected.get("RootFS") or {}).get("Layers") or ()))
+
+
+def local_images_of(inspected: Mapping[str, Any]) -> tuple[LocalImage, ...]:
+    """The same, once for each of its names."""
+    config = inspected.get("Config") or {}
+    lists = [each for key in ("Entrypoint", "Cmd", "Env") for each in config.get(key) or ()]
+    labels = [f"{key}={value}" for key, value in (config.get("Labels") or {}).items()]
+    created, text = str(inspected.get("Created") or ""), "\n".join(map(str, [*lists, *labels]))
+    return tuple(
+        LocalImage(str(name), image_of(inspected), created, text)
+        for name in inspected.get("RepoTags") or ()
+        if "<none>" not in str(name)
+    )
 
 
 def info_of(info: Mapping[str, Any]) -> EngineInfo:

@@ -15,6 +15,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import docker
@@ -23,7 +24,7 @@ import urllib3
 
 from clusterctl.agent.labels import LABEL_CLUSTER
 from clusterctl.hosts.connection import Connection
-from clusterctl.hosts.engine.answers import container_of, image_of, info_of, version_of
+from clusterctl.hosts.engine.answers import container_of, image_of, info_of, local_images_of, version_of
 from clusterctl.hosts.engine.commands import DOCKER, EngineCommands
 from clusterctl.hosts.engine.dial import SshAdapter
 from clusterctl.hosts.engine.engine import (
@@ -33,6 +34,7 @@ from clusterctl.hosts.engine.engine import (
     EngineVersion,
     FileInContainer,
     Image,
+    LocalImage,
     LogChunk,
     Output,
 )
@@ -48,6 +50,10 @@ T = TypeVar("T")
 OLDEST_API_VERSION = "1.41"
 """Docker Engine API of 20.10 (Debian 12's docker.io), the oldest engine that is tested. What is spoken is the engine's
 own version, asked for at the first call: newer engines refuse old ones (29.0 asks for 1.44)."""
+
+
+MOST_IMAGES = 500
+"""Images of a node that are looked at."""
 
 
 ID_LENGTH = 64
@@ -71,6 +77,8 @@ class DockerEngine:
         )
         self._client.base_url = "http+docker://ssh"
         self._client.mount("http+docker://", self._adapter)
+        # The SDK falls back to it for a URL that is none of ours, where the engine redirects (an image named `/x`).
+        self._client._custom_adapter = None  # type: ignore[attr-defined]
         self._version_known = False
 
     @property
@@ -107,6 +115,18 @@ class DockerEngine:
             if error.status == 404:
                 return None
             raise
+
+    def local_images(self) -> tuple[LocalImage, ...]:
+        """`docker image ls`, and `docker image inspect` of each that has a name."""
+        named = [row["Id"] for row in self._asked("list images", lambda api: api.images()) if row.get("RepoTags")]
+        found: list[LocalImage] = []
+        for image in named[:MOST_IMAGES]:
+            try:
+                found += local_images_of(self._asked(f"inspect image {image}", partial(_inspected, image)))
+            except EngineError as error:
+                if error.status != 404:  # removed between the two calls
+                    raise
+        return tuple(found)
 
     def containers(self, cluster: str | None) -> tuple[Container, ...]:
         """`docker inspect` of every container, running or not, of this cluster; None: of any."""
@@ -402,3 +422,8 @@ def _frames(stream: Any) -> Iterator[LogChunk]:
             yield LogChunk("stderr" if kind == 2 else "stdout", stream.read(length))
     except (urllib3.exceptions.HTTPError, OSError, struct.error):
         return  # closed, by the reader or with the connection; who follows asks what became of the container
+
+
+def _inspected(image: str, api: Any) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = api.inspect_image(image)
+    return found

@@ -59,6 +59,19 @@ class Image:
 
 
 @dataclass(frozen=True)
+class LocalImage:
+    """An image on a node by one of its names."""
+
+    name: str
+    """Repository and tag."""
+    image: Image
+    created_at: str
+    """When it was made (RFC 3339); empty when the engine does not say."""
+    described: str = field(repr=False)
+    """Its entry point, command, environment and labels, as one text to search in."""
+
+
+@dataclass(frozen=True)
 class EngineInfo:
     """What an engine says of itself."""
 
@@ -158,6 +171,9 @@ class Engine(Protocol):
 
     def image(self, reference: str) -> Image | None:
         """An image by name or ID, or None when it is absent."""
+
+    def local_images(self) -> tuple[LocalImage, ...]:
+        """Every image that has a name, once for each of its names."""
 
     def containers(self, cluster: str | None) -> tuple[Container, ...]:
         """Every container, running or not, that carries this cluster's label; None: any cluster's."""

@@ -9,6 +9,7 @@ from clusterctl.inventory.issue import Issue
 from clusterctl.inventory.rules.container import model_path, shared_memory, ulimits, volumes
 from clusterctl.inventory.rules.network import address_in_network, cidr, network_given, serve_host
 from clusterctl.inventory.rules.nodes import head, node_addresses, node_hosts, node_names, this_machine, version
+from clusterctl.inventory.rules.placeholders import placeholders
 from clusterctl.inventory.rules.serve import accelerators, api_key, balanced_experts, devices, tls
 
 Rule = Callable[[object], Iterator[Issue]]
@@ -20,6 +21,7 @@ def broken_rules(data: object, more: Sequence[Rule] = ()) -> list[Issue]:
 
 
 RULES: tuple[Rule, ...] = (
+    placeholders,
     version,
     node_names,
     node_hosts,
