@@ -24,6 +24,7 @@ from clusterctl.cli.firewall import firewall
 from clusterctl.cli.history import history
 from clusterctl.cli.layout import layout
 from clusterctl.cli.logs import logs
+from clusterctl.cli.metrics import metrics
 from clusterctl.cli.nodes import nodes
 from clusterctl.cli.plan import plan
 from clusterctl.cli.restart import restart
@@ -87,6 +88,7 @@ cli.add_command(exec_)
 cli.add_command(shell)
 cli.add_command(api_key)
 cli.add_command(firewall)
+cli.add_command(metrics)
 cli.add_command(schema)
 cli.add_command(completion)
 
