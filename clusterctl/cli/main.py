@@ -27,6 +27,7 @@ from clusterctl.cli.logs import logs
 from clusterctl.cli.metrics import metrics
 from clusterctl.cli.nodes import nodes
 from clusterctl.cli.plan import plan
+from clusterctl.cli.report import report
 from clusterctl.cli.restart import restart
 from clusterctl.cli.schema import schema
 from clusterctl.cli.shell import shell
@@ -78,6 +79,7 @@ cli.add_command(plan)
 cli.add_command(status)
 cli.add_command(verify)
 cli.add_command(bench)
+cli.add_command(report)
 cli.add_command(down)
 cli.add_command(restart)
 cli.add_command(logs)

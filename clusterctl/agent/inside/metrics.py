@@ -111,7 +111,7 @@ def _families(node: Node, began: float) -> Iterator[list[str]]:
     if state["role"] == "head":
         yield _family("ready", "gauge", "1 while completions come back from the served model.", [({}, state["ready"])])
         if node.unavailable.where:
-            refused = [({}, float(node.unavailable.refused))]
+            refused: list[Sample] = [({}, float(node.unavailable.refused))]
             yield _family(
                 "refused_requests_total", "counter", "Requests that the agent answered with 503: no server.", refused
             )
@@ -134,7 +134,7 @@ def _families(node: Node, began: float) -> Iterator[list[str]]:
     spent = [({"phase": phase}, float(seconds)) for phase, seconds in phases.items()]
     yield _family("start_phase_seconds", "gauge", "Time in each phase of the last start that came to serve.", spent)
     yield _family("agent_phase", "gauge", "1, with the phase that the agent is in.", [(label, 1)])
-    since = [({}, float(state.get("since") or began))]
+    since: list[Sample] = [({}, float(state.get("since") or began))]
     yield _family("agent_phase_timestamp_seconds", "gauge", "When the agent entered that phase.", since)
     yield _family("agent_start_timestamp_seconds", "gauge", "When the agent started.", [({}, began)])
 
