@@ -1,4 +1,7 @@
-"""The pages of `bench` and `report` in a real browser: what is drawn, where, and in which colour. Needs chromium-headless-shell."""
+"""The pages of `bench` and `report` in a real browser: what is drawn, where, and in which colour.
+
+Needs chromium-headless-shell.
+"""
 
 from __future__ import annotations
 
@@ -88,11 +91,11 @@ def unfiltered(kind: int, line: bytearray, above: bytearray, channels: int) -> b
 
 def test_every_line_of_the_page_is_drawn(tmp_path: Path) -> None:
     text = ui.as_html(record(), None, None)
-    seen = screenshot(text, tmp_path, (800, 600)).colours
+    seen = screenshot(text, tmp_path, (1000, 900)).colours
     for colour in COLOURS.values():
         assert seen[colour] > 300, f"{colour}: {seen[colour]} pixels"
     # Nothing of them is drawn by what is around the plots.
-    bare = screenshot(re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL), tmp_path, (800, 600)).colours
+    bare = screenshot(re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL), tmp_path, (1000, 900)).colours
     assert all(bare[colour] == 0 for colour in COLOURS.values())
 
 
