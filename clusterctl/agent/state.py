@@ -62,6 +62,8 @@ class AgentState:
     restarts: tuple[Restart, ...] = ()
     """The latest ones."""
     restarts_total: int = 0
+    start_phases: Mapping[str, float] = field(default_factory=dict)
+    """Phase -> seconds that it took in the last start that came to serve."""
 
     @property
     def serving(self) -> bool:
@@ -106,6 +108,7 @@ def agent_state(report: object) -> AgentState:
         canary_t=_number(canary.get("t")) if isinstance(canary, Mapping) else None,
         restarts=restarts,
         restarts_total=int(_number(report.get("restarts_total")) or len(restarts)),
+        start_phases=_numbers(report.get("start_phases")),
     )
 
 
@@ -125,6 +128,11 @@ def _number(value: object) -> float | None:
         return float(value) if math.isfinite(value) else None
     except OverflowError:
         return None
+
+
+def _numbers(value: object) -> Mapping[str, float]:
+    named = value.items() if isinstance(value, Mapping) else ()
+    return {str(name): number for name, each in named if (number := _number(each)) is not None}
 
 
 def _list(value: object) -> list[Any]:

@@ -25,8 +25,10 @@ from clusterctl.cli.history import history
 from clusterctl.cli.init import init
 from clusterctl.cli.layout import layout
 from clusterctl.cli.logs import logs
+from clusterctl.cli.metrics import metrics
 from clusterctl.cli.nodes import nodes
 from clusterctl.cli.plan import plan
+from clusterctl.cli.report import report
 from clusterctl.cli.restart import restart
 from clusterctl.cli.schema import schema
 from clusterctl.cli.shell import shell
@@ -79,6 +81,7 @@ cli.add_command(plan)
 cli.add_command(status)
 cli.add_command(verify)
 cli.add_command(bench)
+cli.add_command(report)
 cli.add_command(down)
 cli.add_command(restart)
 cli.add_command(logs)
@@ -89,6 +92,7 @@ cli.add_command(exec_)
 cli.add_command(shell)
 cli.add_command(api_key)
 cli.add_command(firewall)
+cli.add_command(metrics)
 cli.add_command(schema)
 cli.add_command(completion)
 

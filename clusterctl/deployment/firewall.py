@@ -68,6 +68,16 @@ class NodeRules:
     rules: tuple[Rule, ...]
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """Who may reach what, beside the nodes."""
+
+    clients: tuple[IPv4Network, ...]
+    """The API."""
+    scrapers: tuple[IPv4Network, ...]
+    """The metrics: those of the agents, and vLLM's own, which are on the API's port."""
+
+
 def addresses(inventory: Inventory, facts: ClusterFacts | None) -> Mapping[str, Address]:
     """Each node's private address: as found on it, else as declared. Raises UsageError for nodes that have neither."""
     found: dict[str, Address] = {}
@@ -87,15 +97,18 @@ def addresses(inventory: Inventory, facts: ClusterFacts | None) -> Mapping[str, 
 
 
 def cluster_rules(
-    inventory: Inventory, places: Mapping[str, Address], clients: Sequence[IPv4Network]
+    inventory: Inventory,
+    places: Mapping[str, Address],
+    clients: Sequence[IPv4Network],
+    scrapers: Sequence[IPv4Network] = (),
 ) -> tuple[NodeRules, ...]:
-    """What each node's firewall should do, in inventory order. `clients`: who may reach the API beside the nodes."""
-    return tuple(NodeRules(name, tuple(_rules(inventory, name, places, clients))) for name in places)
+    """What each node's firewall should do, in inventory order. `clients`: who may reach the API beside the nodes;
+    `scrapers`: who may read the metrics, the API's own among them."""
+    allowed = Allowed(tuple(clients), tuple(scrapers))
+    return tuple(NodeRules(name, tuple(_rules(inventory, name, places, allowed))) for name in places)
 
 
-def _rules(
-    inventory: Inventory, name: str, places: Mapping[str, Address], clients: Sequence[IPv4Network]
-) -> Iterator[Rule]:
+def _rules(inventory: Inventory, name: str, places: Mapping[str, Address], allowed: Allowed) -> Iterator[Rule]:
     own, head = places[name], name == inventory.head_name
     peers = tuple(IPv4Network(place.address) for other, place in places.items() if other != name)
     node = next(node for node in inventory.nodes if node.name == name)
@@ -109,13 +122,22 @@ def _rules(
             yield Rule("accept", "tcp", (), peers, interface, f"{_traffic(possible)} between the nodes")
         if peers and inventory.rdma != "off":
             yield Rule("accept", "udp", ((ROCE_PORT, ROCE_PORT),), peers, interface, "RoCE v2 between the nodes")
-    if head and clients:
-        yield Rule("accept", "tcp", (api,), tuple(clients), None, "the API, for clients")
+    if head and allowed.clients:
+        yield Rule("accept", "tcp", (api,), allowed.clients, None, "the API, for clients")
+    if allowed.scrapers and (metrics := _metrics(inventory, api, head=head)):
+        yield Rule("accept", "tcp", metrics, allowed.scrapers, None, "metrics, for Prometheus")
     owners = ", ".join(mode.own_ports for mode in possible)
-    why = f"{owners}, the API's, and those that the kernel chooses{_everywhere(inventory, head=head)}"
+    metrics_too = ", that of the metrics" if inventory.metrics_port is not None else ""
+    why = f"{owners}, the API's{metrics_too}, and those that the kernel chooses{_everywhere(inventory, head=head)}"
     yield Rule("drop", "tcp", closed, (), None, why)
     if inventory.rdma != "off":
         yield Rule("drop", "udp", ((ROCE_PORT, ROCE_PORT),), (), None, "RoCE v2 from elsewhere")
+
+
+def _metrics(inventory: Inventory, api: Span, *, head: bool) -> tuple[Span, ...]:
+    """Where Prometheus asks a node."""
+    port = inventory.metrics_port
+    return (*([api] if head else []), *([(port, port)] if port is not None else []))
 
 
 def _traffic(possible: Sequence[Mode]) -> str:
@@ -133,7 +155,7 @@ def _everywhere(inventory: Inventory, *, head: bool) -> str:
 def _ours(inventory: Inventory, *, head: bool) -> tuple[Span, ...]:
     """Ports of ours on a node, adjacent ones joined. A worker does without the head's, and they are closed there, too:
     who becomes the head tomorrow needs no other rules for it."""
-    fields = [field for field in listens_of(inventory) if head or not field.for_clients]
+    fields = [field for field in listens_of(inventory) if head or not (field.for_clients and field.head_only)]
     spans = [*(field.span(inventory) for field in fields), EPHEMERAL]
     joined: list[Span] = []
     for first, last in sorted(spans):

@@ -383,6 +383,9 @@ class Inventory(Strict):
     """What is pinned where the executor is mp."""
     timeouts: Timeouts = Timeouts()
     """Deadlines."""
+    metrics_port: Port | None = None
+    """Port on which every node's agent answers Prometheus (/metrics), on the node's private address only, and without a
+    key. Default: none. Setting, changing or removing it restarts nothing."""
     supervise: Literal["on", "off"] = "on"
     """`on`: what fails after a successful `up` is restarted without an operator, also after a power cut. `off`: it
     stays down."""

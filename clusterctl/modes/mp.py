@@ -39,7 +39,7 @@ from clusterctl.modes.mode import (
     Watch,
 )
 from clusterctl.modes.place import Deployment, Place
-from clusterctl.modes.ports import API, PortField, ports_on
+from clusterctl.modes.ports import OF_EVERY_MODE, PortField, ports_on
 
 TOKEN_PATH = f"{paths.CONFIG_DIR}/gang-token"
 """What the agents of one gang know each other by."""
@@ -84,11 +84,11 @@ def _port_fields() -> Iterator[PortField]:
     for name, everywhere in (("agent", False), ("master", True), ("data_parallel", False)):
         port = getattr(MpPorts(), name)
         yield PortField(("mp", "ports", name), (port, port), head_only=True, everywhere=everywhere)
-    yield API
+    yield from OF_EVERY_MODE
 
 
 LISTENS = tuple(_port_fields())
-AGENT, MASTER, DATA_PARALLEL, _ = LISTENS
+AGENT, MASTER, DATA_PARALLEL, *_ = LISTENS
 
 
 class Mp:
@@ -120,11 +120,11 @@ class Mp:
     def listens_for(self, inventory: Inventory) -> tuple[PortField, ...]:
         """What the sizes need: no link on one node, no master where no engine spans nodes."""
         several, engines = len(inventory.nodes) > 1, inventory.serve.data_parallel
-        needed = {AGENT: several, MASTER: several and engines == 1, DATA_PARALLEL: engines > 1, API: True}
-        return tuple(field for field in self.listens if needed[field])
+        needed = {AGENT: several, MASTER: several and engines == 1, DATA_PARALLEL: engines > 1}
+        return tuple(field for field in self.listens if needed.get(field, field.is_on(inventory)))
 
     def ports(self, inventory: Inventory, node: str) -> Mapping[int, str]:
-        """The link's and the ranks' meeting points on the head, and the API's."""
+        """The link's and the ranks' meeting points on the head, the API's, and the metrics'."""
         return ports_on(self.listens_for(inventory), inventory, node)
 
     def secrets(self, inventory: Inventory) -> Mapping[str, Secret]:

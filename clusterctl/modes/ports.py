@@ -22,7 +22,8 @@ class PortField:
     """A field of the inventory that holds a port, or a range of ports, that something listens on."""
 
     path: tuple[str, ...]
-    default: Span
+    default: Span | None
+    """None: nothing listens there unless the file gives a port."""
     head_only: bool = False
     for_clients: bool = False
     """Whether clients connect there, and not the other nodes."""
@@ -31,23 +32,38 @@ class PortField:
 
     def span(self, inventory: Inventory) -> Span:
         """The field's ports."""
-        value: object = inventory
-        for name in self.path:
-            value = getattr(value, name)
+        value = self._value(inventory)
         if isinstance(value, PortRange):
             return value.first, value.last
         if not isinstance(value, int):
             raise TypeError(f"{'.'.join(self.path)} is no port")
         return value, value
 
+    def is_on(self, inventory: Inventory) -> bool:
+        """Whether anything is to listen there."""
+        return self.default is not None or self._value(inventory) is not None
+
+    def _value(self, inventory: Inventory) -> object:
+        value: object = inventory
+        for name in self.path:
+            value = getattr(value, name)
+        return value
+
     @property
     def is_range(self) -> bool:
         """Whether it holds a range."""
-        return self.default[0] != self.default[1]
+        return self.default is not None and self.default[0] != self.default[1]
 
 
 API = PortField(("serve", "port"), (Serve().port,) * 2, head_only=True, for_clients=True)
 """The API's, which every mode has."""
+
+
+METRICS = PortField(("metrics_port",), None, for_clients=True)
+"""Where the agents answer Prometheus, in every mode, on every node; off unless it is given."""
+
+
+OF_EVERY_MODE = (API, METRICS)
 
 
 def ports_on(listens: Sequence[PortField], inventory: Inventory, node: str) -> Mapping[int, str]:
@@ -69,11 +85,12 @@ def reached_ports(listens: Sequence[PortField], inventory: Inventory, node: str)
 
 def ranges_of(listens: Sequence[PortField], inventory: Inventory) -> tuple[Span, ...]:
     """The ranges among them."""
-    return tuple(field.span(inventory) for field in listens if field.is_range)
+    return tuple(field.span(inventory) for field in listens if field.is_range and field.is_on(inventory))
 
 
 def _on(listens: Sequence[PortField], inventory: Inventory, node: str) -> Iterator[PortField]:
-    return (field for field in listens if node == inventory.head_name or not field.head_only)
+    here = (field for field in listens if node == inventory.head_name or not field.head_only)
+    return (field for field in here if field.is_on(inventory))
 
 
 def sampled(span: Span) -> tuple[int, ...]:
@@ -113,7 +130,7 @@ def listeners(listens: Sequence[PortField], data: object) -> Iterator[Listener]:
 def listener_of(field: PortField, data: object) -> Listener | None:
     """The ports of one field, from the file or by default; None when the file does not give them rightly."""
     if field.path[-1] not in entries(dig(data, *field.path[:-1])):
-        return Listener(field.path, *field.default, given=False)
+        return Listener(field.path, *field.default, given=False) if field.default is not None else None
     value = dig(data, *field.path)
     first, last = (whole(dig(value, end)) for end in ("first", "last")) if field.is_range else (whole(value),) * 2
     return None if first is None or last is None else Listener(field.path, first, last, given=True)

@@ -31,7 +31,7 @@ from clusterctl.modes.mode import (
     Watch,
 )
 from clusterctl.modes.place import Deployment, Place
-from clusterctl.modes.ports import API, PortField, listener_of, ports_on
+from clusterctl.modes.ports import OF_EVERY_MODE, PortField, listener_of, ports_on
 from clusterctl.secrets.masking import SECRETS_IN_USE
 from clusterctl.secrets.names import looks_secret
 
@@ -83,7 +83,7 @@ def _port_fields() -> Iterator[PortField]:
         value = getattr(defaults, name)
         span = (value.first, value.last) if isinstance(value, PortRange) else (value, value)
         yield PortField(("ray", "ports", name), span, head_only=name == "gcs")
-    yield API
+    yield from OF_EVERY_MODE
 
 
 LISTENS = tuple(_port_fields())
@@ -153,15 +153,15 @@ class Ray:
             yield Refusal(f"{inventory.container.image} holds no Ray", instead)
 
     def listens_for(self, inventory: Inventory) -> tuple[PortField, ...]:
-        """All of them."""
-        return self.listens
+        """All of them that are on."""
+        return tuple(field for field in self.listens if field.is_on(inventory))
 
     def world(self, inventory: Inventory, accelerators: int) -> Layout:
         """Tensor parallel inside a node unless it is asked for, whole pipeline stages on each."""
         return layout_of(inventory, accelerators)
 
     def ports(self, inventory: Inventory, node: str) -> Mapping[int, str]:
-        """Ray's pinned ports, and the API's on the head."""
+        """Ray's pinned ports, the metrics', and the API's on the head."""
         return ports_on(self.listens, inventory, node)
 
     def secrets(self, inventory: Inventory) -> Mapping[str, Secret]:

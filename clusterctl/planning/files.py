@@ -31,7 +31,7 @@ def rendered_files(deployment: Deployment, place: Place) -> Mapping[str, str]:
     return {
         **{path: source.read_text(encoding="utf-8") for path, source in paths.SOURCES.items()},
         paths.AGENT_CONFIG_PATH: _agent_config(deployment, place),
-        paths.SETTINGS_PATH: _settings(deployment.inventory),
+        paths.SETTINGS_PATH: _settings(deployment.inventory, place),
         **server_files(deployment, place),
         **mode.files(deployment, place),
     }
@@ -51,12 +51,13 @@ def _agent_config(deployment: Deployment, place: Place) -> str:
     )
 
 
-def _settings(inventory: Inventory) -> str:
+def _settings(inventory: Inventory, place: Place) -> str:
     return render(
         "settings.json.j2",
         supervise=inventory.supervise == "on",
         timeouts=inventory.timeouts,
         max_restarts=MAX_RESTARTS,
+        metrics={"host": str(place.address), "port": inventory.metrics_port} if inventory.metrics_port else None,
     )
 
 

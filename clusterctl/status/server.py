@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 import re
 import time
 from collections import defaultdict
@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from clusterctl.agent.inside.api import ENGINE_HEADER
 from clusterctl.agent.paths import ANSWERS_AS, container_name
@@ -26,6 +28,10 @@ COMPLETION_TIMEOUT_S = 60
 
 
 METRICS_TIMEOUT_S = 5
+
+
+VLLM = "vllm:"
+"""How the names of vLLM's metrics begin."""
 
 
 @dataclass(frozen=True)
@@ -168,24 +174,31 @@ def _metrics_text(client: httpx.Client) -> str | Unknown:
     return answer.text
 
 
-_SAMPLE = re.compile(r"^(vllm:\w+)(?:\{.*\})? (\S+)$", re.MULTILINE)
-
-
-_OF_ENGINE = re.compile(r'^vllm:(\w+)\{[^}\n]*\bengine="(\d+)"[^}\n]*\} (\S+)$', re.MULTILINE)
-"""A gauge of one engine: vLLM labels them with its rank, also where there is one (0.32)."""
+def _samples(text: str) -> list[Sample]:
+    """vLLM's own samples that are numbers. Raises ValueError for what is not Prometheus' text format."""
+    families = text_string_to_metric_families(text)
+    samples = (sample for family in families for sample in family.samples)
+    return [each for each in samples if each.name.startswith(VLLM) and math.isfinite(each.value)]
 
 
 def parse_engine_loads(text: str) -> Mapping[int, EngineLoad]:
-    """Each engine's gauges in the Prometheus text format; engines of which one is missing are left out."""
+    """Each engine's gauges in the Prometheus text format; engines of which one is missing are left out.
+
+    vLLM labels them with the engine's rank, also where there is one (0.32).
+    """
     found: dict[int, dict[str, float]] = defaultdict(dict)
-    for name, engine, value in _OF_ENGINE.findall(text):
-        with contextlib.suppress(ValueError):
-            found[int(engine)][name] = float(value)
+    try:
+        samples = _samples(text)
+    except ValueError:
+        return {}
+    for sample in samples:
+        if re.fullmatch("[0-9]{1,6}", engine := sample.labels.get("engine", "")):
+            found[int(engine)][sample.name.removeprefix(VLLM)] = sample.value
     wanted = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
     return {
-        engine: EngineLoad(*(samples[name] for name in wanted))
-        for engine, samples in sorted(found.items())
-        if all(name in samples for name in wanted)
+        engine: EngineLoad(*(values[name] for name in wanted))
+        for engine, values in sorted(found.items())
+        if all(name in values for name in wanted)
     }
 
 
@@ -193,12 +206,12 @@ def parse_metrics(text: str) -> Metrics | Unknown:
     """Pick what is shown from the Prometheus text format."""
     samples: dict[str, list[float]] = defaultdict(list)
     try:
-        for name, value in _SAMPLE.findall(text):
-            samples[name].append(float(value))
+        for sample in _samples(text):
+            samples[sample.name].append(sample.value)
     except ValueError as error:
         return Unknown(f"/metrics holds what is no sample: {error}")
     shown = ("num_requests_running", "num_requests_waiting", "generation_tokens_total", "prompt_tokens_total")
-    if absent := [name for name in (*shown, "kv_cache_usage_perc") if not samples[f"vllm:{name}"]]:
-        return Unknown(f"/metrics has no vllm:{absent[0]}")
-    running, waiting, generated, prompted = (sum(samples[f"vllm:{name}"]) for name in shown)
-    return Metrics(running, waiting, max(samples["vllm:kv_cache_usage_perc"]), generated, prompted)
+    if absent := [name for name in (*shown, "kv_cache_usage_perc") if not samples[f"{VLLM}{name}"]]:
+        return Unknown(f"/metrics has no {VLLM}{absent[0]}")
+    running, waiting, generated, prompted = (sum(samples[f"{VLLM}{name}"]) for name in shown)
+    return Metrics(running, waiting, max(samples[f"{VLLM}kv_cache_usage_perc"]), generated, prompted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from clusterctl.records.benchmark import Benchmark, Level, Saturation, Traffic
 from clusterctl.records.difference import Comparison
@@ -33,25 +34,30 @@ def as_lines(record: Benchmark) -> list[str]:
 
 def as_html(record: Benchmark, old: Benchmark | None, comparison: Comparison | None) -> str:
     """The page: it refers to nothing outside of itself. `old`: an earlier record, drawn as dashed lines."""
-    found = {each.traffic: each for each in record.saturation}
     return render(
         "bench.html.j2",
         record=record,
         notes=_notes(record),
         colours=len(PERCENTILES),
-        traffics=[
-            {
-                "title": str(traffic),
-                "saturation": f"{_saturated(found[traffic])}.",
-                "advice": f"{found[traffic].rule}; {found[traffic].advice}.",
-                "plots": [svg(plot) for plot in _plots(record, old, traffic)],
-                "columns": COLUMNS,
-                "rows": [_row(level) for level in record.levels_of(traffic)],
-            }
-            for traffic in record.traffics
-        ],
+        traffics=traffics(record, old),
         compared=list(compared(comparison)) if comparison is not None else [],
     )
+
+
+def traffics(record: Benchmark, old: Benchmark | None) -> list[dict[str, Any]]:
+    """What a page shows of each kind of requests (templates/traffics.html.j2)."""
+    found = {each.traffic: each for each in record.saturation}
+    return [
+        {
+            "title": str(traffic),
+            "saturation": f"{_saturated(found[traffic])}.",
+            "advice": f"{found[traffic].rule}; {found[traffic].advice}.",
+            "plots": [svg(plot) for plot in _plots(record, old, traffic)],
+            "columns": COLUMNS,
+            "rows": [_row(level) for level in record.levels_of(traffic)],
+        }
+        for traffic in record.traffics
+    ]
 
 
 def _notes(record: Benchmark) -> tuple[str, ...]:

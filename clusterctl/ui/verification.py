@@ -17,12 +17,12 @@ SHOWN_TEXT = 60
 
 def as_lines(record: Verification) -> list[str]:
     """For a terminal."""
-    return [*_headline(record), *as_text(sections(record))]
+    return [*headline(record), *as_text(sections(record))]
 
 
 def as_page(record: Verification, comparison: Comparison | None) -> str:
     """The Markdown record."""
-    lines = [f"# {record.cluster}: {record.model}", "", *_headline(record), *as_markdown(sections(record))]
+    lines = [f"# {record.cluster}: {record.model}", "", *headline(record), *as_markdown(sections(record))]
     if comparison is not None:
         lines += as_markdown(compared(comparison))
     return "\n".join([*lines, ""])
@@ -50,7 +50,8 @@ def sections(record: Verification) -> Iterator[Section]:
     )
 
 
-def _headline(record: Verification) -> list[str]:
+def headline(record: Verification) -> list[str]:
+    """Whether it is a proof, and what keeps it from being one."""
     what = f"{record.model} of {record.cluster} at {record.endpoint}/v1, {record.made_at}"
     if not record.problems:
         return [f"verified: {what}"]

@@ -1,4 +1,7 @@
-"""The page of `bench` in a real browser: what is drawn, where, and in which colour. Needs chromium-headless-shell."""
+"""The pages of `bench` and `report` in a real browser: what is drawn, where, and in which colour.
+
+Needs chromium-headless-shell.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ import pytest
 
 from clusterctl.records.benched import compare
 from clusterctl.ui import benchmark as ui
+from clusterctl.ui.report import as_html
 from tests.unit.test_bench import level, record
+from tests.unit.test_report import collected
 
 pytestmark = [pytest.mark.lab]
 
@@ -86,11 +91,11 @@ def unfiltered(kind: int, line: bytearray, above: bytearray, channels: int) -> b
 
 def test_every_line_of_the_page_is_drawn(tmp_path: Path) -> None:
     text = ui.as_html(record(), None, None)
-    seen = screenshot(text, tmp_path, (800, 600)).colours
+    seen = screenshot(text, tmp_path, (1000, 900)).colours
     for colour in COLOURS.values():
         assert seen[colour] > 300, f"{colour}: {seen[colour]} pixels"
     # Nothing of them is drawn by what is around the plots.
-    bare = screenshot(re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL), tmp_path, (800, 600)).colours
+    bare = screenshot(re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL), tmp_path, (1000, 900)).colours
     assert all(bare[colour] == 0 for colour in COLOURS.values())
 
 
@@ -108,3 +113,21 @@ def test_marks_are_where_the_numbers_say(tmp_path: Path) -> None:
             seen = picture.rows[int(float(y))][int(float(x))]
             off = max(abs(one - other) for one, other in zip(seen, COLOURS[name], strict=True))
             assert off < 10, f"plot {number}: {name} at {x}, {y} has the colour {seen}"
+
+
+def test_bars_of_a_report_are_as_long_as_the_phases_took(tmp_path: Path) -> None:
+    text = as_html(collected(starts={"gpu1": {"gate": 10.0, "loading": 30.0}, "gpu2": {"gate": 20.0}}))
+    text = re.sub(r"<svg.*?</svg>|<pre>.*?</pre>", "", text, flags=re.DOTALL)
+    rows = screenshot(text, tmp_path, (1000, 1200)).rows
+    runs = {name: {sum(pixel == colour for pixel in row) for row in rows} - {0} for name, colour in COLOURS.items()}
+    gate, loading = max(runs["c0"]), max(runs["c1"])
+    assert gate > 200, "the bar of gpu2"
+    assert abs(loading / gate - 1.5) < 0.05, "30 s against 20 s"
+    assert any(abs(length / gate - 0.5) < 0.05 for length in runs["c0"]), "10 s, the first part of gpu1's"
+
+
+def test_a_report_shows_the_plots_of_its_benchmark(tmp_path: Path) -> None:
+    text = as_html(collected())
+    plots = "".join(re.findall(r"<style>.*?</style>|<div class=\"plots\">.*?</div>", text, flags=re.DOTALL))
+    seen = screenshot(f"<!DOCTYPE html>{plots}", tmp_path, (1000, 800)).colours
+    assert all(seen[colour] > 300 for colour in COLOURS.values()), {c: seen[c] for c in COLOURS.values()}

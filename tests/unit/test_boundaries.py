@@ -30,6 +30,7 @@ DOORS = {
     "httpx": {"hosts/http.py", "hosts/host.py", "status/server.py", "status/asking.py"},
     "httpcore": {"hosts/http.py"},
     "jinja2": {"rendering.py"},
+    "prometheus_client": {"status/server.py"},
     "rich": {"ui/"},
 }
 """Module → the files (or folders) that may import it."""

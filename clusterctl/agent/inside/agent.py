@@ -39,6 +39,7 @@ from .api import BUSY, api_key, requests_running
 from .child import BESIDE, GO, GO_BESIDE, Child, reap
 from .gates import GATES, WAITED_FOR
 from .journal import CONFIG_DIR, STATE_DIR, read_json
+from .metrics import Exporter
 from .node import KEPT_LINES, Node
 from .tasks import GiveUpError, StoodDownError, first_failure, unless
 from .watches import COMPLETION, LAST_WORDS_S, PROCESS, SERVER_REASONS, WATCHES, Watched, note_hang
@@ -67,6 +68,8 @@ class Agent:
         self.request = asyncio.Event()
         self.answering: asyncio.Task[None] | None = None
         """Keeps the API's port open, for as long as the agent lives."""
+        self.exporting: asyncio.Task[None] | None = None
+        """Answers Prometheus, where that is asked for."""
 
     async def run(self) -> int:
         """Do the node's job until SIGTERM (exit code 0), or until it cannot be done or has to be begun anew (1).
@@ -82,6 +85,7 @@ class Agent:
         self._note_return()
         await self.node.unavailable.open(read_json(CONFIG_DIR / "server.json").get("listen"))
         self.answering = asyncio.create_task(self.node.unavailable.keep())
+        self.exporting = asyncio.create_task(Exporter(self.node).keep())
         work = asyncio.create_task(self._work())
         stopping = asyncio.create_task(self.stop.wait())
         await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -17,7 +17,7 @@ KEPT_LINES = 200
 STABLE_S = 60
 """Seconds of service after which a failure counts as the first again."""
 
-DEFAULT_SETTINGS: Mapping[str, float] = {
+DEFAULT_SETTINGS: Mapping[str, Any] = {
     "supervise": True,
     "ray_timeout_s": 180.0,
     "load_timeout_s": 3600.0,
@@ -26,6 +26,7 @@ DEFAULT_SETTINGS: Mapping[str, float] = {
     "canary_interval_s": 30.0,
     "hang_s": 120.0,
     "max_restarts": 8,
+    "metrics": None,
 }
 """What settings.json holds for an inventory that says nothing (tested against it). For a file that a loss of power
 emptied: it is replaced while the cluster runs, and a node must not fail for it."""
@@ -46,6 +47,8 @@ class Node:
         self.kept: list[str] = []
         self.answered: set[int] = set()
         """Engines that have completed a token since the server's start."""
+        self.canaries: dict[int, tuple[float, float]] = {}
+        """Engine -> when its last one-token completion came back, and what it took (metrics.py)."""
 
     def settings(self) -> dict[str, Any]:
         """Time-outs and supervision as they are now; as they were last while the file cannot be read."""

@@ -67,6 +67,8 @@ class Unavailable:
         self.may_open = True
         self.said = ""
         """Why the port is closed, as it was last written down."""
+        self.refused = 0
+        """Requests answered so far, in this life of the agent."""
         self.answering: dict[asyncio.Task[None], None] = {}
 
     @property
@@ -190,6 +192,7 @@ class Unavailable:
                     request = await reader.readuntil(b"\r\n\r\n")
                 except asyncio.LimitOverrunError:
                     request = b""
+            self.refused += 1
             writer.write(self.answer(body=not request.startswith(b"HEAD ")))
             async with asyncio.timeout(LINGER_S):
                 await writer.drain()

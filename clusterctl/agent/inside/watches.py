@@ -184,6 +184,7 @@ async def _canary(node: Node, engine: Engine, timeout_s: float) -> None:
         detail = f"the server listens, but a one-token completion{engine.named} failed: {error}"
         raise GiveUpError("no-completion", detail, tail=list(node.tail)) from error
     latency_s = round(time.monotonic() - started, 3)
+    node.canaries[engine.number] = (time.time(), latency_s)
     node.journal.state["kept"] = node.kept
     node.journal.state["canary"] = {"t": time.time(), "latency_s": latency_s, "tokens": tokens, **engine.fields}
     node.journal.event("canary", latency_s=latency_s, tokens=tokens, **engine.fields)
