@@ -249,7 +249,7 @@ _LINE = re.compile(
 )
 
 
-_EXCEPTION = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|Exit)\b(?:: |$)|\bfatal error: |\berror: ")
+_EXCEPTION = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|Exit)\b(?:: |$)|\bfatal error: |\berror: (?!\d+$)")
 
 
 _CONSEQUENCE = re.compile(

@@ -90,6 +90,10 @@ def test_handled_exceptions_in_warnings_accuse_nobody() -> None:
     assert explain(log) == ()
 
 
+def test_a_counter_of_errors_is_no_error() -> None:
+    assert explain("[state-dump] - num chunks received failed / plasma error: 0\n") == ()
+
+
 def run(*words: str, stdin: str | None = None) -> tuple[int, str, str]:
     done = CliRunner().invoke(cli, ["explain", *words], input=stdin)
     return done.exit_code, done.stdout, done.stderr
