@@ -109,7 +109,7 @@ def _held(hosts: Hosts, inventory: Inventory) -> tuple[str, ...]:
         key = held_api_key(hosts.head, container_name(inventory.cluster))
     except (ClusterctlError, ValueError):
         return ()
-    return (key.decode(),) if key else ()
+    return (key.decode(errors="replace"),) if key else ()
 
 
 def find_records(cluster: str, directory: Path, verify: Path | None, bench: Path | None) -> Records:
