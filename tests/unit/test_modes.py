@@ -32,6 +32,7 @@ NAMING_RAY: Mapping[str, str] = {
     "agent/inside/watches.py": "rows of the table of watches",
     "agent/inside/hang.py": "titles of the server's processes",
     "agent/labels.py": "what containers run that have no label yet",
+    "findings/rules/unified_memory.py": "Ray's own limit of the machine's memory",
     "findings/rules/modes.py": "what an image may lack",
     "deployment/executor.py": "which executor is meant where the inventory leaves it open, and why",
     "actions/decide.py": "the same",
