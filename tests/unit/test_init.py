@@ -9,6 +9,7 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,14 @@ def init(path: Path, *options: str, fails: type[ClusterctlError] | None = None) 
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> OneNode:
+def node(tmp_path: Path) -> Iterator[OneNode]:
     """A node with sshd, a model in ~/models, and an engine that answers nothing useful."""
     if SSHD is None:
         pytest.skip("no sshd on this machine (Debian: apt-get install openssh-server)")
     found = OneNode(tmp_path)
     found.docker("exit 1")
-    return found
+    yield found
+    found.sshd.kill()
 
 
 def login(node: OneNode, *more: Sshd) -> list[str]:
