@@ -363,6 +363,7 @@ def test_the_agents_settings_are_those_of_the_inventory() -> None:
         found = settings_file(spec)
         assert found.pop("supervise") is False
         assert found.pop("max_restarts") > 1
+        assert found.pop("metrics") is None
         assert found == {name if name[:4] != "ray_" and name[:5] != "load_" else name.replace("_s", "_timeout_s"): float(s) for name, s in limits.items()}  # fmt: skip # noqa: E501
 
 
