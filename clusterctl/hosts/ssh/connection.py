@@ -226,6 +226,8 @@ class SshConnection(Connection):
                 channel.close()
                 raise
         except NotBegunError as error:
+            if transport.ended():  # the node hung up on everything: that says nothing about the login
+                raise self.lost(f"could not start `{argv[0]}`", error, transport) from error
             raise self._opening_of(self._connection).not_run(argv[0], error, timeout_s) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise self.lost(f"could not start `{argv[0]}`", error, transport) from error
