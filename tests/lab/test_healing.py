@@ -230,6 +230,32 @@ def none_was_lost(serving: Serving, load: Load, phase: str) -> None:
     assert [each.error for each in running if each.error] == [], "running requests end"
 
 
+def test_a_hang_is_explained_while_it_lasts(serving: Serving) -> None:
+    """A rank on the other node is stopped; `diagnose` names it. It goes on before anybody ends the server, or the agent
+    was faster on a loaded machine, and a new one comes: so no other fault comes after it, since failures in a row escalate."""
+    lab = serving.rehearsal.lab
+    rank = ["pkill", "-STOP", "-f", "ray::RayWorkerProc"]
+    lab.exec("node2", rank)
+    try:
+        with serving.load():
+            ran = serving.clusterctl("diagnose", "--json", "--no-bundle")
+    finally:
+        with contextlib.suppress(CommandError):  # the rank has been ended meanwhile
+            lab.exec("node2", [word.replace("STOP", "CONT") for word in rank])
+    assert ran.code == 1
+    found = ran.json()
+    assert found["situation"].startswith("not serving: completions hang")
+    first = found["causes"][0]
+    assert (first["certainty"], first["code"], first["nodes"]) == ("certain", "hang", ["node2"])
+    assert "(ray::RayWorkerProc" in first["meaning"]
+    assert "rank 1, " in first["meaning"]
+    assert "stopped by a signal" in first["meaning"]
+    with serving.load() as load:
+        load.wait(lambda: any(each.error is None for each in load.asked), RECOVERY_DEADLINE_S, "completion")
+    healthy = serving.clusterctl("diagnose", "--json", "--no-bundle")
+    assert "hang" not in [cause["code"] for cause in healthy.json()["causes"]]
+
+
 def test_down_ends_healing_too(serving: Serving) -> None:
     assert serving.clusterctl("down").code == 0
     time.sleep(2)
@@ -252,29 +278,3 @@ ENVIRONMENTS = (
     "tr '\\0' ' ' <$p/environ 2>/dev/null; echo; done"
 )
 """A line for each process: its arguments and its environment."""
-
-
-def test_a_hang_is_explained_while_it_lasts(serving: Serving) -> None:
-    """A rank on the other node is stopped; `diagnose` names it. It goes on before anybody ends the server, or the agent
-    was faster on a loaded machine, and a new one comes: hence the last test, since failures in a row escalate."""
-    lab = serving.rehearsal.lab
-    rank = ["pkill", "-STOP", "-f", "ray::RayWorkerProc"]
-    lab.exec("node2", rank)
-    try:
-        with serving.load():
-            ran = serving.clusterctl("diagnose", "--json", "--no-bundle")
-    finally:
-        with contextlib.suppress(CommandError):  # the rank has been ended meanwhile
-            lab.exec("node2", [word.replace("STOP", "CONT") for word in rank])
-    assert ran.code == 1
-    found = ran.json()
-    assert found["situation"].startswith("not serving: completions hang")
-    first = found["causes"][0]
-    assert (first["certainty"], first["code"], first["nodes"]) == ("certain", "hang", ["node2"])
-    assert "(ray::RayWorkerProc" in first["meaning"]
-    assert "rank 1, " in first["meaning"]
-    assert "stopped by a signal" in first["meaning"]
-    with serving.load() as load:
-        load.wait(lambda: any(each.error is None for each in load.asked), RECOVERY_DEADLINE_S, "completion")
-    healthy = serving.clusterctl("diagnose", "--json", "--no-bundle")
-    assert "hang" not in [cause["code"] for cause in healthy.json()["causes"]]
