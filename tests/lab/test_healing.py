@@ -232,7 +232,7 @@ def none_was_lost(serving: Serving, load: Load, phase: str) -> None:
 
 def test_a_hang_is_explained_while_it_lasts(serving: Serving) -> None:
     """A rank on the other node is stopped; `diagnose` names it. It goes on before anybody ends the server, or the agent
-    was faster on a loaded machine, and a new one comes: so no other fault comes after it, since failures in a row escalate."""
+    was faster on a loaded machine, and a new one comes: no other fault follows, since failures in a row escalate."""
     lab = serving.rehearsal.lab
     rank = ["pkill", "-STOP", "-f", "ray::RayWorkerProc"]
     lab.exec("node2", rank)
