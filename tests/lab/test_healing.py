@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,8 +136,10 @@ FAULTS = {
 """Fault → the node and the reason that `status` shows for it."""
 
 
-ENDS_THE_HEADS_AGENT = {"head container killed", "worker node off, on after 15 s"}
-"""Faults after which the head's container is started again: by its engine at once, in the order of seconds."""
+def agent_lived(new: Sequence[tuple[str, str, str]]) -> bool:
+    """Whether the head's agent lived through these restarts. Failures in a row escalate: what is more than the server is
+    restarted by way of the agent's end, and for that second nobody answers on the API's port."""
+    return all(scope == "server" for node, scope, _ in new if node == "node1")
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -149,9 +151,8 @@ def test_it_serves_again_by_itself(serving: Serving, name: str, tmp_path: Path) 
         load.wait(lambda: '"phase": "serving"' in log.read_text(), 10, "word of it in the log that is followed")
     print(result)
     assert result.outage_s < RECOVERY_DEADLINE_S
-    if name not in ENDS_THE_HEADS_AGENT:
-        assert result.refused == 0, "while no server listens, the agent answers"
     new = serving.restarts()[before:]
+    assert result.refused == 0 or not agent_lived(new), "while no server listens, the agent answers"
     node, reason = FAULTS[name]
     assert (node, reason) in [(at, why) for at, _, why in new]
     status = serving.clusterctl("status")
@@ -163,6 +164,7 @@ def test_it_serves_again_by_itself(serving: Serving, name: str, tmp_path: Path) 
 
 
 def test_up_in_the_middle_of_a_recovery_waits_for_it(serving: Serving) -> None:
+    before = len(serving.restarts())
     containers = [serving.rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()]
     with Knocks(serving.summary["endpoint"]) as knocks:
         serving.rehearsal.lab.exec("node1", ["pkill", "-KILL", "-f", "clusterctl_agent server"])
@@ -175,7 +177,7 @@ def test_up_in_the_middle_of_a_recovery_waits_for_it(serving: Serving) -> None:
         assert ran.code == 0
     assert knocks.of("503"), "the agent answers while the server loads"
     assert knocks.met[-1][1] == "200"
-    assert knocks.of("refused") == []
+    assert knocks.of("refused") == [] or not agent_lived(serving.restarts()[before:])
     assert ran.json()["changed"] is False
     assert [serving.rehearsal.lab.exec(n, ["docker", "ps", "-q"]) for n in serving.rehearsal.names()] == containers
 
