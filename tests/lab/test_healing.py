@@ -137,7 +137,7 @@ FAULTS = {
 
 
 def agent_lived(new: Sequence[tuple[str, str, str]]) -> bool:
-    """Whether the head's agent lived through these restarts. Failures in a row escalate: what is more than the server is
+    """Whether the head's agent lived through these restarts. Failures in a row escalate: more than the server is
     restarted by way of the agent's end, and for that second nobody answers on the API's port."""
     return all(scope == "server" for node, scope, _ in new if node == "node1")
 
