@@ -69,7 +69,8 @@ class Tokens:
     def path(self, text: str) -> Path:
         """The file that a text names: `~`, ${NAME}, tokens replaced; relative to the working directory, as for ssh."""
         named = re.sub(r"\$\{(\w+)\}", lambda found: self._variable(found[1], text), text)
-        return Path.cwd() / self.expanded(_tilde(named))
+        path = Path(self.expanded(_tilde(named)))
+        return path if path.is_absolute() else Path.cwd() / path  # the directory may be gone: only where it counts
 
     def _variable(self, name: str, text: str) -> str:
         if name not in os.environ:
