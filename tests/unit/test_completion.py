@@ -126,3 +126,68 @@ def test_scripts_name_the_command_and_parse_where_the_shell_is_there(shell: str,
         script = tmp_path / "script"
         script.write_text(done.stdout, encoding="utf-8")
         subprocess.run([shell, "-n", str(script)], check=True, timeout=20)
+
+
+def installed(home: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`completion install` in a home of its own."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "BASH_COMPLETION"))}
+    return subprocess.run(
+        [sys.executable, "-m", "clusterctl", "completion", *words],
+        env={**own, "HOME": str(home), **environment},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+PLACES = {
+    "bash": ".local/share/bash-completion/completions/clusterctl",
+    "zsh": ".local/share/zsh/site-functions/_clusterctl",
+    "fish": ".config/fish/completions/clusterctl.fish",
+}
+
+
+@pytest.mark.parametrize("shell", PLACES)
+def test_it_is_installed_once_and_says_where_and_how_to_undo_it(shell: str, tmp_path: Path) -> None:
+    path = tmp_path / PLACES[shell]
+    first = installed(tmp_path, "install", shell)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines()[:2] == [f"wrote: {path}", f"undo: rm {path}"]
+    assert path.read_text(encoding="utf-8").strip() == installed(tmp_path, shell).stdout.strip()
+    written = path.stat().st_mtime_ns
+    again = installed(tmp_path, "install", shell)
+    assert again.stdout.startswith(f"already there: {path}\n")
+    assert path.stat().st_mtime_ns == written
+    assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path], "nothing else is written"
+
+
+def test_without_a_name_it_is_the_login_shell(tmp_path: Path) -> None:
+    assert f"wrote: {tmp_path / PLACES['fish']}" in installed(tmp_path, "install", SHELL="/usr/bin/fish").stdout
+    refused = installed(tmp_path, "install", SHELL="/bin/tcsh")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "none of bash, zsh, fish" in refused.stderr
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".config").write_text("a file, no directory", encoding="utf-8")
+    refused = installed(tmp_path, "install", "fish")
+    assert refused.returncode == 1
+    assert f"cannot write {tmp_path / PLACES['fish']}" in refused.stderr
+
+
+def test_bash_completes_by_the_installed_file(here: Path) -> None:
+    assert installed(here, "install", "bash").returncode == 0
+    drive = DRIVE.replace("source <(clusterctl completion bash)", f"source {here / PLACES['bash']}")
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [str(BASH), "--norc", "-c", drive, "bash", "ex"],
+        cwd=here,
+        env={**os.environ, "PATH": f"{here / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["exec", "explain"]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from email import message_from_string
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 RENDER = """
@@ -25,6 +32,9 @@ print(render("vllm.yaml.j2", model_path="/m", served_name="m", host="h", port=1,
 
 COMMIT = "commit.txt"
 """Beside the code of what was built from a checkout."""
+
+SBOM = "sboms/clusterctl.cdx.json"
+"""In .dist-info (PEP 770)."""
 
 hatchling = pytest.importorskip("hatchling.build", reason="hatchling, the build backend, is not installed")
 
@@ -93,6 +103,41 @@ def test_the_wheels_command_is_the_command_line(wheel: Path) -> None:
     (metadata,) = wheel.glob("*.dist-info/METADATA")
     version = python("import clusterctl; print(clusterctl.__version__)", wheel, wheel.parent).strip()
     assert f"\nVersion: {version}\n" in metadata.read_text(encoding="utf-8")
+
+
+def sbom_of(wheel: Path) -> dict[str, Any]:
+    (path,) = wheel.glob(f"*.dist-info/{SBOM}")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def test_the_wheels_sbom_is_valid_cyclonedx(wheel: Path) -> None:
+    (path,) = wheel.glob(f"*.dist-info/{SBOM}")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(path.read_text(encoding="utf-8")) is None
+
+
+def test_the_wheels_sbom_names_the_package_and_everything_that_it_requires(wheel: Path) -> None:
+    found = sbom_of(wheel)
+    (metadata,) = wheel.glob("*.dist-info/METADATA")
+    said = message_from_string(metadata.read_text(encoding="utf-8"))
+    main = found["metadata"]["component"]
+    assert (main["name"], main["version"]) == ("clusterctl", said["Version"])
+    assert main["purl"] == f"pkg:pypi/clusterctl@{said['Version']}"
+    assert [each["expression"] for each in main["licenses"]] == [said["License-Expression"]]
+    wanted = [Requirement(line) for line in said.get_all("Requires-Dist", [])]
+    users = {each.name: each for each in wanted if each.marker is None or each.marker.evaluate({"extra": "lab"})}
+    assert {each["purl"] for each in found["components"]} == {f"pkg:pypi/{canonicalize_name(name)}" for name in users}
+    optional = {each["name"] for each in found["components"] if each["scope"] == "optional"}
+    assert optional == {canonicalize_name(each.name) for each in users.values() if each.marker is not None}
+    (edges,) = (each["dependsOn"] for each in found["dependencies"] if each["ref"] == "clusterctl")
+    assert set(edges) == {each["bom-ref"] for each in found["components"]}
+
+
+def test_the_sbom_names_the_commit_and_has_no_time(clone: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(made(tmp_path, "build_wheel", clone)) as archive:
+        (name,) = (each for each in archive.namelist() if each.endswith(SBOM))
+        found = json.loads(archive.read(name))
+    assert found["metadata"]["component"]["pedigree"]["commits"] == [{"uid": commit_of(clone)}]
+    assert "timestamp" not in found["metadata"]
 
 
 def test_rules_are_found_in_a_wheel(wheel: Path) -> None:
