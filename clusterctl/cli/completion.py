@@ -22,13 +22,6 @@ def completion(context: click.Context, words: tuple[str, ...]) -> None:
     `install` writes the script to where the shell looks by itself, and says where; without a shell's name it is that
     of $SHELL. Done again, it changes nothing. To undo it, remove the file. bash needs the package bash-completion; zsh
     finds the file once its directory is in fpath before compinit, which is said. Nothing else of yours is edited.
-
-    Examples:
-
-    \b
-      clusterctl completion install
-      clusterctl completion install zsh
-      source <(clusterctl completion bash)
     """
     shells = [word for word in words if word != "install"]
     wants_install = "install" in words

@@ -18,6 +18,7 @@ from clusterctl.cli.common import COMPLETE_VARIABLE, PROGRAM, Options
 from clusterctl.cli.completion import completion
 from clusterctl.cli.diagnose import diagnose
 from clusterctl.cli.down import down
+from clusterctl.cli.examples import add_examples
 from clusterctl.cli.exec import exec_
 from clusterctl.cli.explain import explain
 from clusterctl.cli.firewall import firewall
@@ -95,6 +96,7 @@ cli.add_command(firewall)
 cli.add_command(metrics)
 cli.add_command(schema)
 cli.add_command(completion)
+add_examples(cli)
 
 
 def main() -> NoReturn:

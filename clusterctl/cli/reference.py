@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from clusterctl.cli.examples import EXAMPLES
 from clusterctl.cli.main import cli
 
 INTRODUCTION = """\
@@ -57,6 +58,8 @@ def section(context: click.Context) -> str:
         parts += ["| Command | |", "|---|---|", *rows, ""]
     if options:
         parts += ["| Option | Default | |", "|---|---|---|", *(row(option) for option in options), ""]
+    path = context.command_path.partition(" ")[2]
+    parts += ["```bash", *EXAMPLES[path], "```", ""]
     return "\n".join(parts)
 
 
