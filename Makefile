@@ -4,9 +4,11 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CHANGELOG := CHANGELOG.md
+TRIED := $(CURDIR)/build/tried
 DEMO := $(BIN)/clusterctl -i .lab/demo/inventory.yaml
 
-.PHONY: demo test lint types docs setup unit image lab-test lab-starts show-lab-starts lab-looks house bench faults modes clean help
+.PHONY: demo test lint types docs setup unit image lab-test lab-starts show-lab-starts lab-looks house bench faults modes release-notes try-wheel clean help
 
 help: ## Show these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -79,6 +81,19 @@ faults: setup ## Break a cluster that serves, and one that starts, in every way;
 modes: setup ## Serve in every way, and break each; goes on where it was cut off (root; hours)
 	$(BIN)/python benchmarks/modes.py --healing
 	$(BIN)/python benchmarks/modes.py --table > docs/reference/ways-to-serve.md
+
+release-notes: ## Print what is new: the newest section of CHANGELOG.md
+	@awk '/^## /{sections++} sections == 1' $(CHANGELOG)
+
+try-wheel: $(VENV)/.dev ## Build the wheel, and run it as pip, pipx and uvx install it, each in an environment of its own
+	rm -rf $(TRIED) && mkdir -p $(TRIED)
+	$(BIN)/pip wheel -q --no-deps --wheel-dir $(TRIED) .
+	$(PYTHON) -m venv $(TRIED)/pip && $(TRIED)/pip/bin/pip install -q $(TRIED)/*.whl
+	$(TRIED)/pip/bin/clusterctl --version && $(TRIED)/pip/bin/python -m clusterctl --version
+	$(PYTHON) -m venv $(TRIED)/tools && $(TRIED)/tools/bin/pip install -q pipx uv
+	PIPX_HOME=$(TRIED)/pipx PIPX_BIN_DIR=$(TRIED)/bin $(TRIED)/tools/bin/pipx install --quiet $(TRIED)/*.whl
+	$(TRIED)/bin/clusterctl --version
+	$(TRIED)/tools/bin/uvx --from $(TRIED)/*.whl clusterctl --version
 
 clean: ## Remove what these commands made in this directory (labs: clusterctl lab down)
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

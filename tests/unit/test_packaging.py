@@ -232,3 +232,15 @@ def test_the_version_names_the_commit(clone: Path, tmp_path: Path) -> None:
         subprocess.run(["git", "checkout", "-q", "README.md"], cwd=clone, check=True)
     shutil.copytree(clone / "clusterctl", tmp_path / "plain" / "clusterctl")
     assert "commit" not in python(run, tmp_path / "plain", tmp_path)
+
+
+def test_release_notes_are_the_newest_section_of_the_changelog(tmp_path: Path) -> None:
+    log = tmp_path / "CHANGELOG.md"
+    log.write_text("# Changelog\n\nWords.\n\n## [2.0]\n\n### Added\n\n- new\n\n## [1.0]\n\n- old\n", encoding="utf-8")
+
+    def notes(*more: str) -> str:
+        argv = ["make", "-s", "release-notes", *more]
+        return subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True, timeout=20).stdout
+
+    assert notes(f"CHANGELOG={log}") == "## [2.0]\n\n### Added\n\n- new\n\n"
+    assert notes().startswith("## [")
