@@ -191,3 +191,39 @@ def test_bash_completes_by_the_installed_file(here: Path) -> None:
         timeout=60,
     )
     assert done.stdout.split() == ["exec", "explain"]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="no fish on this machine")
+def test_fish_completes_by_the_installed_file(here: Path) -> None:
+    assert installed(here, "install", "fish").returncode == 0
+    done = in_shell(here, "fish", "-c", 'complete --do-complete "clusterctl ex"')
+    assert [line.split("\t")[0] for line in done.splitlines()] == ["exec", "explain"]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh on this machine")
+def test_zsh_finds_the_installed_file(here: Path) -> None:
+    assert installed(here, "install", "zsh").returncode == 0
+    folder = shlex.quote(str((here / PLACES["zsh"]).parent))
+    done = in_shell(
+        here,
+        "zsh",
+        "-f",
+        "-c",
+        f"fpath=({folder} $fpath); autoload -Uz compinit; compinit -u -D; print $_comps[clusterctl]",
+    )
+    assert done.strip() == "_clusterctl"
+
+
+def in_shell(here: Path, *argv: str) -> str:
+    """What a shell prints, with that home."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith("XDG_")}
+    root = str(Path(__file__).parents[2])
+    return subprocess.run(
+        argv,
+        cwd=here,
+        env={**own, "HOME": str(here), "PATH": f"{here / 'bin'}:{own['PATH']}", "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
