@@ -32,7 +32,7 @@ compare_option = click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
     help="With --compare: how far log-probabilities may be apart (default: three times what each cluster differs "
-    "from itself, at least 0.02).",
+    "from itself, at least 0.02, between two layouts 0.05).",
 )
 @click.pass_obj
 def verify(options: Options, *, as_json: bool, output: Path, old: Path | None, tolerance: float | None) -> None:

@@ -33,7 +33,7 @@ from clusterctl.records.verification import (
     own_noise,
     problems_of,
 )
-from clusterctl.records.verified import LEAST_TOLERANCE, NOISE_FACTOR, compare, tolerance_of
+from clusterctl.records.verified import LAYOUT_TOLERANCE, LEAST_TOLERANCE, NOISE_FACTOR, compare, tolerance_of
 from clusterctl.signatures import nccl
 from clusterctl.status.asking import Asker, NoOutputError, events
 from clusterctl.ui import verification as ui
@@ -316,6 +316,8 @@ def test_the_tolerance_grows_with_the_clusters_own_noise_up_to_a_limit() -> None
     noisy = record(outputs=observed(noise=0.03))
     assert tolerance_of(record(), noisy) == pytest.approx(0.03 * NOISE_FACTOR)
     assert tolerance_of(record(), record()) == LEAST_TOLERANCE
+    other_layout = record(shape=Shape("mp", 4, 1, 1, False))
+    assert tolerance_of(record(), other_layout) == tolerance_of(other_layout, record()) == LAYOUT_TOLERANCE
     assert tolerance_of(record(outputs=observed(noise=5)), noisy) == pytest.approx(0.1 * NOISE_FACTOR)
 
 
