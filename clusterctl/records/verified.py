@@ -14,8 +14,8 @@ LEAST_TOLERANCE = 0.02
 another order (up to 0.004 apart between all layouts of the lab's dense model in bfloat16)."""
 
 LAYOUT_TOLERANCE = 0.05
-"""The same between two layouts: with experts the order differs more (the lab's tiny-moe in bfloat16: 0.027 apart between
-DP 2 and TP 2, same weights)."""
+"""The same between two layouts: with experts the order differs more (the lab's tiny-moe in bfloat16: 0.027 apart
+between DP 2 and TP 2, same weights)."""
 
 NOISE_FACTOR = 3
 """A difference counts from this many times what a cluster differs from itself."""
