@@ -19,6 +19,7 @@ from clusterctl.hosts.engine.engine import Output
 from clusterctl.planning.container import container_specs
 from clusterctl.preflight.image import image_probe
 from clusterctl.preflight.inside import REPORT_SOURCE
+from clusterctl.preflight.inside import report as inside_report
 from tests.unit.reports import GOOD
 from tests.unit.support import FIXTURES, cluster_facts, deployment, inventory
 
@@ -227,3 +228,9 @@ def test_flags_of_the_image_are_judged_beside_a_node_that_was_not_read() -> None
     found = check(decided, replace(one_lost, deep=DeepFacts(images={"gpu1": report}, gpus_wanted=2)))
     assert ("node-unreachable", ("gpu2",)) in [(finding.code, finding.nodes) for finding in found]
     assert "mode-refused" not in [finding.code for finding in found]
+
+
+def test_a_gguf_model_without_a_configuration_says_why_it_is_not_known(tmp_path: Path) -> None:
+    (tmp_path / "tiny-Q4_K_M.gguf").write_bytes(b"GGUF")
+    said = inside_report.model_support(str(tmp_path))
+    assert "GGUF without a config.json" in said["error"]

@@ -33,9 +33,9 @@ NOT_IN_REGISTRY = Code(
     severity=WARNING,
     title="vLLM does not know the model",
     runbook="image-report.md",
-    seen="config.json names {architecture}, which vLLM in {image} does not know",
+    seen="the model's configuration names {architecture}, which vLLM in {image} does not know",
     why="it would run through transformers, which is slower, or not at all",
-    fix="use an image with a newer vLLM, or correct the model's config.json",
+    fix="use an image with a newer vLLM, or correct the model's configuration (config.json or params.json)",
     note=ONLY_DEEP,
 )
 NO_STAGES = Code(

@@ -165,6 +165,22 @@ def broken_imports() -> dict[str, str]:
     return broken
 
 
+def architectures_of(model: Path) -> list[str]:
+    """What vLLM takes from the model's configuration; in Mistral's own format, what this vLLM makes of params.json.
+
+    Which of the two counts: get_config in vLLM 0.32, transformers_utils/config.py. Raises ValueError for GGUF without
+    a config.json: its metadata name no class of vLLM's.
+    """
+    config, params = model / "config.json", model / "params.json"
+    if params.is_file() and (list(model.glob("consolidated*.safetensors")) or not config.is_file()):
+        adapt = importlib.import_module("vllm.transformers_utils.configs.mistral").adapt_config_dict
+        beside = json.loads(config.read_bytes()) if config.is_file() else {}
+        return list(adapt(json.loads(params.read_bytes()), defaults=beside).architectures or [])
+    if not config.is_file() and (model.suffix == ".gguf" or list(model.glob("*.gguf"))):
+        raise ValueError("the model is GGUF without a config.json, which alone names the architecture to ask for")
+    return list(json.loads(config.read_bytes()).get("architectures") or [])
+
+
 def model_support(model_path: str) -> dict[str, Any]:
     """Whether vLLM knows the model's architecture and can split it into pipeline stages (vLLM 0.32, registry.py).
 
@@ -172,7 +188,7 @@ def model_support(model_path: str) -> dict[str, Any]:
     and imports everything again in a process of its own.
     """
     try:
-        architectures = json.loads(Path(model_path, "config.json").read_bytes()).get("architectures") or []
+        architectures = architectures_of(Path(model_path))
         models = importlib.import_module("vllm.model_executor.models")
         interfaces = importlib.import_module("vllm.model_executor.models.interfaces")
         known = [name for name in architectures if name in models.ModelRegistry.get_supported_archs()]
