@@ -11,7 +11,7 @@ import yaml
 if TYPE_CHECKING:
     from gpus_of_host import Load, Trial
 
-TIMEOUTS = {"canary_interval_s": 10, "hang_s": 45}
+TIMEOUTS = {"canary_interval_s": 10, "hang_s": 30}
 """Of the inventory, so that the agent, too, calls it hung within the time that a rented machine is there."""
 STOP_RANK = """
 import os, re, signal

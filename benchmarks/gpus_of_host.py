@@ -8,8 +8,8 @@ For each layout: `check --nccl`, `up`, an empty `plan`, `status`, `vllm bench se
 until it serves again, `down`, and the GPUs' memory. With --by-hand the same is started by plain `docker run` too, in
 turn, and the rates are compared; with --hang a rank is stopped, and `diagnose` must name it. Each step has a time limit
 of its own, is one line of JSON in the results as it ends, and has its output in the logs. What is in the results is not
-done again, so that a run which was cut off goes on; the lab is made if it is not there. Needs root and GPUs. Exit code 1
-when a step was not as it must be.
+done again, so that a run which was cut off goes on; the lab is made if it is not there. Needs root and GPUs. Exit code
+1 when a step was not as it must be.
 """
 
 from __future__ import annotations
