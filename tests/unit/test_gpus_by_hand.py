@@ -3,14 +3,9 @@ has."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import gpus_by_hand as hand
+from benchmarks import gpus_by_hand as hand
 
 HOST = {
     "NetworkMode": "host",
