@@ -123,7 +123,8 @@ class Load:
         """Until it is stopped."""
         while not self.stop.is_set():
             began = time.time()
-            self.answers.append((began, time.time(), completion(self.url, self.model, 16)))
+            status = completion(self.url, self.model, 16)
+            self.answers.append((began, time.time(), status))
             self.stop.wait(0.2)
 
     def recovery(self, killed: float) -> dict[str, Any] | None:
