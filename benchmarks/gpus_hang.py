@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 if TYPE_CHECKING:
-    from gpus_of_host import Load, Trial
+    from gpus_load import Load
+    from gpus_of_host import Trial
 
 TIMEOUTS = {"canary_interval_s": 10, "hang_s": 30}
 """Of the inventory, so that the agent, too, calls it hung within the time that a rented machine is there."""
