@@ -1,12 +1,15 @@
 """Every way to serve a model on lab nodes that share out this machine's GPUs: times, rates, and what is left.
 
     python benchmarks/gpus_of_host.py --nodes 2 --gpus 1 --image IMAGE --model DIR [--only ray_pp2|mp_tp2] [--minutes 9]
-        [--env NAME=VALUE]... [--option NAME=VALUE]... [--results FILE] [--logs DIR] [--keep-lab]
+        [--by-hand ROUNDS] [--runs N] [--hang] [--env NAME=VALUE]... [--option NAME=VALUE]...
+        [--results FILE] [--logs DIR] [--keep-lab]
 
 For each layout: `check --nccl`, `up`, an empty `plan`, `status`, `vllm bench serve`, kill -9 of an engine and the time
-until it serves again, `down`, and the GPUs' memory. Each step has a time limit of its own, is one line of JSON in the
-results as it ends, and has its output in the logs. What is in the results is not done again, so that a run which was
-cut off goes on; the lab is made if it is not there. Needs root and GPUs. Exit code 1 when a step was not as it must be.
+until it serves again, `down`, and the GPUs' memory. With --by-hand the same is started by plain `docker run` too, in
+turn, and the rates are compared; with --hang a rank is stopped, and `diagnose` must name it. Each step has a time limit
+of its own, is one line of JSON in the results as it ends, and has its output in the logs. What is in the results is not
+done again, so that a run which was cut off goes on; the lab is made if it is not there. Needs root and GPUs. Exit code
+1 when a step was not as it must be.
 """
 
 from __future__ import annotations
@@ -15,18 +18,20 @@ import argparse
 import contextlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gpus_by_hand
+import gpus_hang
 import yaml
+from gpus_load import Load, completion
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -103,53 +108,6 @@ def layouts(nodes: int, gpus: int) -> Iterator[Layout]:
         yield Layout("single", "mp", 1, nodes=1)
 
 
-@dataclass
-class Load:
-    """One client that asks for a few tokens again and again, each time in a connection of its own."""
-
-    url: str
-    model: str
-    answers: list[tuple[float, float, int]] = field(default_factory=list)
-    """Began, ended (Unix time), status; 0 where nothing answered."""
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def run(self) -> None:
-        """Until it is stopped."""
-        while not self.stop.is_set():
-            began = time.time()
-            self.answers.append((began, time.time(), completion(self.url, self.model, 16)))
-            self.stop.wait(0.2)
-
-    def recovery(self, killed: float) -> dict[str, Any] | None:
-        """What clients lost; None while nothing was, or while it lasts."""
-        since = [each for each in self.answers if each[1] > killed]
-        failed = [each for each in since if each[2] != 200]
-        back = [each for each in since if failed and each[2] == 200 and each[0] > failed[0][0]]
-        if not back:
-            return None
-        longest = max(ended - began for began, ended, _ in since)
-        return {
-            "served_again_s": round(back[0][1] - killed, 1),
-            "failed": len(failed),
-            "longest_s": round(longest, 1),
-            "statuses": sorted({each[2] for each in failed}),
-        }
-
-
-def completion(url: str, model: str, tokens: int) -> int:
-    """Ask for so many tokens; the answer's status, 0 for none."""
-    body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": tokens, "ignore_eos": True}).encode()
-    request = urllib.request.Request(f"{url}/v1/completions", body, {"Content-Type": "application/json"})  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 (http, to the lab)
-            answer.read()
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except (OSError, ValueError):
-        return 0
-
-
 class Trial:
     """One layout on the lab, step by step."""
 
@@ -159,6 +117,7 @@ class Trial:
         self.inventory.write_text(yaml.safe_dump(self._inventory(), sort_keys=False))
         self.endpoint = self.model = ""
         self.ok = True
+        self.rates: dict[str, list[dict[str, float]]] = {"clusterctl": [], "by_hand": []}
 
     def _inventory(self) -> dict[str, Any]:
         data = yaml.safe_load(self.lab.inventory.read_text())
@@ -168,7 +127,7 @@ class Trial:
         data["container"]["env"] |= {"NCCL_DEBUG": "INFO", **dict(each.split("=", 1) for each in self.options.env)}
         given = {name: yaml.safe_load(value) for name, value in (each.split("=", 1) for each in self.options.option)}
         data["serve"] = {**self.layout.settings(), "api_key": "off", "options": given}
-        data["timeouts"] = {"load_s": self.options.load_s}
+        data["timeouts"] = {"load_s": self.options.load_s, **(gpus_hang.TIMEOUTS if self.options.hang else {})}
         return dict(data)
 
     def step(self, name: str, *, ok: bool, **figures: Any) -> bool:
@@ -200,15 +159,21 @@ class Trial:
 
     def all(self) -> bool:
         """Every step; what follows a failed start is only the way back."""
+        commands: dict[str, tuple[str, ...]] = {}
         try:
             self.run("before", "down", limit_s=180)  # what a run that was cut off has left
             self.check()
             if self.up("up"):
                 self.look()
                 self.bench()
+                commands = self.commands_by_hand()
                 if not self.options.no_kill:
                     self.kill()
+                if self.options.hang and self.ok:
+                    gpus_hang.hang(self, Load(self.endpoint, self.model))
             self.down("down")
+            if commands:
+                self.by_hand(commands)
             if self.ok and self.options.warm:
                 self.up("up_warm")
                 self.down("down_warm")
@@ -245,21 +210,64 @@ class Trial:
         chosen = (json.loads(out).get("chosen") or {}) if code == 0 else {}
         self.step("layout", ok=code == 0, predicted={k: v for k, v in chosen.items() if "kv" in k or "token" in k})
 
-    def bench(self) -> None:
-        """vLLM's own benchmark, from the head's container."""
-        head, model = yaml.safe_load(self.inventory.read_text())["nodes"][0]["name"], self.lab.spec.model_path
-        options = self.options
-        argv = ["vllm", "bench", "serve", "--backend", "vllm", "--model", str(model), "--served-model-name", self.model,
+    def bench_argv(self) -> list[str]:
+        """vLLM's own benchmark."""
+        model, options = self.lab.spec.model_path, self.options
+        return ["vllm", "bench", "serve", "--backend", "vllm", "--model", str(model), "--served-model-name", self.model,
                 "--base-url", self.endpoint, "--dataset-name", "random", "--ignore-eos",
                 "--random-input-len", str(options.input), "--random-output-len", str(options.output),
                 "--num-prompts", str(options.prompts)]  # fmt: skip
-        for number in range(1, options.runs + 1):
-            code, out, seconds = self.run(f"bench{number}", "exec", head, "--", *argv, limit_s=240)
-            found = {name: re.search(pattern, out) for name, pattern in BENCH.items()}
-            figures = {name: float(match[1]) for name, match in found.items() if match}
-            good = code == 0 and figures.get("requests") == options.prompts
-            said = "" if good else self.last_words(f"bench{number}")
-            self.step(f"bench{number}", ok=good, code=code, seconds=seconds, **figures, said=said)
+
+    def measured(self, name: str, code: int, out: str, seconds: float) -> dict[str, float]:
+        """What the benchmark printed, as a step."""
+        found = {each: re.search(pattern, out) for each, pattern in BENCH.items()}
+        figures = {each: float(match[1]) for each, match in found.items() if match}
+        good = code == 0 and figures.get("requests") == self.options.prompts
+        self.step(name, ok=good, code=code, seconds=seconds, **figures, said="" if good else out[-900:])
+        return figures
+
+    def bench(self, prefix: str = "") -> None:
+        """The benchmark, from the head's container."""
+        head = yaml.safe_load(self.inventory.read_text())["nodes"][0]["name"]
+        for number in range(1, self.options.runs + 1):
+            name = f"{prefix}bench{number}"
+            code, out, seconds = self.run(name, "exec", head, "--", *self.bench_argv(), limit_s=240)
+            self.rates["clusterctl"].append(self.measured(name, code, out, seconds))
+
+    def commands_by_hand(self) -> dict[str, tuple[str, ...]]:
+        """What would be typed on each node, while clusterctl's containers are there to be looked at."""
+        if not self.options.by_hand:
+            return {}
+        cluster = yaml.safe_load(self.inventory.read_text())["cluster"]
+        found = {node.name: gpus_by_hand.started_like(node, cluster) for node in gpus_by_hand.nodes_of(self.inventory)}
+        typed = "".join(f"# {node}\n{shlex.join(words)}\n" for node, words in found.items())
+        (self.options.logs / f"{self.layout.name}_by_hand.sh").write_text(typed)
+        return found
+
+    def by_hand(self, commands: Mapping[str, Sequence[str]]) -> None:
+        """By hand, and in turn with clusterctl from the second round on."""
+        nodes = gpus_by_hand.nodes_of(self.inventory)
+        for number in range(1, self.options.by_hand + 1):
+            if number > 1 and self.up(f"up{number}"):
+                self.bench(f"ours{number}_")
+                self.down(f"down{number}")
+            self.one_by_hand(nodes, commands, f"hand{number}")
+        comparison = gpus_by_hand.compared(self.rates["clusterctl"], self.rates["by_hand"])
+        self.step("by_hand", ok=bool(comparison), rounds=self.options.by_hand, **comparison)
+
+    def one_by_hand(self, nodes: Sequence[gpus_by_hand.Node], commands: Mapping[str, Sequence[str]], name: str) -> None:
+        """One start by hand, the benchmark as from clusterctl's container, and its end."""
+        problem = gpus_by_hand.start(nodes, commands)
+        ready = lambda: completion(self.endpoint, self.model, 1) == 200  # noqa: E731
+        seconds = None if problem else gpus_by_hand.wait_for(nodes[0], self.options.load_s, ready)
+        if self.step(f"{name}_up", ok=seconds is not None, seconds=seconds, said=problem):
+            for number in range(1, self.options.runs + 1):
+                began = time.monotonic()
+                done = nodes[0].shell("docker", "exec", gpus_by_hand.NAME, *self.bench_argv(), limit_s=240)
+                took = round(time.monotonic() - began, 1)
+                figures = self.measured(f"{name}_bench{number}", done.returncode, done.stdout, took)
+                self.rates["by_hand"].append(figures)
+        gpus_by_hand.stop(nodes, self.options.logs / f"{self.layout.name}_{name}")
 
     def kill(self) -> None:
         """kill -9 of every engine of the head under load, and the way back."""
@@ -331,6 +339,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--input", type=int, default=512)
     parser.add_argument("--output", type=int, default=128)
     parser.add_argument("--runs", type=int, default=1, help="of the benchmark")
+    parser.add_argument("--by-hand", type=int, default=0, metavar="ROUNDS", help="starts by plain `docker run` in turn")
+    parser.add_argument("--hang", action="store_true", help="stop a rank, and ask `diagnose`")
     parser.add_argument("--warm", action="store_true", help="start each layout a second time")
     parser.add_argument("--no-kill", action="store_true")
     parser.add_argument("--keep-lab", action="store_true")
