@@ -16,7 +16,7 @@ MODELS = "models"
 """Where the model lies on a node's disk, relative to its root."""
 _DIRECTORIES = (
     *("dev", "etc/ssh", "home", "mnt", "models", "opt", "proc", "root", "run", "srv", "sys", "tmp"),
-    *("var/cache/vllm", "var/lib", "var/log", "var/spool"),
+    *("var/cache", "var/lib", "var/log", "var/spool"),
 )
 _HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 
