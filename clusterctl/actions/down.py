@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clusterctl.agent.labels import LABEL_ROLE
+from clusterctl.apply.cache import cache_volume, remove_cache
 from clusterctl.apply.gone import verify_gone
 from clusterctl.apply.shutdown import Member, shut_down
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
@@ -25,10 +26,15 @@ class DownResult:
     cluster: str
     removed: Mapping[str, tuple[str, ...]]
     seconds: float
+    kept: Mapping[str, str]
+    """Node name → the volume of compiled code that stays on it for the next start (`down --purge` removes it)."""
+    purged: Mapping[str, str]
+    """Node name → the volume that was removed from it, and is verified to be gone."""
 
 
-def down(run: Run, *, drain_s: float | None = None) -> DownResult:
-    """Remove everything with the cluster's label on every node that can be reached, and verify it.
+def down(run: Run, *, drain_s: float | None = None, purge: bool = False) -> DownResult:
+    """Remove everything with the cluster's label on every node that can be reached, and verify it; with `purge` also
+    the compiled code that the nodes keep.
 
     `drain_s` seconds are given to running requests (default: timeouts.drain_s).
 
@@ -51,6 +57,9 @@ def down(run: Run, *, drain_s: float | None = None) -> DownResult:
     failures |= hosts.each(lambda host: _remove(host, found.values[host.name]), found.values).errors
     progress.phase("verifying that everything is gone")
     left = verify_gone(run, before, found.values, owned.values)
+    keep = remove_cache if purge else cache_volume
+    volumes = hosts.each(lambda host: keep(host, inventory), found.values)
+    failures = {**volumes.errors, **failures}
 
     problems = [NodeFailure(name, error.message, error.hint) for name, error in _in_order(inventory, failures)]
     problems += [NodeFailure(name, what, fix) for name, what, fix in left]
@@ -58,7 +67,9 @@ def down(run: Run, *, drain_s: float | None = None) -> DownResult:
     if problems:
         raise NodesError("down", problems)
     removed = {name: tuple(c.name for c in containers) for name, containers in found.values.items()}
-    return DownResult(inventory.cluster, removed, round(run.laps.total_s, 2))
+    caches = {name: volume.name for name, volume in volumes.values.items() if volume is not None}
+    kept, purged = ({}, caches) if purge else (caches, {})
+    return DownResult(inventory.cluster, removed, round(run.laps.total_s, 2), kept, purged)
 
 
 def _in_order(inventory: Inventory, failures: Mapping[str, ClusterctlError]) -> list[tuple[str, ClusterctlError]]:

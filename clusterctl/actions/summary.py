@@ -11,6 +11,7 @@ from clusterctl.agent.paths import container_name
 from clusterctl.facts.containers import agent_in
 from clusterctl.findings.finding import Finding
 from clusterctl.hosts.host import Hosts
+from clusterctl.lock.history import last_starts
 from clusterctl.lock.run import Run
 from clusterctl.modes.all import mode_of
 from clusterctl.modes.engines import EngineStatus
@@ -42,6 +43,9 @@ class UpSummary:
     warnings: tuple[Finding, ...]
     timings_s: Mapping[str, float]
     """Phase → seconds."""
+    last_starts_s: tuple[float, ...]
+    """Seconds that the starts before this one took in all, the latest last; at most three, as the head's history has
+    them."""
 
 
 def summary(run: Run, prepared: Prepared, start: Start, completion: Completion) -> UpSummary:
@@ -68,6 +72,7 @@ def summary(run: Run, prepared: Prepared, start: Start, completion: Completion) 
         new_api_key=prepared.keys.generated and prepared.keys.held is None,
         warnings=prepared.findings,
         timings_s={phase: round(seconds, 2) for phase, seconds in _timings(run, start).items()},
+        last_starts_s=last_starts(run.hosts.head, inventory.cluster),
     )
 
 

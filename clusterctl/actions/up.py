@@ -40,4 +40,7 @@ def up(run: Run, asked: UpOptions) -> UpSummary:
         served = wait_until_serving(run, prepared, started)
         completion = first_completion(run, prepared.deployment, served)
     adopt(run, prepared, started)
-    return summary(run, prepared, served, completion)
+    came_up = summary(run, prepared, served, completion)
+    if prepared.plan.new_gang:
+        run.lock.note_start(came_up.timings_s)
+    return came_up

@@ -57,6 +57,15 @@ ANSWERS_AS = "clusterctl-agent"
 """
 
 
+CACHE_DIR = "/var/cache/clusterctl"
+"""Where the cluster's cache volume is mounted: what was compiled in one start, for the next one (inside/cache.py)."""
+
+
+def cache_name(cluster: str) -> str:
+    """Name of a cluster's volume of compiled code, the same on every node."""
+    return f"{cluster}-cache"
+
+
 def container_name(cluster: str) -> str:
     """Name of a cluster's container, the same on every node."""
     return f"{cluster}-node"

@@ -33,6 +33,18 @@ class Restart:
 
 
 @dataclass(frozen=True)
+class CacheState:
+    """Compiled code that the node keeps for the next start."""
+
+    path: str
+    """Of this image's, in the container."""
+    bytes: int | None
+    """On the disk, of all images; None where it cannot be used."""
+    problem: str | None
+    """Why it cannot be used."""
+
+
+@dataclass(frozen=True)
 class AgentState:
     """An agent's latest report. Without one, every field says that nothing is known."""
 
@@ -62,6 +74,8 @@ class AgentState:
     restarts: tuple[Restart, ...] = ()
     """The latest ones."""
     restarts_total: int = 0
+    cache: CacheState | None = None
+    """None: nothing is kept, or not known."""
     start_phases: Mapping[str, float] = field(default_factory=dict)
     """Phase -> seconds that it took in the last start that came to serve."""
 
@@ -108,6 +122,7 @@ def agent_state(report: object) -> AgentState:
         canary_t=_number(canary.get("t")) if isinstance(canary, Mapping) else None,
         restarts=restarts,
         restarts_total=int(_number(report.get("restarts_total")) or len(restarts)),
+        cache=_cache(report.get("cache")),
         start_phases=_numbers(report.get("start_phases")),
     )
 
@@ -115,6 +130,13 @@ def agent_state(report: object) -> AgentState:
 def _restart(record: Mapping[str, Any]) -> Restart:
     scope, reason, detail = (_text(record.get(key)) or "" for key in ("scope", "reason", "detail"))
     return Restart(_number(record.get("t")), scope, reason, detail, record)
+
+
+def _cache(value: object) -> CacheState | None:
+    if not isinstance(value, Mapping) or (path := _text(value.get("path"))) is None:
+        return None
+    size = _number(value.get("bytes"))
+    return CacheState(path, int(size) if size is not None else None, _text(value.get("problem")))
 
 
 def _text(value: object) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from clusterctl.agent.labels import LABEL_ROLE, ROLE_HEAD
 from clusterctl.agent.paths import API_KEY_PATH
+from clusterctl.apply.cache import make_cache
 from clusterctl.apply.files import PRIVATE_MODE, key_file, spec_record
 from clusterctl.apply.live import update
 from clusterctl.apply.remove import remove_all
@@ -85,6 +86,7 @@ def _create(host: Host, deployment: Deployment, step: Step, secret_files: Sequen
     spec = step.spec
     place = deployment.places[host.name]
     labels = spec.labels(deployment.inventory.cluster, place)
+    make_cache(host, deployment.inventory)
     container = host.engine.create(spec.name, {**spec.config, "labels": labels}, spec.host_config)
     try:
         # Files go into the container's own layer: they live and die with it, and nothing is left on the node.

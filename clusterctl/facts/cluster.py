@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from clusterctl.facts.fact import Fact, Unknown
 from clusterctl.facts.records import (
+    CacheVolume,
     ContainerFacts,
     EngineFacts,
     Gpu,
@@ -76,6 +77,8 @@ class NodeFacts:
     """CDI specifications on the node."""
     routing: Fact[Routing] = None
     """How the kernel sends to the other nodes; None: not asked (one node), or no `ip` there."""
+    cache: Fact[CacheVolume] = None
+    """The cluster's volume of compiled code."""
     commands: EngineCommands = DOCKER
     """How the node's engine is spoken to: for hints, also where it does not answer."""
 

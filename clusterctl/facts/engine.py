@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from clusterctl.agent.labels import LABEL_CLUSTER
+from clusterctl.agent.paths import cache_name
 from clusterctl.facts import parse
 from clusterctl.facts.fact import Fact, Unknown
-from clusterctl.facts.records import EngineFacts, ImageFacts
+from clusterctl.facts.records import CacheVolume, EngineFacts, ImageFacts
 from clusterctl.hosts.engine.engine import EngineError
 from clusterctl.hosts.host import Host
 
@@ -41,3 +43,13 @@ def image_facts(host: Host, reference: str) -> Fact[ImageFacts]:
     except EngineError as error:
         return Unknown(error.message)
     return ImageFacts(image.id, image.layers) if image is not None else None
+
+
+def cache_facts(host: Host, cluster: str) -> Fact[CacheVolume]:
+    """The cluster's volume of compiled code; None when there is none, or one of its name that is somebody else's."""
+    try:
+        volume = host.engine.volumes.find(cache_name(cluster))
+    except EngineError as error:
+        return Unknown(error.message)
+    ours = volume is not None and volume.labels.get(LABEL_CLUSTER) == cluster
+    return CacheVolume(volume.name, volume.directory) if volume is not None and ours else None

@@ -17,7 +17,7 @@ from clusterctl.facts.containers import (
     other_clusters,
     with_containers,
 )
-from clusterctl.facts.engine import engine_facts, image_facts
+from clusterctl.facts.engine import cache_facts, engine_facts, image_facts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.records import ContainerFacts, EngineFacts, Listener, OtherCluster, Unreachable
 from clusterctl.hosts.host import Host, Hosts
@@ -139,6 +139,7 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
         containers=containers if isinstance(containers, Unknown) else tuple(c for c in containers if holds_rank(c)),
         beside=beside(containers),
         leftovers=leftover_names(engine, containers),
+        cache=cache_facts(host, inventory.cluster) if usable else not_asked,
         login_prints=shown(host.connection.login_prints),
         commands=host.engine.commands,
     )

@@ -167,3 +167,12 @@ class Unreachable:
 
     reason: str
     fix: str | None
+
+
+@dataclass(frozen=True)
+class CacheVolume:
+    """The engine's volume in which a node keeps the cluster's compiled code."""
+
+    name: str
+    directory: str
+    """Where it lies on the node, as the engine says."""

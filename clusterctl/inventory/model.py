@@ -202,6 +202,13 @@ class Container(Strict):
     """Linux capabilities to add. Registering RDMA memory needs IPC_LOCK."""
     devices: tuple[AbsolutePath, ...] = ()
     """Extra devices for the container. /dev/infiniband is passed automatically where the node has it."""
+    cache: Literal["on", "off"] = "on"
+    """Keep compiled code (torch.compile, Triton …) in a volume of the engine's on each node, CLUSTER-cache, so that
+    the next start is faster; `down --purge` removes it. A volume of your own in container.volumes at
+    /var/cache/clusterctl, or over vLLM's own cache (/root/.cache/vllm), is used instead."""
+    cache_max_bytes: Annotated[int, Field(ge=1024**3)] = 20 * 1024**3
+    """How large the kept code may be when a container starts: images that were not used for longest lose theirs first.
+    At least 1 GiB. Changing it restarts nothing."""
     privileged: bool = False
     """Run the container privileged. Not needed for GPUs or RDMA with the defaults above."""
 

@@ -41,7 +41,7 @@ FLOAT_FORM = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-
 NULL_FORM = re.compile(r"~|null|Null|NULL|")
 OLD_BOOL_FORM = re.compile(r"(yes|no|on|off)", re.IGNORECASE)
 """Truth values in YAML 1.1, text in YAML 1.2."""
-SWITCHES: frozenset[KeyPath] = frozenset({("rdma",), ("supervise",), ("serve", "api_key")})
+SWITCHES: frozenset[KeyPath] = frozenset({("rdma",), ("supervise",), ("serve", "api_key"), ("container", "cache")})
 """Fields in which such a word is itself a value: `rdma: off` means the same to a reader of either version."""
 FORBIDDEN_CHARACTER = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 

@@ -88,6 +88,10 @@ class ClusterLock:
         """Record in the history of all nodes what was changed. Never a secret."""
         self._record({"event": "note", "run": self.run, "text": text}, timeout_s=ANSWER_S)
 
+    def note_start(self, timings_s: Mapping[str, float]) -> None:
+        """Record in the history of all nodes how long the phases of a start took, in seconds."""
+        self._record({"event": "start", "run": self.run, "timings_s": dict(timings_s)}, timeout_s=ANSWER_S)
+
     def finish(self, outcome: str) -> None:
         """Record how the run ended (ok; failed: why; interrupted), and release. May be called twice."""
         if self._finished:

@@ -20,6 +20,10 @@ from clusterctl.hosts.ssh.errors import HostError
 SCRIPT = Path(__file__).with_name("scripts").joinpath("history.sh").read_bytes()
 
 
+SHOWN_STARTS = 3
+"""Starts that are shown beside the latest one."""
+
+
 LONGEST = 500
 """Characters of a text from a node that are shown."""
 
@@ -53,6 +57,8 @@ class Run:
     nodes: tuple[str, ...]
     cut_off: Mapping[str, str]
     """Node → reason, where the lock ended without the run's own end: eof (the channel ended), silence."""
+    timings_s: Mapping[str, float] | None = None
+    """Phase → seconds of the start that it made, with their `total`; None: it started no cluster, or failed to."""
 
     @property
     def ended(self) -> bool:
@@ -123,6 +129,18 @@ def read_history(hosts: Hosts, cluster: str, nodes: Sequence[str], *, limit: int
     outcomes = hosts.each(lambda host: _read(host, cluster), reached)
     unread |= {name: error.message for name, error in outcomes.errors.items()}
     return history(cluster, outcomes.values, unread, limit=limit)
+
+
+def last_starts(host: Host, cluster: str) -> tuple[float, ...]:
+    """Seconds that the latest starts took in all, the latest last, as the node's history has them; none where it
+    cannot be read: they only stand beside this one's."""
+    try:
+        records, bad_lines = parse(_script(host, cluster, "read").decode(errors="replace"))
+    except ClusterctlError:
+        return ()
+    found = sorted(runs({host.name: NodeHistory(records, bad_lines, ())}), key=lambda run: run.at)
+    totals = [run.timings_s["total"] for run in found if run.timings_s and "total" in run.timings_s]
+    return tuple(totals[-SHOWN_STARTS:])
 
 
 def forget_history(hosts: Hosts, cluster: str, nodes: Sequence[str]) -> None:
@@ -232,7 +250,14 @@ def _run(run: str, records: Sequence[tuple[str, Mapping[str, Any]]]) -> Run:
         notes=tuple(texts.values()),
         nodes=tuple(dict.fromkeys(node for node, _ in records)),
         cut_off=cut_off,
+        timings_s=next((_timings(record) for _, record in by_event.get("start", ())), None),
     )
+
+
+def _timings(record: Mapping[str, Any]) -> Mapping[str, float]:
+    said = record.get("timings_s")
+    named = said.items() if isinstance(said, Mapping) else ()
+    return {plain(phase): number for phase, each in named if (number := _number(each)) is not None}
 
 
 def _number(value: object) -> float | None:

@@ -23,6 +23,7 @@ from clusterctl.agent.paths import AGENT_PATH, SOURCES, container_name
 from clusterctl.inventory.model import Inventory
 from clusterctl.modes.all import mode_of
 from clusterctl.modes.place import Deployment, Place
+from clusterctl.planning.cache import cache_binds
 from clusterctl.planning.files import SERVER_FILES, SETTINGS_FILES, environment, rendered_files
 from clusterctl.planning.flags import host_config
 from clusterctl.secrets.masking import recorded
@@ -101,6 +102,12 @@ def container_specs(deployment: Deployment) -> Mapping[str, ContainerSpec]:
     return {name: _spec(deployment, place) for name, place in deployment.places.items()}
 
 
+def _host_config(inventory: Inventory, place: Place) -> Mapping[str, Any]:
+    """The flags that every container of the image has, and the cache, which only the serving one has."""
+    flags = host_config(inventory, gpus=place.gpus, infiniband=place.infiniband)
+    return {**flags, "binds": [*flags["binds"], *cache_binds(inventory)]}
+
+
 def _spec(deployment: Deployment, place: Place) -> ContainerSpec:
     inventory = deployment.inventory
     config = {
@@ -115,7 +122,7 @@ def _spec(deployment: Deployment, place: Place) -> ContainerSpec:
         name=container_name(inventory.cluster),
         image_id=place.image_id,
         config=config,
-        host_config=host_config(inventory, gpus=place.gpus, infiniband=place.infiniband),
+        host_config=_host_config(inventory, place),
         files=rendered_files(deployment, place),
         executor=mode_of(inventory).name,
     )

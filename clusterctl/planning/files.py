@@ -9,6 +9,7 @@ from clusterctl.deployment.environment import network_environment
 from clusterctl.inventory.model import Inventory
 from clusterctl.modes.all import mode_of
 from clusterctl.modes.place import Deployment, Place
+from clusterctl.planning.cache import cache_place
 from clusterctl.planning.server import server_files
 from clusterctl.rendering import render
 
@@ -44,6 +45,7 @@ def _agent_config(deployment: Deployment, place: Place) -> str:
         node=place.name,
         role=place.role,
         private_shm=deployment.inventory.container.ipc == "private",
+        cache=cache_place(deployment.inventory, place.image_id),
         processes=[process.to_json() for process in mode.processes(deployment, place)],
         gate=mode.gate(deployment, place).to_json(),
         watches=[watch.to_json() for watch in mode.watches(deployment, place)],
@@ -57,6 +59,7 @@ def _settings(inventory: Inventory, place: Place) -> str:
         supervise=inventory.supervise == "on",
         timeouts=inventory.timeouts,
         max_restarts=MAX_RESTARTS,
+        cache_max_bytes=inventory.container.cache_max_bytes,
         metrics={"host": str(place.address), "port": inventory.metrics_port} if inventory.metrics_port else None,
     )
 

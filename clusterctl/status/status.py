@@ -18,7 +18,7 @@ from clusterctl.errors import ExitCode
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.gather import gather
-from clusterctl.facts.records import ContainerFacts
+from clusterctl.facts.records import CacheVolume, ContainerFacts
 from clusterctl.findings.finding import Finding, Severity, has_errors
 from clusterctl.findings.rules import check
 from clusterctl.hosts.host import Hosts
@@ -28,6 +28,7 @@ from clusterctl.modes.all import STEPS, mode_of
 from clusterctl.modes.engines import EngineStatus, engine_places
 from clusterctl.modes.mode import Stage
 from clusterctl.modes.place import Deployment
+from clusterctl.planning.cache import cache_source
 from clusterctl.planning.plan import make_plan
 from clusterctl.signatures.start import KvCache, kv_cache
 from clusterctl.status.server import (
@@ -85,6 +86,21 @@ class ContainerStatus:
 
 
 @dataclass(frozen=True)
+class CacheStatus:
+    """Compiled code that a node keeps for the next start."""
+
+    volume: str
+    """The engine's volume, or the operator's own directory."""
+    directory: str | None
+    """Where it lies on the node, as the engine says; None where it does not."""
+    bytes: int | None
+    """On the disk; measured each minute by the agent. None while that does not run, or cannot use it."""
+    max_bytes: int
+    problem: str | None
+    """Why it cannot be used."""
+
+
+@dataclass(frozen=True)
 class NodeStatus:
     """One node as `status` sees it."""
 
@@ -102,6 +118,8 @@ class NodeStatus:
     """Whether Ray counts the node as alive; None when Ray could not be asked, and without Ray."""
     stages: tuple[int, ...]
     """Pipeline stages that this node holds."""
+    cache: CacheStatus | None = None
+    """Compiled code that the node keeps; None: none."""
 
 
 @dataclass(frozen=True)
@@ -361,7 +379,18 @@ def _node_status(inventory: Inventory, facts: ClusterFacts, name: str, gang: _Ga
         ),
         in_ray=counted,
         stages=tuple(stage.pipeline_rank for stage in gang.stages if name in stage.nodes),
+        cache=_cache_status(inventory, node),
     )
+
+
+def _cache_status(inventory: Inventory, node: NodeFacts) -> CacheStatus | None:
+    found = next((c.agent.cache for c in containers_of(node) if c.running and c.agent.cache is not None), None)
+    volume = node.cache if isinstance(node.cache, CacheVolume) else None
+    if found is None and volume is None:
+        return None
+    size, problem = (found.bytes, found.problem) if found is not None else (None, None)
+    most, directory = inventory.container.cache_max_bytes, volume.directory if volume is not None else None
+    return CacheStatus(cache_source(inventory), directory, size, most, problem)
 
 
 def _container_status(container: ContainerFacts) -> ContainerStatus:

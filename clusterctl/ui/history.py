@@ -24,6 +24,8 @@ def _run(entry: Run) -> Iterator[str]:
     yield f"{at}  {entry.who}  {entry.command}  {entry.outcome or 'not ended'}{took}"
     for note in entry.notes:
         yield f"    {note.text}"
+    if entry.timings_s:
+        yield f"    started: {', '.join(f'{phase} {seconds:.1f} s' for phase, seconds in entry.timings_s.items())}"
     if entry.ended or len(set(entry.cut_off.values())) > 1:
         yield from (f"    cut off on {node}: {why}" for node, why in entry.cut_off.items())
 

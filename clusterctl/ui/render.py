@@ -15,6 +15,7 @@ from clusterctl.facts.cluster import DeepFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.identity import Difference
+from clusterctl.findings.topics.machine import size
 from clusterctl.modes.engines import EngineStatus
 from clusterctl.signatures.start import KvCache
 from clusterctl.status.status import ClusterStatus, GpuStatus, NodeStatus, ServerAnswers
@@ -32,7 +33,6 @@ def up_summary(summary: UpSummary, key_command: str | None) -> str:
 
     `key_command` prints the API key; None when there is none.
     """
-    timings = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in summary.timings_s.items())
     rows = [
         ("endpoint", f"{summary.endpoint}/v1"),
         ("model", summary.model),
@@ -43,13 +43,22 @@ def up_summary(summary: UpSummary, key_command: str | None) -> str:
         ("KV cache", kv_cache(summary.kv_cache)),
         ("completion", f"{summary.completion.tokens} token in {summary.completion.latency_s:.2f} s"),
         *((("API key", f"a new one was generated; print it with: {key_command}"),) if summary.new_api_key else ()),
-        ("time", timings),
+        ("time", took(summary.timings_s, summary.last_starts_s)),
     ]
     headline = f"{summary.cluster} is up" + ("" if summary.changed else " (nothing was changed)")
     warnings = [line for finding in summary.warnings for line in finding.lines()]
     return "\n".join(
         [headline, *_columns(rows), *warnings, "", "try it:", f"  {curl(summary.endpoint, summary.model, key_command)}"]
     )
+
+
+def took(timings_s: Mapping[str, float], last_starts_s: Sequence[float] = ()) -> str:
+    """How long each phase took, and the starts before this one, the latest last."""
+    phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in timings_s.items())
+    if not last_starts_s:
+        return phases
+    which = "the start" if len(last_starts_s) == 1 else f"the {len(last_starts_s)} starts"
+    return f"{phases} ({which} before: {', '.join(f'{seconds:.1f}' for seconds in last_starts_s)} s)"
 
 
 def curl(endpoint: str, model: str, key_command: str | None) -> str:
@@ -72,11 +81,22 @@ def kv_cache(found: KvCache) -> str:
 def down_result(result: DownResult) -> str:
     """What `down` removed."""
     removed = {node: names for node, names in result.removed.items() if names}
+    caches = list(_caches(result))
     if not removed:
-        return f"{result.cluster} is down (nothing was running)"
+        return "\n".join([f"{result.cluster} is down (nothing was running)", *caches])
     lines = [f"  {node}: removed {', '.join(names)}" for node, names in removed.items()]
     gone = f"{result.cluster} is down: containers gone, ports closed, accelerators free ({result.seconds:.1f} s)"
-    return "\n".join([gone, *lines])
+    return "\n".join([gone, *lines, *caches])
+
+
+def _caches(result: DownResult) -> Iterator[str]:
+    """What `down` says of compiled code."""
+    for volumes, text in (
+        (result.kept, "kept for the next start: compiled code, volume {} on {} (down --purge removes it)"),
+        (result.purged, "removed: compiled code, volume {} on {}"),
+    ):
+        if volumes:
+            yield text.format(next(iter(volumes.values())), ", ".join(volumes))
 
 
 def findings(found: Sequence[Finding], nodes: int) -> str:
@@ -131,6 +151,8 @@ def status(found: ClusterStatus) -> str:
         *((("KV cache", kv_cache(found.kv_cache)),) if found.kv_cache.tokens is not None else ()),
     ]
     parts = [*_columns(rows), "", _nodes_table(found.nodes)]
+    if kept := list(_kept_code(found.nodes)):
+        parts += ["", "compiled code, kept for the next start:", *(f"  {line}" for line in kept)]
     if restarts := list(_restarts(found.nodes)):
         parts += ["", "restarts, latest last (by the nodes' own clocks):", *(f"  {line}" for line in restarts)]
     if found.drift:
@@ -154,6 +176,17 @@ def _engine_rows(engines: Sequence[EngineStatus]) -> Iterator[tuple[str, str]]:
         if engine.running is not None and engine.waiting is not None and engine.kv_use is not None:
             load = f": {engine.running:g} running, {engine.waiting:g} waiting, KV use {engine.kv_use:.1%}"
         yield f"engine {engine.rank}", f"{', '.join(engine.nodes)}{load}"
+
+
+def _kept_code(nodes: Iterable[NodeStatus]) -> Iterator[str]:
+    for node in nodes:
+        if node.cache is None:
+            continue
+        kept = node.cache
+        most = f"at most {size(kept.max_bytes)} when a container starts"
+        held = f"{size(kept.bytes)}, {most}" if kept.bytes is not None else "known while the container runs"
+        place = f"{kept.volume} ({kept.directory})" if kept.directory else kept.volume
+        yield f"{node.name}: {place}: {f'cannot be used: {kept.problem}' if kept.problem else held}"
 
 
 def _restarts(nodes: Iterable[NodeStatus]) -> Iterable[str]:

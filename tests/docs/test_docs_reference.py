@@ -23,7 +23,7 @@ from clusterctl.signatures import kernel as kernel_log
 from clusterctl.signatures import vllm as vllm_log
 from clusterctl.signatures.start import KvCache
 from clusterctl.status.server import Completion, Metrics
-from clusterctl.status.status import ClusterStatus, ContainerStatus, GpuStatus, NodeStatus, ServerAnswers
+from clusterctl.status.status import CacheStatus, ClusterStatus, ContainerStatus, GpuStatus, NodeStatus, ServerAnswers
 from tests.docs.pages import PAGES, ROOT, links, rows, sections
 
 FINDINGS = ROOT / "docs/reference/findings.md"
@@ -37,6 +37,7 @@ STATUS_TYPES = (
     ClusterStatus,
     EngineStatus,
     NodeStatus,
+    CacheStatus,
     ContainerStatus,
     GpuStatus,
     ServerAnswers,

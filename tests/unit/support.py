@@ -96,6 +96,7 @@ def node_facts(number: int, changes: Mapping[str, Any] | None = None) -> NodeFac
         "login_prints": said.pop("login_prints", ""),
         "leftovers": tuple(said.pop("leftovers", ())),
         "model": _model(said.pop("model", {})),
+        "cache": said.pop("cache", None),
     }
     assert not said, f"no such facts: {said}"
     return NodeFacts(**fields)

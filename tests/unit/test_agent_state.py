@@ -13,7 +13,9 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
-KEYS = st.sampled_from(["phase", "since", "server", "nodes", "workers", "kept", "canary", "restarts", "restarts_total"])
+KEYS = st.sampled_from(
+    ["phase", "since", "server", "nodes", "workers", "kept", "canary", "restarts", "restarts_total", "cache"]
+)
 
 
 def test_a_report_is_read() -> None:

@@ -47,7 +47,7 @@ def test_a_node_where_nothing_ran_had_no_ports_of_ours() -> None:
 
 
 def test_the_result_names_what_was_removed_or_that_there_was_nothing() -> None:
-    assert "nothing was running" in render.down_result(DownResult("demo", {"gpu1": ()}, 0.1))
-    text = render.down_result(DownResult("demo", {"gpu1": ("demo-node",), "gpu2": ()}, 1.5))
+    assert "nothing was running" in render.down_result(DownResult("demo", {"gpu1": ()}, 0.1, {}, {}))
+    text = render.down_result(DownResult("demo", {"gpu1": ("demo-node",), "gpu2": ()}, 1.5, {}, {}))
     assert "gpu1: removed demo-node" in text
     assert "gpu2" not in text

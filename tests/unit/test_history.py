@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from clusterctl.facts.fact import Unknown
-from clusterctl.lock.history import History, NodeHistory, Restart, Run, duration, history, parse, restarts_in
+from clusterctl.hosts.host import Host
+from clusterctl.lock.history import (
+    History,
+    NodeHistory,
+    Restart,
+    Run,
+    duration,
+    history,
+    last_starts,
+    parse,
+    restarts_in,
+)
 from clusterctl.ui.history import text
+from clusterctl.ui.render import took
 
 BEGIN = {"event": "begin", "run": "r1", "who": "alice@laptop", "command": "up", "version": "0.1.0"}
 
@@ -42,6 +55,36 @@ def test_a_run_on_many_nodes_is_one() -> None:
     assert run.nodes == ("node1", "node2")
     assert text(found) == "1970-01-01T00:01:40Z  alice@laptop  up  ok after 60 s\n    serve.port 8000 -> 8001"
     assert json.loads(json.dumps(found.to_json()))["runs"][0]["outcome"] == "ok"
+
+
+STARTED = {"event": "start", "run": "r1", "timings_s": {"checks": 2.2, "loading": 64.8, "total": 74.3, "odd": "x"}}
+
+
+def test_a_start_has_the_times_of_its_phases() -> None:
+    found = of(node1=node({"t": 100, **BEGIN}, {"t": 174, **STARTED}))
+    assert only(found).timings_s == {"checks": 2.2, "loading": 64.8, "total": 74.3}
+    assert "    started: checks 2.2 s, loading 64.8 s, total 74.3 s" in text(found)
+    assert only(of(node1=node({"t": 100, **BEGIN}, {"t": 174, **STARTED, "timings_s": 3}))).timings_s == {}
+    assert only(of(node1=node({"t": 100, **BEGIN}))).timings_s is None
+
+
+def test_the_last_starts_are_the_latest_three_that_are_known() -> None:
+    begun = [{"t": t, **BEGIN, "run": f"r{t}"} for t in (3, 1, 2, 4, 9)]
+    runs = [{"t": t, "event": "start", "run": f"r{t}", "timings_s": {"total": 100.0 - t}} for t in (3, 1, 2, 4)]
+    records = "\n".join(map(json.dumps, [*begun, *runs])) + "\ndamaged"
+    done = SimpleNamespace(exit_code=0, stdout=records.encode(), stderr=b"")
+    host = SimpleNamespace(name="node1", connection=SimpleNamespace(run=lambda *_, **__: done))
+    assert last_starts(cast(Host, host), "demo") == (98.0, 97.0, 96.0)
+    unreadable = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(exit_code=1, stdout=b"", stderr=b"no"))
+    assert last_starts(cast(Host, SimpleNamespace(name="node1", connection=unreadable)), "demo") == ()
+
+
+def test_the_time_of_a_start_stands_beside_the_ones_before() -> None:
+    assert (
+        took({"checks": 2.24, "total": 74.3}, (111.2, 74.9))
+        == "checks 2.2 s, total 74.3 s (the 2 starts before: 111.2, 74.9 s)"
+    )
+    assert took({"total": 74.3}) == "total 74.3 s"
 
 
 def test_a_run_that_was_cut_off_says_how() -> None:

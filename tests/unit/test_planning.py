@@ -66,7 +66,7 @@ def test_every_container_has_what_nccl_and_rdma_need() -> None:
             "memlock": (-1, -1),
             "stack": (67108864, 67108864),
         }
-        assert host["Binds"] == ["/models/llama:/models/llama:ro"]
+        assert host["Binds"] == ["/models/llama:/models/llama:ro", "demo-cache:/var/cache/clusterctl"]
         assert not host.get("Privileged")
         assert "no-new-privileges" in host["SecurityOpt"]
 
@@ -364,6 +364,7 @@ def test_the_agents_settings_are_those_of_the_inventory() -> None:
         assert found.pop("supervise") is False
         assert found.pop("max_restarts") > 1
         assert found.pop("metrics") is None
+        assert found.pop("cache_max_bytes") == 20 * 1024**3
         assert found == {name if name[:4] != "ray_" and name[:5] != "load_" else name.replace("_s", "_timeout_s"): float(s) for name, s in limits.items()}  # fmt: skip # noqa: E501
 
 

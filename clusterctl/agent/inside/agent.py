@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from .api import BUSY, api_key, requests_running
+from .cache import Cache
 from .child import BESIDE, GO, GO_BESIDE, Child, reap
 from .gates import GATES, WAITED_FOR
 from .journal import CONFIG_DIR, STATE_DIR, read_json
@@ -55,7 +56,7 @@ class Agent:
 
     {"processes": [{"name", "program": of children.py, "argv": without it in server.json, "after": [host, port] that
     must answer first, "gated", "alone": whether it can be started again by itself, "stop_s"}], "gate": {"kind", …},
-    "watches": [{"kind", "process", …}], "stop": names in order, "node", "role", "private_shm"}
+    "watches": [{"kind", "process", …}], "stop": names in order, "node", "role", "private_shm", "cache": see cache.py}
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -63,6 +64,9 @@ class Agent:
         self.node = Node(config)
         self.journal = self.node.journal
         self.gate = GATES[config["gate"]["kind"]](self.node, config["gate"])
+        self.cache = Cache(self.journal, config.get("cache"))
+        self.measuring: asyncio.Task[None] | None = None
+        """Knows how much compiled code is kept."""
         self.children: dict[str, Child] = {}
         self.stop = asyncio.Event()
         self.request = asyncio.Event()
@@ -83,6 +87,8 @@ class Agent:
         loop.add_signal_handler(signal.SIGUSR1, self.request.set)
         loop.add_signal_handler(signal.SIGCHLD, reap)
         self._note_return()
+        self.cache.prepare(os.environ, self.node.settings()["cache_max_bytes"])
+        self.measuring = asyncio.create_task(self.cache.keep())
         await self.node.unavailable.open(read_json(CONFIG_DIR / "server.json").get("listen"))
         self.answering = asyncio.create_task(self.node.unavailable.keep())
         self.exporting = asyncio.create_task(Exporter(self.node).keep())

@@ -26,6 +26,7 @@ DEFAULT_SETTINGS: Mapping[str, Any] = {
     "canary_interval_s": 30.0,
     "hang_s": 120.0,
     "max_restarts": 8,
+    "cache_max_bytes": 20 * 1024**3,
     "metrics": None,
 }
 """What settings.json holds for an inventory that says nothing (tested against it). For a file that a loss of power

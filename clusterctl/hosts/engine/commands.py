@@ -32,6 +32,10 @@ class EngineCommands:
         """Remove a container, running or not."""
         return f"{self.program} rm -f {container}"
 
+    def remove_volume(self, volume: str) -> str:
+        """Remove a volume with all that is in it."""
+        return f"{self.program} volume rm {volume}"
+
     def unpause(self, container: str) -> str:
         """Let a container go on that somebody paused."""
         return f"{self.program} unpause {container}"

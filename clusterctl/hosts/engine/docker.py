@@ -41,6 +41,7 @@ from clusterctl.hosts.engine.engine import (
 from clusterctl.hosts.engine.errors import Translate
 from clusterctl.hosts.engine.exec import DockerCommand
 from clusterctl.hosts.engine.files import tar_of
+from clusterctl.hosts.engine.volumes import DockerVolumes
 from clusterctl.hosts.ssh.errors import HostError
 from clusterctl.hosts.ssh.streams import WindowSize
 from clusterctl.hosts.ssh.transport import transport_of
@@ -98,6 +99,11 @@ class DockerEngine:
     def commands(self) -> EngineCommands:
         """Docker's own words, for hints."""
         return DOCKER
+
+    @property
+    def volumes(self) -> DockerVolumes:
+        """Its named volumes."""
+        return DockerVolumes(self._asked, self._change)
 
     def info(self) -> EngineInfo:
         """`docker info`."""
@@ -409,6 +415,11 @@ class DockerEngine:
                 return ask(self._api)
 
         return self._ssh.reading(once)
+
+    def _change(self, what: str, call: Callable[[Any], T]) -> T:
+        """A call that is made once."""
+        with self._errors(what):
+            return call(self._api)
 
     def _errors(self, what: str) -> Translate:
         return Translate(self._ssh, what, self._adapter.pool)

@@ -153,12 +153,39 @@ class ContainerCommand(Protocol):
         """Give its streams up; the command itself may go on."""
 
 
+@dataclass(frozen=True)
+class Volume:
+    """A named volume."""
+
+    name: str
+    directory: str
+    """Where it lies on the node, or in the engine's own namespace."""
+    labels: Mapping[str, str]
+
+
+class Volumes(Protocol):
+    """The engine's named volumes. Methods raise EngineError, or ConnectionLostError when SSH breaks."""
+
+    def find(self, name: str) -> Volume | None:
+        """The volume, or None when there is none."""
+
+    def make(self, name: str, labels: Mapping[str, str]) -> Volume:
+        """The volume, made with these labels unless there is one of this name, whose labels stay."""
+
+    def remove(self, name: str) -> None:
+        """Remove it with all that is in it; harmless when it is gone. `status` 409: a container has it."""
+
+
 class Engine(Protocol):
     """One node's container engine. Methods raise EngineError, or ConnectionLostError when SSH breaks."""
 
     @property
     def commands(self) -> EngineCommands:
         """Its own words, for hints."""
+
+    @property
+    def volumes(self) -> Volumes:
+        """Its named volumes."""
 
     def close(self) -> None:
         """Close what is open to it."""
