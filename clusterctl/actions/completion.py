@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from clusterctl.actions.follow import Start, StartFailedError
 from clusterctl.agent.paths import container_name
+from clusterctl.agent.state import GONE
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.containers import agent_in
 from clusterctl.hosts.host import Hosts
@@ -22,6 +23,10 @@ class LateCompletionError(ClusterctlError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, hint="nothing was removed; clusterctl up asks again, and turns supervision on")
+
+
+class EndedMeanwhileError(ClusterctlError):
+    """Completions came back, and a node's part of the cluster ended before `up` did. Nothing was undone."""
 
 
 def first_completion(run: Run, deployment: Deployment, start: Start) -> Completion:
@@ -50,6 +55,28 @@ def first_completion(run: Run, deployment: Deployment, start: Start) -> Completi
     if after is not None and after != before:
         raise LateCompletionError(f"{head}: {what}; its agent's own came back meanwhile, so the cluster serves")
     raise StartFailedError(head, what, phase=start.phase, lines=list(start.tails.get(head, ())))
+
+
+def ensure_still_there(run: Run, deployment: Deployment) -> None:
+    """Read every node's agent once more, the last thing before success is reported.
+
+    A container that was told to end answers for seconds more: what it completed then is no proof (seen with a Docker
+    Engine that was stopped while `up` turned supervision on). Raises EndedMeanwhileError.
+    """
+    hosts, container = run.hosts, container_name(deployment.inventory.cluster)
+    agents = hosts.each(lambda host: agent_in(host, container), deployment.places).values
+    ended = []
+    for name in deployment.places:
+        phase = agents[name].phase if name in agents else None
+        if phase is None:
+            ended.append(f"{name} (its agent cannot be read any more)")
+        elif phase in (*GONE, "draining") or (name == hosts.head.name and phase != "serving"):
+            ended.append(f"{name} (its agent says: {phase})")
+    if ended:
+        raise EndedMeanwhileError(
+            f"completions came back, and then this ended: {', '.join(ended)}",
+            hint="nothing was removed; clusterctl status says what is there now, clusterctl up repairs it",
+        )
 
 
 def _engines(deployment: Deployment) -> Sequence[int | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from clusterctl.actions.changes import adopt, apply_plan
-from clusterctl.actions.completion import first_completion
+from clusterctl.actions.completion import ensure_still_there, first_completion
 from clusterctl.actions.prepare import prepare_to_start
 from clusterctl.actions.summary import UpSummary, summary
 from clusterctl.actions.undo import undone_on_failure
@@ -40,6 +40,7 @@ def up(run: Run, asked: UpOptions) -> UpSummary:
         served = wait_until_serving(run, prepared, started)
         completion = first_completion(run, prepared.deployment, served)
     adopt(run, prepared, started)
+    ensure_still_there(run, prepared.deployment)
     came_up = summary(run, prepared, served, completion)
     if prepared.plan.new_gang:
         run.lock.note_start(came_up.timings_s)

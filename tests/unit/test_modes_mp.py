@@ -24,7 +24,7 @@ from clusterctl.deployment.resolve import resolve
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.records import ContainerFacts
 from clusterctl.findings.rules import check
-from clusterctl.hosts.engine.engine import FileInContainer
+from clusterctl.hosts.engine.engine import FileInContainer, Volume
 from clusterctl.hosts.host import Host
 from clusterctl.modes.all import MODES, listens_of, mode_of, ports_of, possible_modes, with_executor
 from clusterctl.modes.engines import EngineStatus
@@ -429,6 +429,10 @@ class Writes:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.labels: dict[str, str] = {}
+        self.volumes = self
+
+    def make(self, name: str, labels: Mapping[str, str]) -> Volume:
+        return Volume(name, f"/{name}", labels)
 
     def create(self, _: str, config: Mapping[str, Any], __: Mapping[str, Any]) -> str:
         self.labels = config["labels"]

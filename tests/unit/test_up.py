@@ -11,6 +11,7 @@ import pytest
 from clusterctl.actions import completion, undo
 from clusterctl.actions.follow import Start, StartFailedError
 from clusterctl.actions.prepare import Prepared
+from clusterctl.agent.paths import container_name
 from clusterctl.apply.undo import NewContainer
 from clusterctl.errors import ClusterctlError
 from clusterctl.facts.api_key import ApiKeys
@@ -91,6 +92,27 @@ def test_each_engine_is_asked_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StartFailedError, match="no completion came back from engine 1"):
         completion.first_completion(run_of(hosts_with([SERVES, {}])), two, Start(phase="serving"))
     assert seen == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("head", "worker", "says"),
+    [
+        ("serving", "ray", None),
+        ("serving", "stopping", r"gpu2 \(its agent says: stopping\)"),
+        ("loading", "ray", r"gpu1 \(its agent says: loading\)"),
+        ("serving", None, r"gpu2 \(its agent cannot be read any more\)"),
+    ],
+)
+def test_what_ended_since_the_completion_is_no_success(head: str, worker: str | None, says: str | None) -> None:
+    made, engines = deployment(), [Engine("gpu1", []), Engine("gpu2", [])]
+    for engine, phase in zip(engines, (head, worker), strict=True):
+        engine.agents = {container_name(made.inventory.cluster): {"phase": phase}}
+    run = run_of(hosts_of(engines))
+    if says is None:
+        completion.ensure_still_there(run, made)
+    else:
+        with pytest.raises(completion.EndedMeanwhileError, match=says):
+            completion.ensure_still_there(run, made)
 
 
 @pytest.mark.parametrize(
