@@ -90,7 +90,8 @@ def test_the_probe_has_the_serving_containers_flags() -> None:
     probed = dict(probe.host_config)
     mounts = [(m["Source"], m["Target"], bool(m.get("ReadOnly"))) for m in probed.pop("mounts")]
     assert mounts == [("/models/llama", "/models/llama", True), ("/scratch", "/cache", True)]
-    assert serving.pop("binds") == ["/models/llama:/models/llama:ro", "/scratch:/cache:ro"]
+    own = "demo-cache:/var/cache/clusterctl"  # compiled code: for who serves, not for who looks
+    assert serving.pop("binds") == ["/models/llama:/models/llama:ro", "/scratch:/cache:ro", own]
     assert probed == serving
     assert probe.gpus == 2
     assert probe.config["environment"] == {"NCCL_DEBUG": "WARN"}
