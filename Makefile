@@ -96,7 +96,7 @@ try-wheel: $(VENV)/.dev ## Build the wheel, and run it as pip, pipx and uvx inst
 	$(TRIED)/tools/bin/uvx --from $(TRIED)/*.whl clusterctl --version
 
 clean: ## Remove what these commands made in this directory (labs: clusterctl lab down)
-	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site dist $(TRIED) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # A bare Debian has python3 without venv; everything else comes from PyPI.
 $(BIN)/pip:

@@ -8,7 +8,7 @@ import shlex
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def stop(nodes: Sequence[Node], logs: Path) -> None:
         node.shell("docker", "rm", "--force", NAME)
 
 
-def wait_for(head: Node, limit_s: float, answers: Any) -> float | None:
+def wait_for(head: Node, limit_s: float, answers: Callable[[], bool]) -> float | None:
     """Seconds until `answers()`; None where the head's container ended before, or the limit was reached."""
     began = time.monotonic()
     while time.monotonic() - began < limit_s:

@@ -67,7 +67,7 @@ def ensure_still_there(run: Run, deployment: Deployment) -> None:
     agents = hosts.each(lambda host: agent_in(host, container), deployment.places).values
     ended = []
     for name in deployment.places:
-        phase = agents[name].phase if name in agents else None
+        phase = agents[name].phase
         if phase is None:
             ended.append(f"{name} (its agent cannot be read any more)")
         elif phase in (*GONE, "draining") or (name == hosts.head.name and phase != "serving"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clusterctl.agent.labels import LABEL_CLUSTER
 from clusterctl.agent.paths import cache_name
+from clusterctl.facts.engine import own_cache
 from clusterctl.hosts.engine.engine import EngineError, Volume
 from clusterctl.hosts.host import Host
 from clusterctl.inventory.model import Inventory
@@ -18,7 +19,7 @@ def make_cache(host: Host, inventory: Inventory) -> None:
     if not keeps_volume(inventory):
         return
     volume = host.engine.volumes.make(cache_name(inventory.cluster), {LABEL_CLUSTER: inventory.cluster})
-    if not _is_ours(volume, inventory):
+    if volume.labels.get(LABEL_CLUSTER) != inventory.cluster:
         error = EngineError(host.name, f"the volume {volume.name} is there, and was not made by clusterctl")
         error.hint = f"{host.engine.commands.remove_volume(volume.name)}, or container.cache: off in the inventory"
         raise error
@@ -26,8 +27,7 @@ def make_cache(host: Host, inventory: Inventory) -> None:
 
 def cache_volume(host: Host, inventory: Inventory) -> Volume | None:
     """The cluster's volume on a node; None where there is none of clusterctl's. Raises EngineError."""
-    volume = host.engine.volumes.find(cache_name(inventory.cluster))
-    return volume if volume is not None and _is_ours(volume, inventory) else None
+    return own_cache(host, inventory.cluster)
 
 
 def remove_cache(host: Host, inventory: Inventory) -> Volume | None:
@@ -42,7 +42,3 @@ def remove_cache(host: Host, inventory: Inventory) -> Volume | None:
     if cache_volume(host, inventory) is not None:
         raise EngineError(host.name, f"the volume {volume.name} is still there after it was removed")
     return volume
-
-
-def _is_ours(volume: Volume, inventory: Inventory) -> bool:
-    return volume.labels.get(LABEL_CLUSTER) == inventory.cluster

@@ -21,7 +21,7 @@ EXAMPLES = {
         "source <(clusterctl completion bash)",
     ),
     "diagnose": ("clusterctl diagnose", "clusterctl diagnose bundle.tar.gz"),
-    "down": ("clusterctl down", "clusterctl down --drain-timeout 0"),
+    "down": ("clusterctl down", "clusterctl down --drain-timeout 0", "clusterctl down --purge"),
     "exec": ("clusterctl exec gpu1 -- nvidia-smi", "clusterctl exec --all --host -- uptime"),
     "explain": ("clusterctl explain vllm.log", "clusterctl logs | clusterctl explain"),
     "firewall": (

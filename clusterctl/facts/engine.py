@@ -7,7 +7,7 @@ from clusterctl.agent.paths import cache_name
 from clusterctl.facts import parse
 from clusterctl.facts.fact import Fact, Unknown
 from clusterctl.facts.records import CacheVolume, EngineFacts, ImageFacts
-from clusterctl.hosts.engine.engine import EngineError
+from clusterctl.hosts.engine.engine import EngineError, Volume
 from clusterctl.hosts.host import Host
 
 
@@ -48,8 +48,13 @@ def image_facts(host: Host, reference: str) -> Fact[ImageFacts]:
 def cache_facts(host: Host, cluster: str) -> Fact[CacheVolume]:
     """The cluster's volume of compiled code; None when there is none, or one of its name that is somebody else's."""
     try:
-        volume = host.engine.volumes.find(cache_name(cluster))
+        volume = own_cache(host, cluster)
     except EngineError as error:
         return Unknown(error.message)
-    ours = volume is not None and volume.labels.get(LABEL_CLUSTER) == cluster
-    return CacheVolume(volume.name, volume.directory) if volume is not None and ours else None
+    return CacheVolume(volume.name, volume.directory) if volume is not None else None
+
+
+def own_cache(host: Host, cluster: str) -> Volume | None:
+    """The same as the engine has it. Raises EngineError."""
+    volume = host.engine.volumes.find(cache_name(cluster))
+    return volume if volume is not None and volume.labels.get(LABEL_CLUSTER) == cluster else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clusterctl.lock.history import History, Restart, Run, duration, utc
+from clusterctl.ui.render import took
 
 
 def text(found: History) -> str:
@@ -20,12 +21,12 @@ def text(found: History) -> str:
 
 def _run(entry: Run) -> Iterator[str]:
     at = utc(entry.t) if entry.t is not None else "(earlier)"
-    took = f" after {duration(entry.seconds)}" if entry.seconds is not None else ""
-    yield f"{at}  {entry.who}  {entry.command}  {entry.outcome or 'not ended'}{took}"
+    lasted = f" after {duration(entry.seconds)}" if entry.seconds is not None else ""
+    yield f"{at}  {entry.who}  {entry.command}  {entry.outcome or 'not ended'}{lasted}"
     for note in entry.notes:
         yield f"    {note.text}"
     if entry.timings_s:
-        yield f"    started: {', '.join(f'{phase} {seconds:.1f} s' for phase, seconds in entry.timings_s.items())}"
+        yield f"    started: {took(entry.timings_s)}"
     if entry.ended or len(set(entry.cut_off.values())) > 1:
         yield from (f"    cut off on {node}: {why}" for node, why in entry.cut_off.items())
 

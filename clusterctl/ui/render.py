@@ -184,7 +184,7 @@ def _kept_code(nodes: Iterable[NodeStatus]) -> Iterator[str]:
             continue
         kept = node.cache
         most = f"at most {size(kept.max_bytes)} when a container starts"
-        held = f"{size(kept.bytes)}, {most}" if kept.bytes is not None else "known while the container runs"
+        held = f"{size(kept.bytes)}, {most}" if kept.bytes is not None else "its size is known while the container runs"
         place = f"{kept.volume} ({kept.directory})" if kept.directory else kept.volume
         yield f"{node.name}: {place}: {f'cannot be used: {kept.problem}' if kept.problem else held}"
 
