@@ -36,7 +36,7 @@ from clusterctl.modes.all import listens_of, ports_of, with_executor
 from clusterctl.modes.ports import ranges_of
 from tests.lab.conftest import Clusterctl
 from tests.lab.during_up import left_behind
-from tests.lab.faults import Fault, Load, suffer
+from tests.lab.faults import REQUEST_TIMEOUT_S, Fault, Load, NotInjectedError, suffer
 from tests.lab.modes import CELLS, TOLERANCE, Cell, apart, healing, logprobs, restarts
 
 PAGE = """\
@@ -56,13 +56,17 @@ before the ports were looked at.
 
 Below it what happened to four clients, each with one request at a time and a time-out of 30 s, when something was
 killed, stopped, cut off or without power. Recovery counts from the fault, or from the mending of the machine; failed
-requests are the outage's, refused at once. `canary_interval_s` is 2 and `hang_s` 20: a process that was stopped is
-called hung after 20 s. With several engines the end of one takes all: vLLM does not replace one.
+requests are the outage's, refused at once. "Timed out" are those among them that nobody ended before the client did;
+one that outlived its time-out makes the result. A fault that hit nothing is no result. `canary_interval_s` is 2 and
+`hang_s` 20: a process that was stopped is called hung after 20 s. With several engines the end of one takes all: vLLM
+does not replace one.
 """
 
 RESULTS = Path(".lab/modes.jsonl")
 RECORD = Path(__file__).with_name("modes.jsonl")
 RECOVERY_DEADLINE_S = 420
+LATE_S = 2
+"""What a client may take beyond its time-out on a machine that does other work."""
 SERVICE_S = 65
 """After a minute of service a failure counts as the first again."""
 
@@ -189,8 +193,10 @@ def tried(lab: Lab, cell: Cell, results: Results, until: float, *, heal: bool) -
     """One way to serve: whatever of it is not in the results yet. Returns whether all of it was ok."""
     faults = healing(cell, lab.name) if heal else {}
     left = [fault for name, fault in faults.items() if name not in results.done(cell)]
-    if time.monotonic() > until or ("" in results.done(cell) and not left):
+    if "" in results.done(cell) and not left:
         return True
+    if time.monotonic() > until:
+        return not_begun(cell, ["start", *(fault.name for fault in left)])
     trial = Trial(lab, cell, results, cell.clusterctl(lab, Clusterctl(lab.inventory), {"serve.api_key": "off"}))
     with quiet():
         trial.clusterctl("down")
@@ -199,13 +205,22 @@ def tried(lab: Lab, cell: Cell, results: Results, until: float, *, heal: bool) -
     if up.code != 0:
         return results.add(cell, "", [f"`up` ended with {up.code}: {up.err.strip()[-400:]}"], {})
     wrong, figures = served(trial, up.json(), listening)
-    fine = [suffered(trial, fault, up.json()) for fault in left if time.monotonic() < until]
+    fine = [
+        suffered(trial, fault, up.json()) if time.monotonic() < until else not_begun(cell, [fault.name])
+        for fault in left
+    ]
     with quiet():
         down = trial.clusterctl("down")
     if down.code:
         wrong.append(f"`down` ended with {down.code}: {down.err.strip()[-400:]}")
     wrong += [f"left: {each}" for each in left_behind(lab, lab.name)]
     return results.add(cell, "", wrong, figures) and all(fine)
+
+
+def not_begun(cell: Cell, what: Sequence[str]) -> bool:
+    """The time is over: say what was not tried. Not ok, and nothing that the results would hold."""
+    print(f"{cell.name}: not begun, the time is over: {', '.join(what)}", flush=True)
+    return False
 
 
 def served(trial: Trial, summary: Mapping[str, Any], listening: Listening) -> tuple[list[str], dict[str, Any]]:
@@ -303,7 +318,9 @@ def ports(trial: Trial, listening: Listening) -> tuple[list[tuple[str, int]], li
 def suffered(trial: Trial, fault: Fault, summary: Mapping[str, Any]) -> bool:
     """One fault under load, until it serves steadily again."""
     plain_s = summary["timings_s"]["total"] - summary["timings_s"]["checks"]
-    before = trial.restarts() or 0
+    before = trial.restarts()
+    if before is None:
+        return trial.results.add(trial.cell, fault.name, ["not injected: it did not serve before"], {})
     wrong: list[str] = []
     figures: dict[str, Any] = {}
     try:
@@ -317,10 +334,17 @@ def suffered(trial: Trial, fault: Fault, summary: Mapping[str, Any]) -> bool:
             "requests": result.requests,
             "failed": result.failed,
             "longest s": result.longest_s,
+            "timed out": result.timed_out,
         }
+        if len(load.failed()) > result.failed:
+            wrong.append(f"{len(load.failed()) - result.failed} requests failed before the fault or after the recovery")
+        if result.longest_s > REQUEST_TIMEOUT_S + LATE_S:
+            wrong.append("a request hung past its time-out")
         difference = trial.differs(summary)
         wrong += [f"log-probabilities differ by {difference:.4f}"] if difference > TOLERANCE else []
-    except (AssertionError, OSError) as error:
+    except NotInjectedError as error:
+        wrong.append(f"not injected: {error}")
+    except (AssertionError, OSError, ClusterctlError) as error:
         wrong.append(f"{error}"[:300])
         with quiet():
             trial.clusterctl("up")  # the next one finds a cluster that serves
