@@ -4,7 +4,9 @@
 
 The same seed gives the same faults in the same phases; run number N is the same whatever came before it. What is served
 is a pipeline over Ray, or --way (tests/lab/modes.py). Needs root; makes a lab of its own (two nodes) and removes it.
-Exit code 1 when clusterctl lied or left something.
+A run in which there was nothing to break at that moment (a process that does not exist yet, a phase that `up` did not
+come to) is "not injected": it says nothing about the fault, and is not counted as one. Exit code 1 when clusterctl lied
+or left something, or when `up` failed although nothing had been broken.
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ def main() -> int:
         finally:
             labs.down(options.name, say=print)
     lied = [outcome for outcome in outcomes if outcome.lies]
-    reached = sum(outcome.reached for outcome in outcomes)
-    print(f"\n{len(outcomes)} runs (seed {options.seed}), {reached} faults injected; wrong: {len(lied)}")
+    missed = sum(bool(outcome.not_injected) for outcome in outcomes)
+    print(f"\n{len(outcomes)} runs (seed {options.seed}), {len(outcomes) - missed} faults injected; wrong: {len(lied)}")
     print("exit codes of `up`:", dict(Counter(outcome.up_code for outcome in outcomes)))
     print("states afterwards:", dict(Counter(outcome.state for outcome in outcomes)))
     return 1 if lied else 0
@@ -67,7 +69,7 @@ def runs(lab: labs.Lab, options: argparse.Namespace) -> Iterator[Outcome]:
     for number, chosen in islice(enumerate(chosen_runs(options, list(available), cell.executor)), options.first, None):
         if time.monotonic() - began > options.minutes * 60:
             return
-        outcome = run_one(lab, inventory, available[chosen.fault], chosen)
+        outcome = run_one(lab, inventory, available[chosen.fault], chosen, len(cell.engines))
         print(line(number, outcome), flush=True)
         yield outcome
 
@@ -105,8 +107,8 @@ MATRIX = [
 
 def line(number: int, outcome: Outcome) -> str:
     """One run."""
-    where = outcome.phase if outcome.reached else f"{outcome.phase} (not reached)"
-    verdict = "; ".join(outcome.lies) or "ok"
+    where = outcome.phase + (f" ({outcome.not_injected})" if outcome.not_injected else "")
+    verdict = "; ".join(outcome.lies) or ("not injected" if outcome.not_injected else "ok")
     return (
         f"{number:>4} {outcome.fault:<26} in {where:<24} up {outcome.up_code:>4} after {outcome.up_s:>6.1f} s, "
         f"{outcome.state:<10} {outcome.then:<14} {verdict}  {outcome.said[:150]}"

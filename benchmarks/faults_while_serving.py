@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from clusterctl.lab import lab as labs
 from clusterctl.lab.lab import LabOptions
-from tests.lab.faults import Load, Recovery, suffer, while_serving
+from tests.lab.faults import Load, NotInjectedError, Recovery, suffer, while_serving
 
 NAME = "faults"
 RECOVERY_DEADLINE_S = 420
@@ -99,9 +99,11 @@ def run(lab: labs.Lab, faults: list, hang_s: int) -> int:
         try:
             with Load(summary["endpoint"], summary["model"]) as load:
                 result = suffer(lab, fault, load, RECOVERY_DEADLINE_S)
-        except AssertionError as error:
+        except (AssertionError, NotInjectedError) as error:
             wrong += 1
-            print(f"{fault.name:<32} {error}", flush=True)
+            print(
+                f"{fault.name:<32} {'not injected: ' if isinstance(error, NotInjectedError) else ''}{error}", flush=True
+            )
             print(clusterctl(inventory, "status").stdout)
             if clusterctl(inventory, "up").returncode:
                 return 1
@@ -115,7 +117,9 @@ def run(lab: labs.Lab, faults: list, hang_s: int) -> int:
         )
         new = tuple(text for _, text in every[known:])
         known = len(every)
-        wrong += status["state"] != "healthy"
+        if status["state"] != "healthy" or len(load.failed()) > result.failed:
+            wrong += 1
+            print(f"{fault.name}: wrong: {status['state']}, {len(load.failed())} of all requests failed", flush=True)
         print(row(Recovery(**{**vars(result), "restarts": new}), plain_s), flush=True)
         time.sleep(65)  # a minute of service, after which a failure counts as the first again
     ended = clusterctl(inventory, "down")

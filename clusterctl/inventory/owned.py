@@ -9,6 +9,14 @@ DERIVED_ENV = frozenset({"VLLM_HOST_IP", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNA
 in the inventory would silently become every node's (vllm-ray-facts.md, surprise 4)."""
 
 
+BALANCED_OUTSIDE: Mapping[str, str] = {
+    "data-parallel-hybrid-lb": "an endpoint of each node",
+    "data-parallel-external-lb": "an endpoint of each engine",
+    "data-parallel-rank": "an endpoint of each engine",
+}
+"""`vllm serve` options (0.32) by which somebody else's load balancer shares requests out -> what they make."""
+
+
 OWNED_OPTIONS: Mapping[str, str] = {
     "model": "use model.path",
     "served-model-name": "use model.name",
@@ -22,12 +30,9 @@ OWNED_OPTIONS: Mapping[str, str] = {
     "distributed-executor-backend": "use serve.executor",
     "data-parallel-size": "use serve.data_parallel",
     "data-parallel-size-local": "remove it: it follows from serve.data_parallel and nodes",
-    "data-parallel-rank": "remove it: every engine is behind one endpoint",
     "data-parallel-start-rank": "remove it: it follows from nodes",
     "data-parallel-address": "remove it: it follows from head",
     "data-parallel-backend": "use serve.executor",
-    "data-parallel-hybrid-lb": "remove it: vLLM balances over all engines behind one endpoint",
-    "data-parallel-external-lb": "remove it: vLLM balances over all engines behind one endpoint",
     "enable-expert-parallel": "use serve.expert_parallel",
     "api-server-count": "use serve.api_servers",
     "nnodes": "remove it: it follows from nodes",

@@ -159,6 +159,10 @@ class ClusterStatus:
     data_parallel: int
     expert_parallel: bool
     engines: tuple[EngineStatus, ...]
+    api_servers: int | None
+    """Processes on the head that take requests; None where it is vLLM's choice (0.32: as many as engines)."""
+    coordinator: str | None
+    """The node where vLLM counts each engine's requests, to balance by; None with one engine, which needs none."""
     nodes: tuple[NodeStatus, ...]
     server: ServerAnswers | None
     kv_cache: KvCache
@@ -272,6 +276,8 @@ def cluster_status(
             mode_of(inventory).held({inventory.head_name: head_state}, _addresses(inventory, facts)),
             loads,
         ),
+        api_servers=None if inventory.serve.api_servers == "auto" else inventory.serve.api_servers,
+        coordinator=inventory.head_name if inventory.serve.data_parallel > 1 else None,
         nodes=_node_statuses(inventory, facts, deployment, head_state),
         server=server,
         kv_cache=kv_cache(head_state.kept),

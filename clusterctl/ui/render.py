@@ -146,6 +146,7 @@ def status(found: ClusterStatus) -> str:
         ("model", found.model),
         ("executor", found.executor or "not decided: nothing runs"),
         ("layout", "unknown" if found.tensor_parallel is None else _sizes(found)),
+        *_balancing_row(found),
         *_engine_rows(found.engines),
         *(_server_rows(found.server) if found.server is not None else ()),
         *((("KV cache", kv_cache(found.kv_cache)),) if found.kv_cache.tokens is not None else ()),
@@ -167,6 +168,13 @@ def _sizes(of: UpSummary | ClusterStatus) -> str:
     engines = f"DP={of.data_parallel} x " if of.data_parallel > 1 else ""
     experts = ", whole experts on each rank" if of.expert_parallel else ""
     return f"{engines}TP={of.tensor_parallel} x PP={of.pipeline_parallel}{experts}"
+
+
+def _balancing_row(of: ClusterStatus) -> Iterator[tuple[str, str]]:
+    """Where requests come in, and are given to one of several engines."""
+    if of.coordinator is not None:
+        servers = "as many API servers as engines" if of.api_servers is None else f"API servers: {of.api_servers}"
+        yield "balancing", f"{of.coordinator}: {servers}, and the coordinator"
 
 
 def _engine_rows(engines: Sequence[EngineStatus]) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ from clusterctl.lab import lab as labs
 from clusterctl.lab.commands import CommandError
 from clusterctl.lab.lab import Lab
 
-from .faults import complete, kill_container, restart_engine, signal_process
+from .faults import NotInjectedError, complete, kill_container, restart_engine, signal_process
 
 UP_DEADLINE_S = 420
 OURS = {6379, 6380, 6381, 6382, 6383, 6384, 8000, 29500, 29501, 29550, 52365}
@@ -68,8 +68,14 @@ class Scene:
     inventory: Path
     cluster: str
     process: subprocess.Popen[str]
+    engines: int = 1
+    """How many are served by."""
     others: list[subprocess.Popen[str]] = field(default_factory=list)
     """Other commands that a fault has started."""
+
+    def really_serves(self) -> bool:
+        """Whether a completion comes back from every engine, asked without clusterctl."""
+        return really_serves(self.lab, self.engines)
 
     def command(self, *words: str) -> subprocess.Popen[str]:
         """Another command of ours, at the same time."""
@@ -82,14 +88,18 @@ class Scene:
 
 
 def _signal_operator(number: int) -> Callable[[Scene], None]:
-    return lambda scene: os.kill(scene.process.pid, number)
+    def send(scene: Scene) -> None:
+        if scene.process.poll() is not None:
+            raise NotInjectedError("`up` had ended")
+        os.kill(scene.process.pid, number)
+
+    return send
 
 
 def _cut_ssh(node: str) -> Callable[[Scene], None]:
     def cut(scene: Scene) -> None:
         # The sessions' processes, not the listening one, which is the node's first process.
-        with contextlib.suppress(CommandError):  # none is open at this moment
-            scene.lab.exec(node, ["pkill", "-KILL", "-f", "^sshd: root@notty|^sshd: root \\[priv\\]|^sshd-session"])
+        signal_process(scene.lab, node, "KILL", "^sshd: root@notty|^sshd: root \\[priv\\]|^sshd-session")
 
     return cut
 
@@ -131,18 +141,21 @@ class Fault:
 
     name: str
     inject: Callable[[Scene], object]
+    """Raises NotInjectedError where there is nothing to break at that moment."""
     mend: Callable[[Lab], None] = lambda _: None
 
 
 def faults(cluster: str, reference: str, executor: str = "ray") -> Mapping[str, Fault]:
     """By name."""
 
-    def quietly(action: Callable[[Lab], None]) -> Callable[[Scene], None]:
-        """What is to be hit may not be there yet."""
+    def of_machine(action: Callable[[Lab], None]) -> Callable[[Scene], None]:
+        """What is to be hit may not be there yet: that is no fault."""
 
         def act(scene: Scene) -> None:
-            with contextlib.suppress(CommandError):
+            try:
                 action(scene.lab)
+            except CommandError as error:
+                raise NotInjectedError(f"{error}".splitlines()[0]) from error
 
         return act
 
@@ -152,10 +165,12 @@ def faults(cluster: str, reference: str, executor: str = "ray") -> Mapping[str, 
         Fault("operator SIGTERM", _signal_operator(signal.SIGTERM)),
         Fault("a second up", lambda scene: scene.command("up")),
         Fault("a down at the same time", lambda scene: scene.command("down")),
-        Fault("vLLM killed -9", quietly(lambda lab: signal_process(lab, "node1", "KILL", "clusterctl_agent server"))),
+        Fault(
+            "vLLM killed -9", of_machine(lambda lab: signal_process(lab, "node1", "KILL", "clusterctl_agent server"))
+        ),
     ]
     for name, (where, pattern) in OF_RANKS[executor].items():
-        found.append(Fault(name, quietly(partial(signal_process, node=where, signal="KILL", pattern=pattern))))
+        found.append(Fault(name, of_machine(partial(signal_process, node=where, signal="KILL", pattern=pattern))))
     for node in ("node1", "node2"):
 
         def at(action: Callable[[Lab, str], None], node: str = node) -> Callable[[Lab], None]:
@@ -163,12 +178,12 @@ def faults(cluster: str, reference: str, executor: str = "ray") -> Mapping[str, 
 
         found += [
             Fault(f"{node}: SSH cut", _cut_ssh(node)),
-            Fault(f"{node}: power off", quietly(at(labs.power_off)), at(labs.power_on)),
-            Fault(f"{node}: partition", quietly(at(labs.partition)), at(labs.heal)),
-            Fault(f"{node}: engine stopped", quietly(at(lambda lab, n: restart_engine(lab, n, "TERM")))),
-            Fault(f"{node}: engine killed -9", quietly(at(lambda lab, n: restart_engine(lab, n, "KILL")))),
-            Fault(f"{node}: container killed", quietly(at(lambda lab, n: kill_container(lab, n, cluster)))),
-            Fault(f"{node}: disk full", quietly(at(_fill_disk)), at(_free_disk)),
+            Fault(f"{node}: power off", of_machine(at(labs.power_off)), at(labs.power_on)),
+            Fault(f"{node}: partition", of_machine(at(labs.partition)), at(labs.heal)),
+            Fault(f"{node}: engine stopped", of_machine(at(lambda lab, n: restart_engine(lab, n, "TERM")))),
+            Fault(f"{node}: engine killed -9", of_machine(at(lambda lab, n: restart_engine(lab, n, "KILL")))),
+            Fault(f"{node}: container killed", of_machine(at(lambda lab, n: kill_container(lab, n, cluster)))),
+            Fault(f"{node}: disk full", of_machine(at(_fill_disk)), at(_free_disk)),
             Fault(f"{node}: image removed", _unname_image(node, reference), _rename_image(node, reference)),
         ]
     return {fault.name: fault for fault in found}
@@ -180,8 +195,8 @@ class Outcome:
 
     fault: str
     phase: str
-    reached: bool
-    """Whether `up` came as far as that phase."""
+    not_injected: str
+    """Why nothing was broken; empty where something was."""
     up_code: int
     up_s: float
     said: str
@@ -198,9 +213,10 @@ def endpoint(lab: Lab) -> str:
     return f"http://{lab.address('node1')}:8000"
 
 
-def really_serves(lab: Lab) -> bool:
-    """Whether a completion comes back, asked without clusterctl."""
-    return complete(endpoint(lab), "tiny", 1, timeout_s=15) is None
+def really_serves(lab: Lab, engines: int = 1) -> bool:
+    """Whether a completion comes back from every engine, asked without clusterctl."""
+    ranks = range(engines) if engines > 1 else (None,)
+    return all(complete(endpoint(lab), "tiny", 1, timeout_s=15, engine=rank) is None for rank in ranks)
 
 
 def containers(lab: Lab, cluster: str) -> dict[str, list[str]]:
@@ -234,9 +250,14 @@ def left_behind(lab: Lab, cluster: str) -> list[str]:
 
 
 def clusterctl(inventory: Path, *words: str, timeout_s: float = UP_DEADLINE_S) -> subprocess.CompletedProcess[str]:
-    """Run a command of ours to its end."""
+    """Run a command of ours to its end. One that does not come to it ends with 124, as `timeout` says it."""
     argv = [sys.executable, "-m", "clusterctl", "-i", str(inventory), *words]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=timeout_s, cwd=inventory.parent)
+    try:
+        return subprocess.run(
+            argv, capture_output=True, text=True, check=False, timeout=timeout_s, cwd=inventory.parent
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(argv, 124, "", f"did not end within {timeout_s:g} s")
 
 
 @dataclass(frozen=True)
@@ -251,23 +272,15 @@ class Chosen:
     """What is done afterwards: `up` (and then `down`), or `down`."""
 
 
-def run_one(lab: Lab, inventory: Path, fault: Fault, chosen: Chosen) -> Outcome:
+def run_one(lab: Lab, inventory: Path, fault: Fault, chosen: Chosen, engines: int = 1) -> Outcome:
     """Start, break, listen to what clusterctl says, and hold it against the truth."""
-    cluster, phase = lab.name, chosen.phase
-    scene = Scene(lab, inventory, cluster, _start(inventory))
-    lies: list[str] = []
+    scene = Scene(lab, inventory, lab.name, _start(inventory), engines)
     began = time.monotonic()
     errors: list[str] = []
-    reached = _wait_for(scene.process, (PHASES | MP_PHASES)[phase], errors)
-    try:
-        if reached:
-            time.sleep(chosen.delay_s)
-            fault.inject(scene)
-    except BaseException:
-        scene.process.kill()  # it must not hold the lock of whatever comes next
-        raise
+    not_injected = _break(scene, fault, chosen, errors)
     reader = threading.Thread(target=_read_on, args=(scene.process, errors), daemon=True)
     reader.start()
+    lies: list[str] = []
     try:
         code = scene.process.wait(UP_DEADLINE_S)
     except subprocess.TimeoutExpired:
@@ -276,57 +289,86 @@ def run_one(lab: Lab, inventory: Path, fault: Fault, chosen: Chosen) -> Outcome:
         lies.append("`up` did not end")
     up_s = time.monotonic() - began
     reader.join(10)
-    if code == 0 and not really_serves(lab):
-        lies.append("false ready: `up` ended with 0, and no completion comes back")
-    if "Traceback" in "".join(errors) or "a bug in clusterctl" in "".join(errors):
-        lies.append("a bug: a traceback, or what stands for one")
-    for other in scene.others:
-        _, said = other.communicate(timeout=UP_DEADLINE_S)
-        if other.returncode not in (0, 6):
-            lies.append(f"the other command ended with {other.returncode}: {said.strip().splitlines()[-3:]}")
-    state, wrong = _judge_status(lab, inventory, cluster)
+    lies += _judge_up(scene, code, not_injected, "".join(errors))
+    state, wrong = _judge_status(scene)
     lies += wrong
     fault.mend(lab)
     for node in labs.status(lab):
         if node.power == "off":
             labs.power_on(lab, node.name)
     _await_engines(lab)
-    ended = _then(lab, inventory, cluster, chosen.then, lies)
+    ended = _then(scene, chosen.then, lies)
     if lies:
         print("".join(errors)[-3000:], file=sys.stderr)
     said = next((row.strip() for row in errors if row.startswith("Error:")), "")
-    return Outcome(fault.name, phase, reached, code, round(up_s, 1), said, state, ended, tuple(lies))
+    return Outcome(fault.name, chosen.phase, not_injected, code, round(up_s, 1), said, state, ended, tuple(lies))
 
 
-def _judge_status(lab: Lab, inventory: Path, cluster: str) -> tuple[str, list[str]]:
+def _break(scene: Scene, fault: Fault, chosen: Chosen, errors: list[str]) -> str:
+    """Break it at its moment. Returns why it was not broken, or nothing."""
+    if not _wait_for(scene.process, (PHASES | MP_PHASES)[chosen.phase], errors):
+        return "not reached"
+    try:
+        time.sleep(chosen.delay_s)
+        fault.inject(scene)
+    except NotInjectedError as error:
+        return str(error)
+    except BaseException:
+        scene.process.kill()  # it must not hold the lock of whatever comes next
+        raise
+    return ""
+
+
+def _judge_up(scene: Scene, code: int, not_injected: str, said: str) -> list[str]:
+    """What of the end of `up`, and of the commands beside it, was not true."""
     lies = []
-    said = clusterctl(inventory, "status", "--json", timeout_s=120)
+    if code == 0 and not scene.really_serves():
+        lies.append("false ready: `up` ended with 0, and no completion comes back")
+    if code != 0 and not_injected:
+        lies.append(f"`up` ended with {code}, and nothing had been broken ({not_injected})")
+    if "Traceback" in said or "a bug in clusterctl" in said:
+        lies.append("a bug: a traceback, or what stands for one")
+    for other in scene.others:
+        try:
+            _, heard = other.communicate(timeout=UP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            other.kill()
+            lies.append("the other command did not end")
+            continue
+        if other.returncode not in (0, 6):
+            lies.append(f"the other command ended with {other.returncode}: {heard.strip().splitlines()[-3:]}")
+    return lies
+
+
+def _judge_status(scene: Scene) -> tuple[str, list[str]]:
+    lies = []
+    said = clusterctl(scene.inventory, "status", "--json", timeout_s=120)
     try:
         state = json.loads(said.stdout)["state"]
     except (ValueError, KeyError):
         return "?", [f"`status` ended with {said.returncode}: {said.stderr.strip()[-300:]}"]
-    if state == "healthy" and not really_serves(lab):
+    if state == "healthy" and not scene.really_serves():
         lies.append("false ready: `status` says healthy, and no completion comes back")
-    if state == "down" and any(containers(lab, cluster).values()):
-        lies.append(f"false down: `status` says down, and there is {containers(lab, cluster)}")
+    if state == "down" and any(containers(scene.lab, scene.cluster).values()):
+        lies.append(f"false down: `status` says down, and there is {containers(scene.lab, scene.cluster)}")
     return state, lies
 
 
-def _then(lab: Lab, inventory: Path, cluster: str, then: str, lies: list[str]) -> str:
+def _then(scene: Scene, then: str, lies: list[str]) -> str:
     """The next command repairs it, whatever there is: `up` to a completion, `down` to nothing."""
-    ended = ""
+    inventory, cluster, ended = scene.inventory, scene.cluster, ""
     if then == "up":
         again = clusterctl(inventory, "up")
         ended = f"up {again.returncode}, "
         if again.returncode != 0:
             lies.append(f"the next `up` ended with {again.returncode}: {again.stderr.strip()[-800:]}")
-        elif not really_serves(lab):
+        elif not scene.really_serves():
             lies.append("false ready: the next `up` ended with 0, and no completion comes back")
     down = clusterctl(inventory, "down", timeout_s=240)
     ended += f"down {down.returncode}"
     if down.returncode != 0:
         lies.append(f"`down` ended with {down.returncode}: {down.stderr.strip()[-500:]}")
-    elif left := left_behind(lab, cluster):
+    elif left := left_behind(scene.lab, cluster):
         lies.append(f"false down: left behind: {left}")
     for bundle in inventory.parent.glob(f"clusterctl-{cluster}-*"):
         bundle.unlink()

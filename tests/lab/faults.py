@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from clusterctl.lab import lab as labs
+from clusterctl.lab.commands import CommandError
 from clusterctl.lab.lab import Lab
 
 REQUEST_TIMEOUT_S = 30
@@ -34,16 +35,28 @@ class Fault:
     """Seconds until the machine is mended; the recovery is measured from then on."""
 
 
+class NotInjectedError(Exception):
+    """There was nothing to break at that moment: what follows says nothing about the fault."""
+
+
 def kill_container(lab: Lab, node: str, cluster: str) -> None:
     """SIGKILL to a container's first process, as the kernel's OOM killer does. (`docker kill` would count as a
     person's wish, which the engine's restart policy respects.)"""
     pid = lab.exec(node, ["docker", "inspect", "-f", "{{.State.Pid}}", f"{cluster}-node"]).strip()
+    if pid == "0":  # to `kill` that is the caller's own process group
+        raise NotInjectedError(f"{node}: the container has no process")
     lab.exec(node, ["kill", "-KILL", pid])
 
 
 def signal_process(lab: Lab, node: str, signal: str, pattern: str) -> None:
-    """A signal to every process of that node (its own PID namespace) whose command line or name matches."""
-    lab.exec(node, ["pkill", f"-{signal}", "-f", pattern])
+    """A signal to every process of that node (its own PID namespace) whose command line or name matches.
+
+    Raises NotInjectedError where there is none.
+    """
+    try:
+        lab.exec(node, ["pkill", f"-{signal}", "-f", pattern])
+    except CommandError as error:
+        raise NotInjectedError(f"{node}: no process {pattern!r} took the signal") from error
 
 
 def restart_engine(lab: Lab, node: str, signal: str) -> None:
@@ -104,6 +117,8 @@ class Load:
     key: str = ""
     tokens: int = 16
     asked: list[Asked] = field(default_factory=list)
+    running: dict[int, float] = field(default_factory=dict)
+    """When the request that a client now waits for was sent, by client."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -126,13 +141,20 @@ class Load:
         self._stop.wait(0.3 * turn)  # not in step, so that at any moment a request is running
         while not self._stop.is_set():
             began = time.monotonic()
+            self.running[turn] = began
             error = complete(self.url, self.model, self.tokens, self.key)
             self.asked.append(Asked(began, time.monotonic() - began, error))
+            del self.running[turn]
             self._stop.wait(0.2)
 
     def first_success_after(self, moment: float) -> Asked | None:
         """The first request that was sent after a moment and completed."""
         return min((a for a in self.asked if a.error is None and a.began > moment), key=lambda a: a.began, default=None)
+
+    def waits_s(self) -> float:
+        """How long the oldest request has been waited for that has no answer yet, in seconds; 0 where there is none."""
+        now = time.monotonic()
+        return max((now - began for began in list(self.running.values())), default=0.0)
 
     def failed(self) -> list[Asked]:
         """Requests that brought no completion."""
@@ -146,10 +168,17 @@ class Load:
             time.sleep(0.1)
 
 
-def complete(url: str, model: str, tokens: int, key: str = "", timeout_s: float = REQUEST_TIMEOUT_S) -> str | None:
-    """Ask for a completion; None when all tokens came, else what went wrong."""
+def complete(
+    url: str, model: str, tokens: int, key: str = "", *, timeout_s: float = REQUEST_TIMEOUT_S, engine: int | None = None
+) -> str | None:
+    """Ask for a completion, of any engine or of the one of this rank.
+
+    Returns None when all tokens came, else what went wrong.
+    """
     body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": tokens, "ignore_eos": True}).encode()
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+    if engine is not None:
+        headers["X-data-parallel-rank"] = str(engine)
     try:
         with urlopen(Request(f"{url}/v1/completions", body, headers), timeout=timeout_s) as answer:  # noqa: S310
             made = json.loads(answer.read())["usage"]["completion_tokens"]
@@ -227,6 +256,8 @@ class Recovery:
     requests: int
     failed: int
     longest_s: float
+    timed_out: int = 0
+    """Requests that hung until their own time-out ended them."""
     refused: int = 0
     """Connections to the API's port that were refused, of one every 50 ms."""
     refused_s: float = 0.0
@@ -274,7 +305,8 @@ def _suffer(lab: Lab, fault: Fault, load: Load, deadline_s: float, noticed: Call
         last_wrong = max((a.began + a.seconds for a in wrong), default=broken)
         first = load.first_success_after(max(broken, last_wrong))
         steady = time.monotonic() - max(last_wrong, mended)
-        return first is not None and steady > STEADY_S and noticed()
+        # A request that still hangs, while others are answered, is part of the outage: it is waited for and counted.
+        return first is not None and steady > STEADY_S and load.waits_s() < STEADY_S / 4 and noticed()
 
     load.wait(recovered, deadline_s, "recovery")
     assert first is not None
@@ -286,6 +318,7 @@ def _suffer(lab: Lab, fault: Fault, load: Load, deadline_s: float, noticed: Call
         requests=len(during),
         failed=sum(a.error is not None for a in during),
         longest_s=round(max(a.seconds for a in during), 1),
+        timed_out=sum(a.error is not None and a.seconds >= REQUEST_TIMEOUT_S for a in during),
     )
 
 

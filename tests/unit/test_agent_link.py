@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from clusterctl.agent.inside.link import proof
 from tests.unit.test_agent import ALONE, Run, ask, cut_power, free_port, is_gone, restarts
 
 pytestmark = pytest.mark.timeout(90)
@@ -31,6 +32,10 @@ LINK = {"kind": "link", "process": "server"}
 
 def lives(reason: str) -> dict[str, str]:
     return {"kind": "process", "process": "server", "reason": reason}
+
+
+Greeting = Callable[[str], bytes]
+"""The head's challenge -> what is said to it."""
 
 
 class Gang:
@@ -74,14 +79,16 @@ class Gang:
         followers = [self.start(name, **options) for name in self.expected]
         return [self.start("node1", **options), *followers]
 
-    def greet(self, *lines: bytes, wait_s: float = 10) -> bytes:
-        """What a stranger hears that says these lines, until it is hung up on."""
+    def greet(self, *lines: bytes | Greeting, wait_s: float = 10) -> bytes:
+        """What a stranger hears after the challenge that says these lines, until it is hung up on."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=wait_s) as stranger:
+            file = stranger.makefile("rb")
+            challenge = json.loads(file.readline())["challenge"]
             for line in lines:
-                stranger.sendall(line)
+                stranger.sendall(line if isinstance(line, bytes) else line(challenge))
             heard = b""
             with contextlib.suppress(ConnectionResetError):
-                while chunk := stranger.recv(4096):
+                while chunk := file.read1(4096):
                     heard += chunk
             return heard
 
@@ -129,8 +136,14 @@ def refusals(run: Run) -> list[str]:
     return [event["why"] for event in run.events if event["event"] == "link-refused"]
 
 
-def hello(name: str, token: str = TOKEN) -> bytes:
-    return json.dumps({"hello": name, "token": token}).encode() + b"\n"
+def hello(name: str, token: str = TOKEN) -> Greeting:
+    """A right greeting, if the token is."""
+
+    def answer(challenge: str) -> bytes:
+        shown = proof(token, "node", name, challenge, "a nonce")
+        return json.dumps({"hello": name, "nonce": "a nonce", "proof": shown}).encode() + b"\n"
+
+    return answer
 
 
 # Coming together
@@ -364,8 +377,9 @@ def test_a_stranger_learns_nothing_and_is_named_once(gang: NewGang) -> None:
     one = gang("node2", "node3")
     head = one.start("node1")
     head.until(lambda: head.events[1:], "the link")
-    strangers: dict[str, list[bytes]] = {
-        "it does not know the token": [hello("node2", "another")],
+    overheard = hello("node2")("the challenge of another conversation")
+    strangers: dict[str, list[bytes | Greeting]] = {
+        "it does not know the token": [hello("node2", "another"), overheard],
         "no greeting: what came on the link is no message": [b"GET / HTTP/1.1\r\n\r\n"],
         "no greeting: no sign of life on the link for 0.5 s": [b'{"hello": '],
         "node9 is no node of this cluster": [hello("node9")],
@@ -373,7 +387,8 @@ def test_a_stranger_learns_nothing_and_is_named_once(gang: NewGang) -> None:
     for why, lines in strangers.items():
         for _ in range(2):
             assert one.greet(*lines) == b"", why
-    odd = [b"[" * 50_000 + b"\n", b"x" * 200_000, b"3\n", b'{"hello": {}, "token": []}\n', b'{"token": "\\ud800"}\n']
+    odd = [b"[" * 50_000 + b"\n", b"x" * 200_000, b"3\n", b'{"hello": {}, "proof": []}\n']
+    odd += [b'{"proof": "\\ud800"}\n', b'{"hello": "\\ud800", "nonce": "\\ud800", "proof": "x"}\n', overheard]
     for line in odd:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             assert one.greet(line) == b""
@@ -394,7 +409,8 @@ def test_half_open_connections_keep_no_follower_out(gang: NewGang) -> None:
     one.start("node2")
     served(head, 1)
     held[0].settimeout(5)
-    assert held[0].recv(1) == b"", "the oldest go first"
+    with held[0].makefile("rb") as oldest:
+        assert oldest.read().count(b"\n") <= 1, "the oldest go first, with the challenge at most"
     for each in held:
         each.close()
 
@@ -415,6 +431,29 @@ def test_a_follower_with_another_token_is_named_on_both_sides(gang: NewGang) -> 
     assert node2.phases() == ["standby"]
     one.token.write_text(TOKEN, encoding="ascii")
     served(head, 1)
+
+
+def test_the_token_is_never_on_the_network_and_a_head_without_it_gives_no_orders(gang: NewGang) -> None:
+    one = gang()
+    said = b""
+    with socket.create_server(("127.0.0.1", one.port)) as false_head:
+        node2 = one.start("node2")
+        for _ in range(2):  # once with a wrong proof, once with the follower's own, sent back
+            link, _ = false_head.accept()
+            with link, link.makefile("rb") as file:
+                link.sendall(b'{"challenge": "a challenge"}\n')
+                said = file.readline()
+                mine = json.loads(said)["proof"] if said and "does not know" in waits_for(node2) else "a proof"
+                link.sendall(json.dumps({"welcome": mine}).encode() + b'\n{"start": 7}\n')
+                assert file.read() == b"", "nothing more is said to it"
+            node2.until(lambda: "does not know the token" in waits_for(node2), "a false head, by its name")
+    greeting = json.loads(said)
+    assert greeting["hello"] == "node2"
+    assert TOKEN not in said.decode()
+    assert node2.phases() == ["standby"]
+    head = one.start("node1")
+    served(head, 1)
+    assert TOKEN not in one.greet(hello("node2"), b"no JSON\n").decode()
 
 
 def test_the_newest_connection_of_a_name_counts(gang: NewGang) -> None:

@@ -387,6 +387,17 @@ def test_status_of_a_server_without_ray() -> None:
     shown = render.status(found)
     assert "DP=4 x TP=1 x PP=1" in shown
     assert "gpu1: 3 running, 2 waiting, KV use 50.0%" in shown
+    assert (found.api_servers, found.coordinator) == (None, "gpu1")
+    assert "gpu1: as many API servers as engines, and the coordinator" in shown
+    given = status_of({"serve": {**ENGINES["serve"], "api_servers": 3}}, "serving", ANSWERS, loads)
+    assert given.api_servers == 3
+    assert "gpu1: API servers: 3, and the coordinator" in render.status(given)
+
+
+def test_one_engine_needs_nobody_who_balances() -> None:
+    found = status_of(OVER_NODES, "serving", ANSWERS, {})
+    assert found.coordinator is None
+    assert "balancing" not in render.status(found)
 
 
 def test_status_starts_nothing_to_find_out_the_executor() -> None:

@@ -1,8 +1,11 @@
 """The link between the agents of a gang that has no Ray: one TCP connection a follower, to the head's agent, on the
 private network; a JSON object a line.
 
-The follower begins with {"hello": its name, "token": the cluster's}; nothing is answered before that was right. Then
-both say {"beat": 1} each second, and a side that hears nothing for LINK_SILENCE_S calls the other one lost.
+The head begins with {"challenge": a random word}. The follower says {"hello": its name, "nonce": a word of its own,
+"proof"}, and the head, where that is right, {"welcome": its proof}. A proof is made of the cluster's token and of the
+words of this one conversation (`proof`): the token itself is never on the network, what was overheard opens nothing,
+and a follower takes orders only from who has the token. Then both say {"beat": 1} each second, and a side that hears
+nothing for LINK_SILENCE_S calls the other one lost.
 The follower says {"state": "standby"}, {"state": "running", "generation": g} or {"state": "ended", "generation": g,
 "exit_code", "tail"}; the head {"start": g}, {"serving": g} or {"end": g}. members.py is what they mean.
 """
@@ -14,6 +17,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,9 +100,20 @@ def read_token(path: Path) -> str | None:
     return None
 
 
-def same(given: object, token: str) -> bool:
-    """Whether a stranger's word is the token; how long that takes tells nothing of it."""
-    return isinstance(given, str) and hmac.compare_digest(_digest(given), _digest(token))
+def new_word() -> str:
+    """A random word, for one conversation."""
+    return os.urandom(16).hex()
+
+
+def proof(token: str, side: str, name: str, challenge: str, nonce: str) -> str:
+    """What only who has the token can say, in one conversation and from one side (`head` or `node`) of it."""
+    said = json.dumps([side, name, challenge, nonce]).encode()  # ASCII, whatever a stranger's words are
+    return hmac.new(token.encode(), said, hashlib.sha256).hexdigest()
+
+
+def same(given: object, wanted: str) -> bool:
+    """Whether the other side's word is the one that was wanted; how long that takes tells nothing of it."""
+    return isinstance(given, str) and hmac.compare_digest(_digest(given), _digest(wanted))
 
 
 def _digest(word: str) -> bytes:

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from .link import (
+    LINK_SILENCE_S,
     MAX_LINE_BYTES,
     TAIL_LINES,
     TAIL_WIDTH,
     HungUpError,
     Link,
     LinkLostError,
+    new_word,
+    proof,
     read_token,
     same,
     talk,
@@ -47,7 +50,7 @@ CHECK_S = 1.0
 
 
 class RefusedError(Exception):
-    """A stranger is not let in; says why."""
+    """The other side has not proved that it belongs to the cluster; says why."""
 
 
 class Peer:
@@ -152,18 +155,21 @@ class Members:
             link.close()
 
     async def _greeted(self, link: Link) -> str:
-        """The name of a follower that has shown the token. Raises RefusedError, or HungUpError."""
+        """The name of a follower that has proved that it has the token. Raises RefusedError, or HungUpError."""
+        challenge = new_word()
+        link.say(challenge=challenge)
         try:
             hello = await link.hear(HELLO_S)
         except HungUpError:
             raise
         except LinkLostError as error:
             raise RefusedError(f"no greeting: {error}") from error
-        name, token = hello.get("hello"), read_token(self.token_file)
-        if token is None or not same(hello.get("token"), token):
+        name, nonce, token = str(hello.get("hello")), str(hello.get("nonce")), read_token(self.token_file)
+        if token is None or not same(hello.get("proof"), proof(token, "node", name, challenge, nonce)):
             raise RefusedError("it does not know the token")
-        if not isinstance(name, str) or name not in self.expected:
-            raise RefusedError(f"{str(name)[:NAME_WIDTH]} is no node of this cluster")
+        if name not in self.expected:
+            raise RefusedError(f"{name[:NAME_WIDTH]} is no node of this cluster")
+        link.say(welcome=proof(token, "head", name, challenge, nonce))
         return name
 
     def _note_refusal(self, address: str, why: str) -> None:
@@ -325,32 +331,31 @@ class Member:
         except OSError as error:  # TimeoutError among them
             answer = os.strerror(error.errno) if error.errno else "no answer"
             return f"the head's agent is not on {address}:{port} ({answer})"
-        self.link = link
         try:
-            link.say(hello=self.name, token=token)
+            await self._greet(link, token)
+            self.link = link
             self._say_standby()
-            return await self._talk(link)
+            await talk(link, self._heard)
+        except RefusedError as error:
+            return str(error)
+        except LinkLostError as error:
+            return f"the head's agent: {error}"
         finally:
             self.link = None
             link.close()
-
-    async def _talk(self, link: Link) -> str:
-        heard = False
-
-        def take(message: Mapping[str, Any]) -> None:
-            nonlocal heard
-            heard = True
-            self._heard(message)
-
-        try:
-            await talk(link, take)
-        except HungUpError as error:
-            if not heard:
-                return "the head's agent takes no link from this node: another token, or a node that it does not know"
-            return f"the head's agent: {error}"
-        except LinkLostError as error:
-            return f"the head's agent: {error}"
         return ""
+
+    async def _greet(self, link: Link, token: str) -> None:
+        """Prove to the head that this node has the token, and hear its proof. Raises RefusedError, or LinkLostError."""
+        challenge, nonce = str((await link.hear(LINK_SILENCE_S)).get("challenge")), new_word()
+        link.say(hello=self.name, nonce=nonce, proof=proof(token, "node", self.name, challenge, nonce))
+        try:
+            answer = await link.hear(LINK_SILENCE_S)
+        except HungUpError as error:
+            why = "the head's agent takes no link from this node: another token, or a node that it does not know"
+            raise RefusedError(why) from error
+        if not same(answer.get("welcome"), proof(token, "head", self.name, challenge, nonce)):
+            raise RefusedError(f"what answers on {self.where[0]}:{self.where[1]} does not know the token")
 
     def _unlinked(self, why: str) -> None:
         self.ordered = None

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from clusterctl.inventory.issue import Issue, KeyPath, quoted
 from clusterctl.inventory.layout import Size, resolve_layout, uneven_engines, uneven_stages
 from clusterctl.inventory.model import OPTION_PATTERN
+from clusterctl.inventory.owned import BALANCED_OUTSIDE
 from clusterctl.inventory.raw import dig, entries, items, size, text, whole
 from clusterctl.inventory.rules.container import covers, mount_target
 
@@ -105,7 +106,11 @@ def option_names(data: object, owned: Mapping[str, str]) -> Iterator[Issue]:
         place = ("serve", "options", name)
         spelled = re.sub(r"[_\s]+", "-", name.strip().lstrip("-").lower())
         meant = SHORT_OPTIONS.get(spelled, spelled)
-        if meant in owned:
+        if meant in BALANCED_OUTSIDE:
+            message = f"makes {BALANCED_OUTSIDE[meant]}, and one endpoint is started, asked and healed: the head's"
+            fix = "remove it, serve.data_parallel balances inside vLLM; or a cluster for each endpoint"
+            yield Issue(place, message, fix)
+        elif meant in owned:
             yield Issue(place, "clusterctl sets this option itself", owned[meant])
         elif meant == "disable-log-stats" and value is not False:
             # With it vLLM 0.32 has no vllm: metrics, by which agent.py sees progress behind a canary that waits.
