@@ -73,6 +73,14 @@ if [ -n "$system" ] && [ -n "$cgroup" ]; then
       mkdir -p "$hierarchy$cgroup" "sys$(echo "$hierarchy" | cut -c5-)"
       mount --bind "$hierarchy$cgroup" "sys$(echo "$hierarchy" | cut -c5-)"
     done
+    # A new group of this hierarchy has no processors and no memory until it is given some, from the top down.
+    group=/sys/fs/cgroup/cpuset
+    for part in $(echo "$cgroup" | tr / ' '); do
+      for file in cpuset.cpus cpuset.mems; do
+        [ ! -f "$group/$file" ] || cat "$group/$file" >"$group/$part/$file"
+      done
+      group=$group/$part
+    done
   fi
 else
   mount --rbind /sys/fs/cgroup sys/fs/cgroup
