@@ -30,9 +30,7 @@ UNUSABLE = Code(
     runbook="engine.md",
     seen="{reason}",
     why="the container on this node is started through the engine",
-    fix=lambda engine: (
-        f"on the node: {engine.status}; for permission: {engine.permit('USER')}"
-    ),
+    fix=lambda engine: f"on the node: {engine.status}; for permission: {engine.permit('USER')}",
     note="The reason is why the engine does not answer: none runs, or this login may not use it.",
     waivable=False,
 )
