@@ -43,7 +43,7 @@ class PodmanEngine(DockerEngine):
     def info(self) -> EngineInfo:
         """`podman info`, as Docker's API has it."""
         found = super().info()
-        return replace(found, kind="podman", cdi_directories=found.cdi_directories or CDI_DIRECTORIES)
+        return replace(found, cdi_directories=found.cdi_directories or CDI_DIRECTORIES)
 
     def container(self, name_or_id: str) -> Container | None:
         """`podman inspect`, or None when there is no such container."""
