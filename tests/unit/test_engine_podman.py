@@ -99,18 +99,33 @@ def test_a_command_in_a_container_that_does_not_run_is_refused_as_docker_does(
     assert caught.value.status == expected
 
 
+def asked(tmp_path: Path) -> list[str]:
+    """What the engine was asked for, as METHOD and the last part of the path."""
+    lines = (tmp_path / "bin/podman.asked").read_text(encoding="ascii").splitlines()
+    return [f"{line.split()[0]} {line.split()[1].split('?')[0].rsplit('/', 1)[-1]}" for line in lines]
+
+
 @needs_sshd
 @pytest.mark.timeout(60)
-def test_what_runs_is_left_without_force_and_killed_first_with_it(door: Door, tmp_path: Path) -> None:
-    asked = tmp_path / "bin/podman.asked"
+def test_what_runs_is_left_alone_without_force(door: Door, tmp_path: Path) -> None:
     door("running").remove("demo-node", force=False)
-    assert "kill" not in asked.read_text(encoding="ascii")
+    assert "POST kill" not in asked(tmp_path)
+
+
+@needs_sshd
+@pytest.mark.timeout(60)
+def test_what_cannot_be_removed_though_it_does_not_run_is_an_error(door: Door) -> None:
     with pytest.raises(EngineError):
         door("exited").remove("demo-node", force=False)
+
+
+@needs_sshd
+@pytest.mark.timeout(60)
+def test_with_force_it_is_killed_before_it_is_removed(door: Door, tmp_path: Path) -> None:
     with pytest.raises(EngineError):
         door("running").remove("demo-node")
-    methods = [line.split("?")[0].rsplit("/", 1)[-1] for line in asked.read_text(encoding="ascii").splitlines()]
-    assert methods.index("kill") < len(methods) - 1 - methods[::-1].index("demo-node")
+    said = asked(tmp_path)
+    assert said.index("POST kill") < said.index("DELETE demo-node")
 
 
 def test_which_engine_answers_is_known_whatever_it_is_called() -> None:
