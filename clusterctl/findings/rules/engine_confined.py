@@ -25,6 +25,11 @@ ROOTLESS = Code(
     fix="use root's engine: log in as root, or set container.sudo: true; to go on all the same, waive engine-rootless",
     note="By the engine's own word: Docker's security option `rootless`, Podman's `Rootless`.",
 )
+UNDER_SUDO = ROOTLESS.variant(
+    fix=lambda engine: (
+        f"on the node, find out why root is led to a user's engine (variables, contexts): sudo -n {engine.info}"
+    ),
+)
 LIMIT = Code(
     name="rootless-limit",
     severity=ERROR,
@@ -33,7 +38,7 @@ LIMIT = Code(
     seen="container.ulimits asks for {limit} {wanted}, and the engine's user has at most {most}",
     why="the engine refuses to start the container: error setting rlimit, operation not permitted",
     fix="on the node: a line `USER hard {limit} unlimited` in /etc/security/limits.d, and log in again; or leave "
-    "{limit} out of container.ulimits (RDMA needs memlock); or use root's engine (container.sudo: true)",
+    "{limit} out of container.ulimits (RDMA needs memlock); or use root's engine",
 )
 PORT = Code(
     name="rootless-port",
@@ -66,7 +71,7 @@ SNAP = Code(
 )
 
 
-@rule(Section.ENGINE, ROOTLESS, LIMIT, PORT, LINGER, SNAP)
+@rule(Section.ENGINE, ROOTLESS, UNDER_SUDO, LIMIT, PORT, LINGER, SNAP)
 def engine_confined(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """An engine that may not do everything: a user's own (rootless), or one that is packed as a snap."""
     for name, node in facts.nodes.items():
@@ -76,7 +81,8 @@ def engine_confined(inventory: Inventory, facts: ClusterFacts) -> Iterator[Findi
         if in_snap(engine):
             yield SNAP.found(name, root=engine.data_root)
         if engine.rootless:
-            yield ROOTLESS.found(name, kind=engine.kind, version=engine.version)
+            code = UNDER_SUDO if inventory.container.sudo else ROOTLESS
+            yield code.found(name, engine=node.commands, kind=engine.kind, version=engine.version)
             yield from _refused(inventory, name, node)
 
 

@@ -23,7 +23,8 @@ OTHER = Code(
     runbook="engine.md",
     seen="the command `{program}` on the node leads to {kind} {version}, not to the engine of the inventory",
     why="the engines differ in what they refuse and in how a container comes back, so one is not driven as the other",
-    fix="set container.engine: {kind}, or install {asked} on the node (podman-docker makes `docker` mean Podman)",
+    fix="set container.engine: {kind}, where all nodes have it; or install the other engine on the node (a package may "
+    "have given Podman the other one's command)",
 )
 TOO_OLD = Code(
     name="engine-too-old",
@@ -45,7 +46,7 @@ def engine_kind(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             continue
         if engine.kind != asked:
             program, kind, version = node.commands.program, engine.kind, engine.version
-            yield OTHER.found(name, program=program, kind=kind, version=version, asked=asked)
+            yield OTHER.found(name, program=program, kind=kind, version=version)
         elif engine.kind == "podman" and _version(engine.version) < OLDEST_PODMAN:
             yield TOO_OLD.found(name, version=engine.version)
 
