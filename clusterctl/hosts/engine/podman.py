@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import floor
 from typing import Any
 
 from clusterctl.hosts.engine.commands import PODMAN, EngineCommands
 from clusterctl.hosts.engine.docker import DockerEngine
-from clusterctl.hosts.engine.engine import Container, EngineError, EngineInfo
+from clusterctl.hosts.engine.engine import Container, EngineError, EngineInfo, LogChunk
 from clusterctl.hosts.engine.exec import DockerCommand
 from clusterctl.hosts.ssh.streams import WindowSize
 
@@ -82,6 +83,26 @@ class PodmanEngine(DockerEngine):
             return ()
         done = self._ssh.run(["sh", "-c", _IN_GROUP, "sh", found.id], timeout_s=self.timeout_s, read_only=True)
         return tuple(int(line) for line in done.stdout.split() if line.isdigit())
+
+    def logs(
+        self,
+        container: str,
+        *,
+        follow: bool,
+        tail: int | None = None,
+        since: float = 0,
+        silence_s: float | None = None,
+        timestamps: bool = False,
+    ) -> Iterator[LogChunk]:
+        """The container's log as frames. Its lines carry whole seconds, so `since` is the beginning of one."""
+        return super().logs(
+            container,
+            follow=follow,
+            tail=tail,
+            since=floor(since),
+            silence_s=silence_s,
+            timestamps=timestamps,
+        )
 
     def remove(self, container: str, *, force: bool = True) -> None:
         """Remove a container and its anonymous volumes; harmless when it is gone, and without `force` when it runs."""
