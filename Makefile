@@ -8,7 +8,7 @@ CHANGELOG := CHANGELOG.md
 TRIED := $(CURDIR)/build/tried
 DEMO := $(BIN)/clusterctl -i .lab/demo/inventory.yaml
 
-.PHONY: demo test lint types docs setup unit image lab-test lab-starts show-lab-starts lab-looks house bench faults modes release-notes try-wheel clean help
+.PHONY: demo test lint types docs setup unit image podman lab-test lab-starts show-lab-starts lab-looks house bench faults modes release-notes try-wheel clean help
 
 help: ## Show these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,9 @@ show-lab-starts:
 
 lab-looks: image
 	CLUSTERCTL_TEST_LAB=$${CLUSTERCTL_TEST_LAB:-pytest}-looks $(BIN)/pytest -m "lab and not starts" --durations=20
+
+podman: setup ## Tests on a lab node with Podman (root); the first time its Debian is fetched
+	CLUSTERCTL_TEST_PODMAN=1 $(BIN)/pytest tests/lab/test_podman.py --durations=20
 
 house: $(VENV)/.dev ## The shape of the code in figures: rooms, floors, sizes, who names Ray
 	$(BIN)/python -m tests.house

@@ -77,11 +77,13 @@ def propose(given: Given, *, accept_new_host_keys: bool, progress: Progress, ask
     inventory = _temporary(given)
     progress.phase("reading the nodes")
     seen = _look(inventory, progress, accept_new_host_keys=accept_new_host_keys)
-    if _has_no_engine(seen.facts):
-        # A login that is not in the group `docker` may still reach the engine with `sudo -n`.
-        with_sudo = inventory.model_copy(update={"container": inventory.container.model_copy(update={"sudo": True})})
+    for engine, sudo in _OTHER_WAYS:
+        if not _is_worth_a_look(seen.facts, engine):
+            continue
+        other = inventory.container.model_copy(update={"engine": engine, "sudo": sudo})
         with contextlib.suppress(NodesError):  # no sudo there
-            again = _look(with_sudo, progress, accept_new_host_keys=accept_new_host_keys)
+            looked_at = inventory.model_copy(update={"container": other})
+            again = _look(looked_at, progress, accept_new_host_keys=accept_new_host_keys)
             seen = again if _engines(again.facts) > _engines(seen.facts) else seen
     draft = _draft(given, _renamed(seen), ask)
     if draft.model.missing or (draft.network is not None and draft.network.missing):
@@ -165,12 +167,22 @@ def _look(inventory: Inventory, progress: Progress, *, accept_new_host_keys: boo
         return _Seen(inventory, facts, survey(hosts))
 
 
-def _has_no_engine(facts: ClusterFacts) -> bool:
-    return any(isinstance(node.engine, Unknown) for node in facts.nodes.values())
+_OTHER_WAYS: tuple[tuple[str, bool], ...] = (("docker", True), ("podman", False), ("podman", True))
+"""Engine and sudo: a login that is not in the group `docker` may still reach the engine with `sudo -n`; and where no
+node has Docker, root's Podman comes before the login's own."""
 
 
-def _engines(facts: ClusterFacts) -> int:
-    return sum(isinstance(node.engine, EngineFacts) for node in facts.nodes.values())
+def _is_worth_a_look(facts: ClusterFacts, engine: str) -> bool:
+    """Docker by sudo where it did not answer somewhere; Podman where no node has an engine, or only users' own."""
+    if engine == "docker":
+        return any(isinstance(node.engine, Unknown) for node in facts.nodes.values())
+    return _engines(facts)[0] == 0
+
+
+def _engines(facts: ClusterFacts) -> tuple[int, int]:
+    """Engines of root, and all engines."""
+    found = [node.engine for node in facts.nodes.values() if isinstance(node.engine, EngineFacts)]
+    return sum(not engine.rootless for engine in found), len(found)
 
 
 def _renamed(seen: _Seen) -> _Seen:
@@ -213,6 +225,7 @@ def _draft(given: Given, seen: _Seen, ask: Ask | None) -> Draft:
         ssh=_ssh(given),
         network=net,
         head=machines.head([node.name for node in inventory.nodes], facts),
+        engine=inventory.container.engine,
         sudo=machines.sudo(facts, with_sudo=inventory.container.sudo),
         ulimits=machines.ulimits(facts),
         kind=kind,
@@ -262,7 +275,7 @@ def _sizes(looked_at: Inventory, draft: Draft, *, accept_new_host_keys: bool) ->
     }
     image = NO_IMAGE if draft.image.missing else draft.image.value
     env = CPU_ENV if draft.kind.value == "cpu" else {}
-    data["container"] = {"image": image, "sudo": draft.sudo.value, "env": env}
+    data["container"] = {"image": image, "engine": draft.engine, "sudo": draft.sudo.value, "env": env}
     inventory, mistakes = validate(data)
     if inventory is None:
         return Choice("serve", {}, f"sizes stay auto: {next(iter(mistakes)).message}")

@@ -71,6 +71,8 @@ def access(inventory: Inventory, node: NodeFacts) -> tuple[GpuWay, str]:
     asked = inventory.accelerator.request
     if asked != "auto":
         return asked, "accelerator.request says so"
+    if is_podman(node):
+        return "cdi", "Podman gives GPUs by CDI"
     cdi = isinstance(node.engine, EngineFacts) and not cdi_lack(node)
     possible: dict[GpuWay, bool] = {"toolkit": toolkit_works(node), "cdi": cdi}
     running = way_that_runs(node)
@@ -96,7 +98,7 @@ def has_toolkit(node: NodeFacts) -> bool:
     """Whether NVIDIA's container toolkit is there for the engine: Docker knows `--gpus` by the hook in its PATH, and
     the runtime comes from the same packages. A snap's engine sees only what is inside the snap."""
     engine, nvidia = node.engine, node.nvidia
-    if not isinstance(engine, EngineFacts):
+    if not isinstance(engine, EngineFacts) or is_podman(node):
         return False
     hook = isinstance(nvidia, NvidiaFacts) and nvidia.hook is True and not in_snap(engine)
     return hook or any("nvidia" in runtime for runtime in engine.runtimes)
@@ -107,6 +109,11 @@ def toolkit_works(node: NodeFacts) -> bool:
     engine = node.engine
     by_cdi = isinstance(engine, EngineFacts) and (engine.major or 0) >= TOOLKIT_BY_CDI and cdi_lack(node) is None
     return has_toolkit(node) or by_cdi
+
+
+def is_podman(node: NodeFacts) -> bool:
+    """Whether the node's engine is Podman, which knows GPUs by CDI only."""
+    return isinstance(node.engine, EngineFacts) and node.engine.kind == "podman"
 
 
 def in_snap(engine: EngineFacts) -> bool:

@@ -17,7 +17,9 @@ def engine_facts(host: Host, socket: parse.Section | None, *, sudo: bool) -> Fac
         return None
     says = host.engine.commands
     if socket is not None and socket.exit_code == parse.ABSENT and not sudo:
-        return Unknown(f"the {says.program} command is there, but no engine runs: {says.socket} does not exist")
+        where = socket.text.strip().splitlines()[-1:] or [""]
+        path = where[0] if where[0].startswith("/") and where[0].endswith(".sock") else says.socket
+        return Unknown(f"the {says.program} command is there, but no engine runs: {path} does not exist")
     try:
         info = host.engine.info()
     except EngineError as error:
@@ -33,6 +35,8 @@ def engine_facts(host: Host, socket: parse.Section | None, *, sudo: bool) -> Fac
         confines=info.confines,
         cdi_directories=info.cdi_directories,
         cdi_devices=info.cdi_devices,
+        kind=info.kind,
+        rootless=info.rootless,
     )
 
 

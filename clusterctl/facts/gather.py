@@ -49,6 +49,9 @@ PARTS = ("frame", "node", "system", "gpu", "rdma", "model", "end")
 
 PROBE = b"\n".join(Path(__file__).with_name("probes").joinpath(f"{part}.sh").read_bytes() for part in PARTS)
 
+SOCKETS = {"docker": "engine_socket", "podman": "podman_socket"}
+"""The engine's command → the section of the probe that looked for its socket."""
+
 
 def gather(
     hosts: Hosts, inventory: Inventory, progress: Progress = SILENT, now: Callable[[], float] = time.time
@@ -110,7 +113,7 @@ def _read_node(host: Host, inventory: Inventory, now: Callable[[], float]) -> tu
     )
     answered_at_s = now()
     found = parse.sections(done.stdout.decode(errors="replace"))
-    engine = engine_facts(host, found.get("engine_socket"), sudo=inventory.container.sudo)
+    engine = engine_facts(host, found.get(SOCKETS[host.engine.commands.program]), sudo=inventory.container.sudo)
     usable = isinstance(engine, EngineFacts)
     not_asked = Unknown("the engine does not answer")
     containers = cluster_containers(host, inventory.cluster) if usable else not_asked

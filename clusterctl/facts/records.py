@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any
+from typing import Any, Literal
 
 from clusterctl.agent.state import AgentState, agent_state
 from clusterctl.facts.fact import Fact
@@ -106,6 +106,10 @@ class EngineFacts:
     """Where it looks for CDI specifications; none: it does not give devices by CDI."""
     cdi_devices: tuple[str, ...] = ()
     """Devices that it found there, as `nvidia.com/gpu=0`, where it says so (Docker from 28.2 on)."""
+    kind: Literal["docker", "podman"] = "docker"
+    """Which engine it is."""
+    rootless: bool = False
+    """Whether it is a user's own, without root."""
 
     @property
     def major(self) -> int | None:

@@ -67,6 +67,20 @@ class EngineProcess:
 
 
 @dataclass(frozen=True)
+class Services:
+    """What the containers of an engine without a daemon depend on."""
+
+    restarts: bool = False
+    """Whether podman-restart.service is enabled: it starts root's containers after a boot."""
+    user_restarts: bool = False
+    """The same of the login's own Podman."""
+    lingers: bool = False
+    """Whether the login's services go on after its last logout."""
+    first_port: int = 1024
+    """First port that is not root's alone."""
+
+
+@dataclass(frozen=True)
 class SystemFacts:
     """What one pass read of a machine."""
 
@@ -90,6 +104,10 @@ class SystemFacts:
     """SELinux' label of the model's directory, where SELinux enforces; None where it does not."""
     own_addresses: Fact[tuple[IPv4Address, ...]]
     """What the node's host name resolves to on the node; None: to nothing."""
+    services: Fact[Services] = None
+    """What containers without a daemon depend on."""
+    login_nofile: Fact[int] = None
+    """Hard limit of open files of an SSH login; -1 is unlimited."""
 
     def filesystem(self, path: str) -> Filesystem | None:
         """The file system of a path that was looked at."""
@@ -106,7 +124,9 @@ def system(found: Mapping[str, parse.Section], *, asked_at_s: float, answered_at
         command_line=_line(found, "cmdline"),
         memory_total_bytes=parse.memory(found, "MemTotal"),
         clock=clock(found, asked_at_s, answered_at_s),
-        login_memlock_bytes=_login_memlock(found),
+        login_memlock_bytes=_login_limit(found, "Max locked memory"),
+        login_nofile=_login_limit(found, "Max open files"),
+        services=services(found),
         engine_process=engine_process(found),
         filesystems=filesystems(found),
         interfaces=interfaces(found),
@@ -175,12 +195,12 @@ def _answer(found: Mapping[str, parse.Section], key: str) -> Fact[bool]:
     return said == "1" if isinstance(said, str) else said
 
 
-def _login_memlock(found: Mapping[str, parse.Section]) -> Fact[int]:
+def _login_limit(found: Mapping[str, parse.Section], name: str) -> Fact[int]:
     limits = parse.text(found, "limits")
     if not isinstance(limits, str):
         return limits
     try:
-        return _hard_limit(limits, "Max locked memory")
+        return _hard_limit(limits, name)
     except ValueError as error:
         return Unknown(str(error))
 
@@ -211,6 +231,16 @@ def engine_process(found: Mapping[str, parse.Section]) -> Fact[EngineProcess]:
         )
     except ValueError as error:
         return Unknown(str(error))
+
+
+def services(found: Mapping[str, parse.Section]) -> Fact[Services]:
+    """From the section of that name: what is not there is not said."""
+    output = parse.text(found, "services")
+    if not isinstance(output, str):
+        return output
+    said = pairs(output)
+    first = _whole(said.get("first_port", ""))
+    return Services("restarts" in said, "user_restarts" in said, "lingers" in said, 1024 if first is None else first)
 
 
 def filesystems(found: Mapping[str, parse.Section]) -> tuple[Filesystem, ...] | Unknown:

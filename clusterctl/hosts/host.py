@@ -16,6 +16,7 @@ from clusterctl.errors import ClusterctlError, NodeFailure, NodesError
 from clusterctl.hosts.connection import Connection
 from clusterctl.hosts.engine.docker import DockerEngine
 from clusterctl.hosts.engine.engine import Engine
+from clusterctl.hosts.engine.podman import PodmanEngine
 from clusterctl.hosts.http import client_over, pinned
 from clusterctl.hosts.local.connection import LocalConnection
 from clusterctl.hosts.ssh.connection import SshConnection
@@ -45,7 +46,8 @@ def connection_of(
 
 def engine_of(connection: Connection, inventory: Inventory) -> Engine:
     """The node's container engine, over its connection: the one place that chooses which it is."""
-    return DockerEngine(connection, sudo=inventory.container.sudo, timeout_s=inventory.timeouts.command_s)
+    door = PodmanEngine if inventory.container.engine == "podman" else DockerEngine
+    return door(connection, sudo=inventory.container.sudo, timeout_s=inventory.timeouts.command_s)
 
 
 class Host:

@@ -181,10 +181,10 @@ class Container(Strict):
 
     image: Word
     """Image reference; the image must be present and identical on every node. Pin a digest in production."""
-    engine: Literal["docker"] = "docker"
-    """Container engine."""
+    engine: Literal["docker", "podman"] = "docker"
+    """Container engine. `podman`: root's Podman from 5.1 on, through its API's socket (podman.socket must run)."""
     sudo: bool = False
-    """Reach the engine with `sudo -n` (for a login user outside the docker group)."""
+    """Reach the engine with `sudo -n` (for a login user outside the docker group; for Podman any user but root)."""
     volumes: tuple[Volume, ...] = ()
     """Extra bind mounts, as /on/node:/in/container[:ro]; with `z` or `Z` (`:ro,z`) the engine labels them for SELinux.
     model.path is always mounted, read-only, at the same path."""

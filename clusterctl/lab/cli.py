@@ -71,7 +71,7 @@ NODE = click.argument("node", shell_complete=lab_nodes)
 
 @click.group("lab")
 def lab() -> None:
-    """A rehearsal cluster on this machine: real sshd, real Docker Engine, real Ray, real vLLM (CPU build)."""
+    """A rehearsal cluster on this machine: real sshd, real Docker Engine or Podman, real Ray, real vLLM (CPU build)."""
 
 
 @lab.command()
@@ -102,6 +102,11 @@ def setup() -> None:
 @click.option("--dir", "directory", type=click.Path(path_type=Path), help="For the inventory.  [default: ./.lab/NAME]")
 @click.option(
     "--ssh-only", is_flag=True, default=None, help="Only sshd: no engine, image or model. Cheap, for many nodes."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["docker", "podman"]),
+    help="The nodes' container engine; podman brings a root of Debian 13 of its own.  [default: docker]",
 )
 @click.option("--subnet", type=Subnet(), help="The nodes' private network.  [default: a free 10.77.K.0/24]")
 def up(*, name: str, **options: Any) -> None:

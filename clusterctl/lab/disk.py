@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
 from clusterctl.lab.commands import CommandError, run
 from clusterctl.lab.image.cache import Image
 from clusterctl.lab.power import INIT
-from clusterctl.lab.state import LabNode, LabPaths, LabSpec, write_whole
+from clusterctl.lab.state import SYSTEM, LabNode, LabPaths, LabSpec, write_whole
 from clusterctl.rendering import render, templates_dir
 
 _TEMPLATES = templates_dir() / "lab"
@@ -21,7 +22,7 @@ _DIRECTORIES = (
 _HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 
 
-def ensure(paths: LabPaths, spec: LabSpec, node: LabNode, image: Image | None) -> None:
+def ensure(paths: LabPaths, spec: LabSpec, node: LabNode, image: Image | None, system: Path | None = None) -> None:
     """Make the node's disk, unless it has one. Renamed into place when complete: half a disk is never booted."""
     final = paths.node(node.name)
     if not exists(paths, node):
@@ -34,7 +35,10 @@ def ensure(paths: LabPaths, spec: LabSpec, node: LabNode, image: Image | None) -
                 _link_model(spec.model, fresh / "root" / str(spec.model_path)[1:])
             else:
                 _install_models(fresh / "root", image)
-            _install_image(fresh / "root", image)
+            if system is not None:
+                _install_podman(fresh, image, system)
+            else:
+                _install_image(fresh / "root", image)
         fresh.rename(final)
     # Also for a disk that was there: a newer clusterctl brings its newer init.
     write_whole(final / INIT, (_TEMPLATES / "node-init.sh").read_text(), mode=0o755)
@@ -107,3 +111,19 @@ def _install_image(root: Path, image: Image) -> None:
     data.mkdir(mode=0o710)
     run(["cp", "-al", str(image.data / "overlay2"), str(data / "overlay2")], timeout_s=600, tied=True)
     run(["cp", "-a", str(image.data / "image"), str(data / "image")], timeout_s=600, tied=True)
+
+
+def _install_podman(home: Path, image: Image, system: Path) -> None:
+    """Give the node a root's programs and Podman the image, as hard links too: nothing writes into either."""
+    run(["cp", "-al", str(system), str(home / SYSTEM)], timeout_s=600, tied=True)
+    configured = home / "root/etc/containers"
+    configured.mkdir()
+    shutil.copy(system / "etc/containers/policy.json", configured)
+    # A limit that the engine was not given, and may not raise, would keep every container from starting.
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    (configured / "containers.conf").write_text(render("lab/containers.conf.j2", nofile=f"{limits[1]}:{limits[1]}"))
+    storage = home / "root/var/lib/containers/storage"
+    storage.mkdir(parents=True)
+    for path in image.podman_storage.iterdir():
+        links = ["-al"] if path.name == "overlay" else ["-a"]
+        run(["cp", *links, str(path), str(storage / path.name)], timeout_s=600, tied=True)

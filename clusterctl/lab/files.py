@@ -52,6 +52,7 @@ def write(paths: LabPaths, spec: LabSpec, say: Say) -> None:
             image=spec.image,
             gpus=spec.gpus,
             model=str(spec.model_path),
+            engine=spec.engine,
         ),
     }
     for name, text in content.items():

@@ -17,7 +17,7 @@ from typing import Literal
 from clusterctl.errors import ClusterctlError, NodeFailure, NodesError, UsageError
 from clusterctl.lab import cgroups, disk, files, gpus, network, packages, power, readiness
 from clusterctl.lab.commands import Say, run
-from clusterctl.lab.image import build, cache
+from clusterctl.lab.image import build, cache, podman
 from clusterctl.lab.image import own as own_images
 from clusterctl.lab.image.cache import Image
 from clusterctl.lab.image.own import OwnImage
@@ -48,6 +48,8 @@ class LabOptions:
     """That image: a reference in this machine's engine, a file of `docker save`, or a root file system."""
     model: Path | None = None
     """That model's directory."""
+    engine: str | None = None
+    """The nodes' container engine (docker), or podman."""
 
 
 AS_IT_IS = LabOptions()
@@ -66,7 +68,7 @@ class NodeStatus:
     ssh: bool
     """Whether sshd answers over the network."""
     engine: bool | None
-    """Whether the Docker Engine answers inside the node; None where the lab has none (--ssh-only)."""
+    """Whether the container engine answers inside the node; None where the lab has none (--ssh-only)."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def up(name: str, options: LabOptions = AS_IT_IS, *, say: Say, root: Path | None
         image = _image_for(paths, spec, say)
         files.ensure_key(paths)
         started = time.monotonic()
-        _each(spec.members, "making disks", lambda node: disk.ensure(paths, spec, node, image))
+        system = podman.ensure(paths.root, image, say) if image and spec.engine == "podman" else None
+        _each(spec.members, "making disks", lambda node: disk.ensure(paths, spec, node, image, system))
         files.write(paths, spec, say)
         if machine is not None:
             _each(spec.members, "giving GPUs", lambda node: gpus.install(paths, spec, node, machine))
@@ -162,7 +165,9 @@ def status(lab: Lab) -> tuple[NodeStatus, ...]:
 
     def look(node: LabNode) -> NodeStatus:
         process = processes.get(node.name)
-        engine = None if lab.spec.ssh_only else process is not None and readiness.engine_problem(process) is None
+        engine = (
+            None if lab.spec.ssh_only else process is not None and readiness.engine_problem(lab.spec, process) is None
+        )
         return NodeStatus(
             name=node.name,
             address=node.address,
@@ -271,14 +276,20 @@ def _describe(paths: LabPaths, options: LabOptions) -> LabSpec:
             own_image=options.own_image,
             image_key=None if own is None else own.key,
             model=options.model and options.model.absolute(),
+            engine=options.engine or "docker",
         )
         write_whole(paths.spec, spec.to_json())
     return spec
 
 
 def _refuse_mixtures(options: LabOptions) -> None:
-    """An image and a model of the user's are for nodes with GPUs, which need both."""
+    """What excludes each other; an image and a model of the user's are for nodes with GPUs, which need both."""
     given = {"--image": options.own_image, "--model": options.model}
+    if options.engine == "podman" and (options.ssh_only or options.gpus_of_host):
+        raise UsageError(
+            "--engine podman goes with neither --ssh-only (no engine) nor --gpus-of-host (Docker's CDI)",
+            hint="leave one of them out",
+        )
     if options.gpus_of_host and options.ssh_only:
         raise UsageError("--gpus-of-host and --ssh-only exclude each other", hint="leave one of them out")
     if not options.gpus_of_host and any(given.values()):

@@ -13,6 +13,9 @@ from clusterctl.lab.state import LabNode, LabPaths, LabSpec
 READY_S = 60.0
 """From power-on until sshd and the engine answer. About 2 s alone; many engines that start at once need longer."""
 
+SOCKETS = {"docker": "docker.sock", "podman": "podman/podman.sock"}
+"""Where an engine listens, below /run."""
+
 
 def wait(paths: LabPaths, spec: LabSpec, node: LabNode, process: power.Running, *, reachable: bool) -> None:
     """Wait until the node answers; fail at once when it loses power. A time-out is a failure with the node's last log.
@@ -33,7 +36,7 @@ def wait(paths: LabPaths, spec: LabSpec, node: LabNode, process: power.Running, 
 
 def problem(spec: LabSpec, node: LabNode, process: power.Running, *, reachable: bool = True) -> str | None:
     """Why a node that has power is not ready; None when it is."""
-    return (reachable and ssh_problem(node)) or (None if spec.ssh_only else engine_problem(process)) or None
+    return (reachable and ssh_problem(node)) or (None if spec.ssh_only else engine_problem(spec, process)) or None
 
 
 def ssh_problem(node: LabNode, *, timeout_s: float = 2.0) -> str | None:
@@ -46,14 +49,14 @@ def ssh_problem(node: LabNode, *, timeout_s: float = 2.0) -> str | None:
     return None if banner.startswith(b"SSH-2.0-") else f"sshd on {node.address}:22 sent {banner!r}"
 
 
-def engine_problem(process: power.Running, *, timeout_s: float = 5.0) -> str | None:
-    """Why the node's Docker Engine does not answer; None when it does.
+def engine_problem(spec: LabSpec, process: power.Running, *, timeout_s: float = 5.0) -> str | None:
+    """Why the node's container engine does not answer; None when it does.
 
     Its socket is inside the node; `/proc/<pid>/root` is the way in from this machine.
     """
     if process.init is None:
         return "the node's first process has not started yet"
-    path = Path(f"/proc/{process.init}/root/run/docker.sock")
+    path = Path(f"/proc/{process.init}/root/run/{SOCKETS[spec.engine]}")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_s)
@@ -61,8 +64,8 @@ def engine_problem(process: power.Running, *, timeout_s: float = 5.0) -> str | N
             connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
             answer = connection.recv(64)
     except OSError as error:
-        return f"Docker Engine: {error}"
-    return None if b" 200 " in answer else f"Docker Engine answered {answer!r}"
+        return f"{spec.engine}: {error}"
+    return None if b" 200 " in answer else f"{spec.engine} answered {answer!r}"
 
 
 def last_lines(paths: LabPaths, node: LabNode, count: int = 8) -> str:

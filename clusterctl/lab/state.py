@@ -27,6 +27,8 @@ DEFAULT_ROOT = Path("/var/lib/clusterctl-lab")
 MAX_NODES = 200
 GPU_DEVICES = "gpu-devices"
 """File in a node's directory: names below /dev of the GPUs that it has. With it the node has a /dev of its own."""
+SYSTEM = "system"
+"""Directory in a node's directory: a root file system whose programs the node runs, instead of this machine's."""
 BINDS = "binds"
 """File in a node's directory: what its first process mounts beside the usual."""
 LOCK_WAIT_S = 900.0
@@ -93,6 +95,8 @@ class LabSpec:
     """Under which it lies in the cache."""
     model: Path | None = None
     """The model's directory on this machine, instead of the lab's own models."""
+    engine: str = "docker"
+    """The nodes' container engine: docker or podman."""
 
     def gpus_of(self, node: LabNode) -> tuple[HostGpu, ...]:
         """A node's GPUs of this machine."""

@@ -44,6 +44,8 @@ class Draft:
     network: Choice | None
     """None: one node needs none."""
     head: Choice
+    engine: str
+    """docker or podman."""
     sudo: Choice
     ulimits: Choice | None
     kind: Choice
@@ -78,6 +80,7 @@ class Draft:
             nodes=[_node(node) for node in self.nodes],
             head=_written(moved),
             image=_written(self.image),
+            engine=self.engine,
             sudo=self.sudo.value,
             ulimits=_written(self.ulimits),
             env=scalar(CPU_ENV) if cpu else None,

@@ -63,8 +63,8 @@ def sudo(facts: ClusterFacts, *, with_sudo: bool) -> Choice:
     """How the engine is reached; `with_sudo` says how it was asked."""
     have = {name: node.engine for name, node in facts.nodes.items() if isinstance(node.engine, EngineFacts)}
     lack = {name: node.engine for name, node in facts.nodes.items() if name not in have}
-    versions = Counter(engine.version for engine in have.values())
-    said = ", ".join(f"Docker {version} on {count}" for version, count in versions.most_common(3))
+    versions = Counter(f"{engine.kind.capitalize()} {engine.version}" for engine in have.values())
+    said = ", ".join(f"{version} on {count}" for version, count in versions.most_common(3))
     how = "with sudo: the login itself may not use it" if with_sudo else "the login may use it"
     why = f"{said} of {len(facts.nodes)} nodes; {how}" if said else "no node's engine could be asked"
     warnings = tuple(

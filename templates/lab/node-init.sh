@@ -3,29 +3,32 @@
 # Arguments: the node's directory, its name, its cgroup ("" = a node without an engine).
 #
 # The node's root file system is a folder of its own, so everything that a machine keeps on disk is a plain file in
-# <node directory>/root on the host. Programs come from the host's /usr, read-only.
+# <node directory>/root on the host. Programs come from the host's /usr, read-only; or, where the node has a system of its
+# own (<node directory>/system), from that one's.
 set -eu
 node=$1 name=$2 cgroup=$3
 root=$node/root
+system=
+[ -d "$node/system" ] && system=$node/system
 
 echo "$name" >/proc/sys/kernel/hostname
 mount --bind "$root" "$root"
 cd "$root"
 
 for dir in usr bin sbin lib lib32 lib64 libx32; do
-  if [ -L "/$dir" ]; then # merged /usr: /bin is a link
-    ln -sfn "$(readlink "/$dir")" "$dir"
-  elif [ -d "/$dir" ]; then
+  if [ -L "$system/$dir" ]; then # merged /usr: /bin is a link
+    ln -sfn "$(readlink "$system/$dir")" "$dir"
+  elif [ -d "$system/$dir" ]; then
     mkdir -p "$dir"
-    mount --bind "/$dir" "$dir"
+    mount --bind "$system/$dir" "$dir"
     mount -o remount,bind,ro "$dir"
   fi
 done
-# What the host's programs need of /etc: where their libraries and alternatives are.
+# What these programs need of /etc: where their libraries and alternatives are.
 for file in alternatives ld.so.cache ld.so.conf ld.so.conf.d localtime; do
-  [ -e "/etc/$file" ] || continue
-  if [ -d "/etc/$file" ]; then mkdir -p "etc/$file"; else : >>"etc/$file"; fi
-  mount --bind "/etc/$file" "etc/$file"
+  [ -e "$system/etc/$file" ] || continue
+  if [ -d "$system/etc/$file" ]; then mkdir -p "etc/$file"; else : >>"etc/$file"; fi
+  mount --bind "$system/etc/$file" "etc/$file"
   mount -o remount,bind,ro "etc/$file"
 done
 
@@ -58,7 +61,30 @@ mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs dev/shm
 mount -t proc proc proc
 # A fresh sysfs shows the node's own network devices; the engine needs the host's cgroups in it.
 mount -t sysfs sysfs sys
-mount --rbind /sys/fs/cgroup sys/fs/cgroup
+if [ -n "$system" ] && [ -n "$cgroup" ]; then
+  # Podman puts its containers below the root of each hierarchy, wherever it is told to: this node's own group is that.
+  if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
+    mkdir -p "/sys/fs/cgroup$cgroup"
+    mount --bind "/sys/fs/cgroup$cgroup" sys/fs/cgroup
+  else
+    mount -t tmpfs -o mode=755,nosuid,nodev,noexec tmpfs sys/fs/cgroup
+    for hierarchy in /sys/fs/cgroup/*; do
+      [ -d "$hierarchy" ] && [ ! -L "$hierarchy" ] || continue
+      mkdir -p "$hierarchy$cgroup" "sys$(echo "$hierarchy" | cut -c5-)"
+      mount --bind "$hierarchy$cgroup" "sys$(echo "$hierarchy" | cut -c5-)"
+    done
+    # A new group of this hierarchy has no processors and no memory until it is given some, from the top down.
+    group=/sys/fs/cgroup/cpuset
+    for part in $(echo "$cgroup" | tr / ' '); do
+      for file in cpuset.cpus cpuset.mems; do
+        [ ! -f "$group/$file" ] || cat "$group/$file" >"$group/$part/$file"
+      done
+      group=$group/$part
+    done
+  fi
+else
+  mount --rbind /sys/fs/cgroup sys/fs/cgroup
+fi
 mount -t tmpfs -o mode=755,nosuid,nodev tmpfs run
 mkdir -p run/sshd run/lock
 rm -rf tmp && mkdir -m 1777 tmp # a reboot empties /tmp
@@ -69,7 +95,19 @@ cd /
 umount -l /.host
 rmdir /.host
 
-if [ -n "$cgroup" ]; then
+if [ -n "$cgroup" ] && [ -n "$system" ]; then
+  # As podman.service and podman-restart.service do, which Debian's package has. The service only serves the API: it may
+  # die, and containers go on.
+  (
+    mkdir -p /run/podman
+    export PODMAN_IGNORE_CGROUPSV1_WARNING=1
+    podman start --all --filter restart-policy=always >>/var/log/podman.log 2>&1 || true
+    while :; do
+      podman system service --time=0 unix:///run/podman/podman.sock >>/var/log/podman.log 2>&1 || true
+      sleep 1
+    done
+  ) &
+elif [ -n "$cgroup" ]; then
   # As a service manager would: the engine comes back when it dies. No NAT, no bridge: containers use the host network.
   (
     while :; do

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def test_the_inventory_loads_and_says_what_was_asked_for(lab: tuple[LabPaths, La
     assert "memlock" not in inventory.container.ulimits
     assert inventory.ssh.key == spec.directory / "id_ed25519"
     assert inventory.model.path == f"/{disk.MODELS}/tiny"
+
+
+def test_the_inventory_names_the_engine_that_the_nodes_have(lab: tuple[LabPaths, LabSpec]) -> None:
+    paths, spec = lab
+    files.write(paths, replace(spec, engine="podman"), quiet)
+    assert load_inventory(spec.directory / "inventory.yaml").container.engine == "podman"
 
 
 def test_known_hosts_has_each_node_under_the_address_that_ssh_connects_to(lab: tuple[LabPaths, LabSpec]) -> None:

@@ -262,6 +262,8 @@ def test_a_model_is_linked_not_copied_and_links_in_it_are_followed(tmp_path: Pat
         (["--gpus-of-host"], 2, "needs --image and --model"),
         (["--image", "x"], 2, "--image is for nodes with GPUs of this machine"),
         (["--gpus-of-host", "--ssh-only"], 2, "exclude each other"),
+        (["--engine", "podman", "--ssh-only"], 2, "goes with neither"),
+        (["--engine", "podman", "--gpus-of-host", "--image", "x", "--model", "."], 2, "goes with neither"),
         (["--gpus-of-host", "--image", "x", "--model", "."], 2, "no config.json"),
     ],
 )

@@ -45,7 +45,7 @@ def test_what_is_compiled_on_the_way_does_not_decide_the_hash(recipe: Path) -> N
 
 
 def test_no_file_of_the_recipe_is_forgotten() -> None:
-    builder = {"__init__.py", "build.py", "cache.py", "wheels.py", "own.py", "load.sh"}
+    builder = {"__init__.py", "build.py", "cache.py", "wheels.py", "own.py", "load.sh", "podman.py", "podman.sh"}
     there = {path.name for path in cache.RECIPE.iterdir() if path.name != "__pycache__"}
     assert there - builder == set(cache.INGREDIENTS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -28,6 +29,9 @@ def spec(**changes: object) -> LabSpec:
 
 def test_a_description_survives_the_disk() -> None:
     assert LabSpec.from_json(spec().to_json()) == spec()
+    assert LabSpec.from_json(spec(engine="podman").to_json()).engine == "podman"
+    before = {key: value for key, value in json.loads(spec().to_json()).items() if key != "engine"}
+    assert LabSpec.from_json(json.dumps(before)).engine == "docker", "of a lab that was made before there was a choice"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "subnet": "10.0.0.0/24"}'])

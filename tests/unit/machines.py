@@ -13,7 +13,7 @@ from clusterctl.facts.parse import Section
 from clusterctl.facts.rdma import Gid, RdmaPort
 from clusterctl.facts.records import Gpu
 from clusterctl.facts.routing import routing as read_routing
-from clusterctl.facts.system import Clock, EngineProcess, Filesystem, Interface, SystemFacts
+from clusterctl.facts.system import Clock, EngineProcess, Filesystem, Interface, Services, SystemFacts
 
 GOOD_DISK = {"type": "ext4", "free_bytes": 900 << 30, "total_bytes": 1000 << 30, "free_inodes": 1 << 24,
              "total_inodes": 1 << 24}  # fmt: skip
@@ -34,6 +34,7 @@ def system(said: Mapping[str, Any], number: int) -> SystemFacts:
     clock = fact(given.pop("clock", [0, 0]), lambda v: Clock(float(v[0]), float(v[1])))
     own = fact(given.pop("own_addresses", [f"10.77.0.1{number}"]), lambda v: tuple(map(IPv4Address, v)) or None)
     process = fact(given.pop("engine_process", {}), lambda v: EngineProcess(**{**GOOD_PROCESS, **v}))
+    services = fact(given.pop("services", None), lambda v: Services(**v))
     given |= {"interfaces": fact(v, _interfaces)} if (v := given.pop("interfaces", None)) is not None else {}
     assert set(given) <= {field.name for field in fields(SystemFacts)}, given
     good = SystemFacts(
@@ -50,6 +51,8 @@ def system(said: Mapping[str, Any], number: int) -> SystemFacts:
         routes=(),
         own_addresses=own,
         model_label=fact(given.pop("model_label", None), str),
+        services=services,
+        login_nofile=-1,
     )
     return replace(good, **{name: fact(value, lambda v: v) for name, value in given.items()})
 

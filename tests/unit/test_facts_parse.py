@@ -42,7 +42,7 @@ SECTIONS = (
         "amd_render",
         "gpu_process_groups",
     ),
-    *("engine_socket", "model_files", "model_single", "model_config", "model_params"),
+    *("engine_socket", "podman_socket", "services", "model_files", "model_single", "model_config", "model_params"),
     *("model_index", "model_index_mistral", "model_index_bin"),
     *(f"model_{name}" for name in ("directory", "links", "dangling", "pointers", "unfinished", "digests", "headers")),
     *("model_snapshots", "model_tools"),

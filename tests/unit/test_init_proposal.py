@@ -284,6 +284,7 @@ def draft(**changes: Any) -> Draft:
         "ssh": {"user": "ubuntu"},
         "network": Choice("network.cidr", "10.10.0.0/24", "why\nnot: {x}"),
         "head": Choice("head", "gpu1", "first"),
+        "engine": "docker",
         "sudo": Choice("container.sudo", False, ""),
         "ulimits": None,
         "kind": Choice("accelerator.kind", "nvidia", ""),
@@ -312,6 +313,16 @@ def test_the_file_holds_what_was_proposed() -> None:
         "serve": {"tensor_parallel": 8, "pipeline_parallel": 2},
     }
     assert broken_rules(data) == []
+
+
+def test_podman_is_written_and_docker_is_what_is_meant_without_a_word() -> None:
+    assert yaml.safe_load(draft(engine="podman").text())["container"]["engine"] == "podman"
+    assert "engine" not in yaml.safe_load(draft().text())["container"]
+
+
+def test_the_engine_is_said_by_its_name() -> None:
+    facts = cluster_facts({name: {"engine": {"kind": "podman", "version": "5.4.2"}} for name in ("gpu1", "gpu2")})
+    assert "Podman 5.4.2 on 2" in machines.sudo(facts, with_sudo=False).why
 
 
 def test_another_head_sudo_and_trouble_are_written() -> None:

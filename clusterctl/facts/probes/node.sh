@@ -52,6 +52,16 @@ engine_socket() {
     [ -w /var/run/docker.sock ] || return 13
 }
 
+# Root's, or of another login its own. Root's cannot even be looked at by others.
+podman_socket() {
+    command -v podman || return 127
+    [ -n "${CONTAINER_HOST-}" ] && return 0
+    own=/run
+    [ "$(id -u)" = 0 ] || own=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}
+    echo "$own/podman/podman.sock"
+    [ -S "$own/podman/podman.sock" ] || return 44
+}
+
 section hostname cat /proc/sys/kernel/hostname
 section kernel cat /proc/sys/kernel/osrelease
 section memory cat /proc/meminfo
@@ -62,3 +72,4 @@ section tcp cat /proc/net/tcp
 section tcp6 cat /proc/net/tcp6
 section sockets ss -Hltnp
 section engine_socket engine_socket
+section podman_socket podman_socket

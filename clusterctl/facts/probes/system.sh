@@ -76,8 +76,26 @@ filesystems() {
     find_data_root
     set -- /tmp
     [ -d "$data_root" ] && set -- "$@" "$data_root"
+    for storage in /var/lib/containers/storage "${HOME:-/root}/.local/share/containers/storage"; do
+        [ -d "$storage" ] && set -- "$@" "$storage"
+    done
     [ -e "$model_path" ] && set -- "$@" "$model_path"
     limited 5 stat -f -c '%n|%a|%b|%S|%d|%c|%T' "$@"
+}
+
+# What containers without a daemon above them depend on. Who starts Podman's after a boot: a unit of root's, and one of
+# this login's. For an engine of the login's own: whether it goes on after the last logout, and its first free port.
+services() {
+    for wants in "$root"/etc/systemd/system/*.wants/podman-restart.service; do
+        [ -L "$wants" ] && printf 'restarts\t1\n'
+    done
+    for wants in "${HOME:-/root}"/.config/systemd/user/*.wants/podman-restart.service \
+        "$root"/etc/systemd/user/*.wants/podman-restart.service; do
+        [ -L "$wants" ] && printf 'user_restarts\t1\n'
+    done
+    [ -e "$root/var/lib/systemd/linger/$(id -un)" ] && printf 'lingers\t1\n'
+    first_line first_port "$root/proc/sys/net/ipv4/ip_unprivileged_port_start"
+    return 0
 }
 
 interfaces() {
@@ -119,6 +137,7 @@ section machine machine
 section os_release cat "$root/etc/os-release"
 section limits cat "$root/proc/self/limits"
 section engine_process engine_process
+section services services
 section filesystems filesystems
 section interfaces interfaces
 section routes sed -n 1,200p "$root/proc/net/route"

@@ -16,24 +16,21 @@ from clusterctl.inventory.model import Inventory
 MISSING = Code(
     name="engine-missing",
     severity=ERROR,
-    title="Docker is missing",
+    title="The container engine is missing",
     runbook="engine.md",
-    seen="the command `docker` is not in the PATH of an SSH login",
+    seen="the command `{program}` is not in the PATH of an SSH login",
     why="the container on this node is started through it",
-    fix="install Docker Engine on the node (Debian: apt-get install docker.io)",
+    fix=lambda engine: engine.install,
     waivable=False,
 )
 UNUSABLE = Code(
     name="engine-unusable",
     severity=ERROR,
-    title="Docker does not answer",
+    title="The container engine does not answer",
     runbook="engine.md",
     seen="{reason}",
     why="the container on this node is started through the engine",
-    fix=lambda engine: (
-        f"on the node: {engine.status}; for permission: {engine.admit('USER')} and log in again, or set "
-        "container.sudo: true"
-    ),
+    fix=lambda engine: f"on the node: {engine.status}; for permission: {engine.permit('USER')}",
     note="The reason is why the engine does not answer: none runs, or this login may not use it.",
     waivable=False,
 )
@@ -57,7 +54,7 @@ def engine(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     would lead to a plan that stops what runs."""
     for name, node in facts.nodes.items():
         if node.engine is None:
-            yield MISSING.found(name)
+            yield MISSING.found(name, engine=node.commands, program=node.commands.program)
         elif isinstance(node.engine, Unknown):
             yield _unusable(inventory, name, node, node.engine.reason)
         elif isinstance(node.containers, Unknown):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clusterctl.deployment.gpus import access, cdi_lack, in_snap, toolkit_works
+from clusterctl.deployment.gpus import access, cdi_lack, in_snap, is_podman, toolkit_works
 from clusterctl.facts.cdi import NVIDIA_GPU
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.records import EngineFacts
@@ -37,9 +37,13 @@ UNUSED = MISSING.variant(
     "read {specification}",
     fix=lambda engine: literal(engine.switch_cdi_on),
 )
+BY_CDI_ONLY = MISSING.variant(
+    seen="accelerator.request is toolkit, and Podman gives GPUs by CDI only",
+    fix=lambda engine: f"set accelerator.request: cdi, or leave it out; on the node: {engine.give_gpus}",
+)
 
 
-@rule(Section.NVIDIA, MISSING, SNAP, UNUSED)
+@rule(Section.NVIDIA, MISSING, SNAP, UNUSED, BY_CDI_ONLY)
 def gpu_runtime(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
     """The engine can hand GPUs to containers."""
     for name, _ in drivers(inventory, facts):
@@ -49,6 +53,6 @@ def gpu_runtime(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             continue
         unused = [spec.path for spec in node.cdi if spec.kind == NVIDIA_GPU] if isinstance(node.cdi, tuple) else []
         by_cdi = unused and cdi_lack(node) == "off" and inventory.accelerator.request == "auto"
-        code = UNUSED if by_cdi else SNAP if in_snap(engine) else MISSING
+        code = UNUSED if by_cdi else SNAP if in_snap(engine) else BY_CDI_ONLY if is_podman(node) else MISSING
         runtimes = ", ".join(engine.runtimes)
         yield code.found(name, engine=node.commands, runtimes=runtimes, specification=", ".join(unused))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clusterctl.facts.cluster import ClusterFacts
+from clusterctl.facts.records import EngineFacts
 from clusterctl.facts.system import UNLIMITED, EngineProcess
 from clusterctl.findings.code import ERROR, Code
 from clusterctl.findings.finding import Finding
@@ -35,6 +36,8 @@ def memlock(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
         process = node.system.engine_process
         if not isinstance(process, EngineProcess) or asked is None or process.may_raise_limits:
             continue
+        if isinstance(node.engine, EngineFacts) and (node.engine.kind == "podman" or node.engine.rootless):
+            continue  # the process that was read is root's Docker
         hard = asked.hard if isinstance(asked, Ulimit) else asked
         limit = process.memlock_hard_bytes
         if limit != UNLIMITED and not 0 <= hard <= limit:

@@ -66,6 +66,10 @@ def info_of(info: Mapping[str, Any]) -> EngineInfo:
             str(each["ID"]) for each in info.get("DiscoveredDevices") or () if each.get("Source") == "cdi"
         ),
         raw=info,
+        # Podman's API says with which Buildah it was built, also where the command `docker` leads to it.
+        kind="podman" if "BuildahVersion" in info else "docker",
+        # Podman's own word, and Docker's.
+        rootless=info.get("Rootless") is True or "name=rootless" in (info.get("SecurityOptions") or ()),
     )
 
 

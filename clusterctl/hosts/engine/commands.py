@@ -121,9 +121,14 @@ class EngineCommands:
         settings = '"features": {"cdi": true}'
         return f"on the node: add {settings} to /etc/{self.program}/daemon.json, then {self.restart}"
 
-    def admit(self, user: str) -> str:
-        """Let a user of the node use the engine, from the next login on: its group is called like its service."""
-        return f"usermod -aG {self.service} {user}"
+    def permit(self, user: str) -> str:
+        """Let a user of the node use the engine: its group is called like its service."""
+        return f"usermod -aG {self.service} {user} and log in again, or set container.sudo: true"
+
+    @property
+    def install(self) -> str:
+        """Bring the engine to a node."""
+        return "install Docker Engine on the node (Debian: apt-get install docker.io)"
 
     @property
     def journal(self) -> str:
@@ -131,4 +136,49 @@ class EngineCommands:
         return f"journalctl -u {self.service} -n 50"
 
 
+@dataclass(frozen=True)
+class PodmanCommands(EngineCommands):
+    """Podman: no daemon, a service that only serves the API, started by its socket."""
+
+    @property
+    def status(self) -> str:
+        """Whether the API's socket is there."""
+        return f"systemctl status {self.service}.socket"
+
+    @property
+    def restart(self) -> str:
+        """Serve the API anew; containers go on."""
+        return f"systemctl restart {self.service}.socket"
+
+    @property
+    def restart_all(self) -> str:
+        """The same: there is nothing below it."""
+        return self.restart
+
+    @property
+    def edit(self) -> str:
+        """Change the settings of what starts the containers."""
+        return f"systemctl edit {self.service}.service"
+
+    @property
+    def give_gpus(self) -> str:
+        """Podman takes GPUs by CDI."""
+        return "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
+
+    @property
+    def switch_cdi_on(self) -> str:
+        """It cannot be switched off."""
+        return f"on the node: {self.give_gpus}"
+
+    def permit(self, user: str) -> str:
+        """Root's Podman is root's: there is no group for it."""
+        return f"let {user} run it by sudo and set container.sudo: true, or log in as root"
+
+    @property
+    def install(self) -> str:
+        """Bring the engine to a node."""
+        return "install Podman on the node (Debian: apt-get install podman), then systemctl enable --now podman.socket"
+
+
 DOCKER = EngineCommands("docker", "docker", "/var/run/docker.sock")
+PODMAN = PodmanCommands("podman", "podman", "/run/podman/podman.sock")

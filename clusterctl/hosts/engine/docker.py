@@ -64,11 +64,14 @@ ID_LENGTH = 64
 class DockerEngine:
     """One node's Docker Engine. Methods raise EngineError, or ConnectionLostError when SSH breaks."""
 
+    commands: EngineCommands = DOCKER
+    """Its own words, for hints."""
+
     def __init__(self, ssh: Connection, *, sudo: bool, timeout_s: float) -> None:
         self._node = ssh.node
         self._ssh = ssh
         self.timeout_s = timeout_s
-        self._dial = argv = [*(["sudo", "-n"] if sudo else []), "docker", "system", "dial-stdio"]
+        self._dial = argv = [*(["sudo", "-n"] if sudo else []), self.commands.program, "system", "dial-stdio"]
         self._adapter = SshAdapter(ssh, argv, timeout_s)
         self._version_lock = threading.Lock()
         # Any: the stubs know neither `_get` (see logs) nor that the SDK's methods take keyword arguments.
@@ -94,11 +97,6 @@ class DockerEngine:
     def close(self) -> None:
         """Close the API's channels."""
         self._client.close()
-
-    @property
-    def commands(self) -> EngineCommands:
-        """Docker's own words, for hints."""
-        return DOCKER
 
     @property
     def volumes(self) -> DockerVolumes:
@@ -422,7 +420,7 @@ class DockerEngine:
             return call(self._api)
 
     def _errors(self, what: str) -> Translate:
-        return Translate(self._ssh, what, self._adapter.pool)
+        return Translate(self._ssh, what, self._adapter.pool, self.commands)
 
 
 def _frames(stream: Any) -> Iterator[LogChunk]:

@@ -92,6 +92,10 @@ class EngineInfo:
     """Devices that it found there, as `nvidia.com/gpu=0`, where it says so."""
     raw: Mapping[str, Any] = field(repr=False)
     """Its own words, to be kept as evidence."""
+    kind: Literal["docker", "podman"] = "docker"
+    """Which engine it is."""
+    rootless: bool = False
+    """Whether it is a user's own, without root."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import requests
 import urllib3
 
 from clusterctl.hosts.connection import Connection
-from clusterctl.hosts.engine.commands import DOCKER
+from clusterctl.hosts.engine.commands import EngineCommands
 from clusterctl.hosts.engine.dial import ChannelPool
 from clusterctl.hosts.engine.engine import EngineError
 
@@ -25,8 +25,8 @@ def _stalled(error: BaseException | None) -> bool:
 class Translate:
     """Turns the SDK's exceptions into EngineError, or ConnectionLostError where it was SSH; SSH's own pass through."""
 
-    def __init__(self, ssh: Connection, what: str, pool: ChannelPool) -> None:
-        self._ssh, self._node, self._what, self._pool = ssh, ssh.node, what, pool
+    def __init__(self, ssh: Connection, what: str, pool: ChannelPool, says: EngineCommands) -> None:
+        self._ssh, self._node, self._what, self._pool, self._says = ssh, ssh.node, what, pool, says
         self._transport = ssh.transport  # as it is before: another thread may open a new one meanwhile
 
     def __enter__(self) -> None:
@@ -48,7 +48,7 @@ class Translate:
             raise EngineError(
                 self._node,
                 f"the engine did not answer in time ({self._what})",
-                hint=f"on the node: {DOCKER.status}; {DOCKER.journal}",
+                hint=f"on the node: {self._says.status}; {self._says.journal}",
             ) from error
         cause = self._pool.last.ended_because() if self._pool.last else ""
         if not cause and isinstance(error, _CUT_OFF):
@@ -56,5 +56,5 @@ class Translate:
         raise EngineError(
             self._node,
             f"the engine cannot be asked to {self._what}: {cause or error}",
-            hint=f"on the node: {DOCKER.version}; {DOCKER.journal}",
+            hint=f"on the node: {self._says.version}; {self._says.journal}",
         ) from error

@@ -51,7 +51,7 @@ class DockerCommand:
         answer = b""
         self._channel.sendall(request)
         deadline = time.monotonic() + self._engine.timeout_s
-        for stream, data in arriving(self._channel, self._engine.node, "docker system dial-stdio", deadline):
+        for stream, data in arriving(self._channel, self._engine.node, self._what, deadline):
             answer += data if stream == "stdout" else b""
             head, blank, self._begun = answer.partition(b"\r\n\r\n")
             if blank and head.split()[1] in (b"101", b"200"):  # 101 Switching Protocols; engines before 20.10: 200

@@ -25,6 +25,11 @@ class Image:
         return self.directory / "docker"
 
     @property
+    def podman_storage(self) -> Path:
+        """Podman's storage that holds the image, made when a lab asks for it."""
+        return self.directory / "podman"
+
+    @property
     def models(self) -> Path:
         """The tiny models, each in a directory of its name."""
         return self.directory / "models"
