@@ -150,6 +150,13 @@ def usable_gpus(inventory: Inventory, name: str, node: NodeFacts) -> tuple[Gpu, 
     return _named(node, gpus) if one_by_one and access(inventory, node)[0] == "cdi" else gpus
 
 
+def used_gpus(inventory: Inventory, name: str, node: NodeFacts) -> tuple[Gpu, ...]:
+    """The GPUs that the container will be given: of the usable ones the first per_node."""
+    wanted = inventory.accelerator.per_node
+    usable = usable_gpus(inventory, name, node)
+    return usable if wanted == "auto" else usable[:wanted]
+
+
 def _named(node: NodeFacts, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
     """Those that a specification names."""
     names = offered(node) or frozenset()
