@@ -39,11 +39,12 @@ def gpu_request(inventory: Inventory, name: str, node: NodeFacts, count: int) ->
 
 
 def _amd_request(inventory: Inventory, name: str, node: NodeFacts, count: int) -> GpuRequest:
-    """By CDI where it was asked for, else ROCm's device files: all of them, or those of the chosen GPUs only."""
-    asked = chosen_devices(inventory, name)[:count]
+    """By CDI where it was asked for, else ROCm's device files. Of a node with more GPUs than are used: those that are
+    chosen, else the first ones, and no others."""
+    there = node.amd_render_nodes if isinstance(node.amd_render_nodes, tuple) else ()
+    asked = chosen_devices(inventory, name)[:count] or (tuple(range(count)) if len(there) > count else ())
     if inventory.accelerator.request == "cdi":
         return GpuRequest("cdi", count, tuple(map(str, asked)) or (ALL,), "accelerator.request says so")
-    there = node.amd_render_nodes if isinstance(node.amd_render_nodes, tuple) else ()
     files = tuple(there[each] for each in asked if isinstance(each, int) and each < len(there))
     return GpuRequest("files", count, files, "ROCm's own way for containers")
 
@@ -121,28 +122,29 @@ def in_snap(engine: EngineFacts) -> bool:
     return engine.data_root.startswith("/var/snap/")
 
 
-def cdi_lack(node: NodeFacts) -> CdiLack | None:
-    """What keeps the engine from giving NVIDIA's GPUs by CDI; None where nothing is known to."""
+def cdi_lack(node: NodeFacts, kind: str = NVIDIA_GPU) -> CdiLack | None:
+    """What keeps the engine from giving GPUs of a kind by CDI; None where nothing is known to."""
     engine = node.engine
     if not isinstance(engine, EngineFacts):
         return None
     if not engine.cdi_directories:
         return "old" if engine.major is not None and engine.major < OLDEST_CDI else "off"
-    return None if offered(node) is None or offered(node) else "no specification"
+    return None if offered(node, kind) is None or offered(node, kind) else "no specification"
 
 
-def offered(node: NodeFacts) -> frozenset[str] | None:
-    """Names of NVIDIA's GPUs in the node's CDI specifications, by the engine's word where it gives it; None where that
-    is not known."""
+def offered(node: NodeFacts, kind: str = NVIDIA_GPU) -> frozenset[str] | None:
+    """Names of the GPUs of a kind in the node's CDI specifications, by the engine's word where it gives it; None where
+    that is not known."""
     engine = node.engine
     said = engine.cdi_devices if isinstance(engine, EngineFacts) else ()
-    names = frozenset(name.partition("=")[2] for name in said if name.startswith(f"{NVIDIA_GPU}="))
+    names = frozenset(name.partition("=")[2] for name in said if name.startswith(f"{kind}="))
     if names:
         return names
     if isinstance(node.cdi, Unknown):
         return None
-    names = frozenset(name for spec in node.cdi if spec.kind == NVIDIA_GPU for name in spec.devices)
-    unread = any(spec.problem is not None and "nvidia" in spec.path for spec in node.cdi)
+    names = frozenset(name for spec in node.cdi if spec.kind == kind for name in spec.devices)
+    maker = kind.partition(".")[0]
+    unread = any(spec.problem is not None and maker in spec.path for spec in node.cdi)
     return None if unread and not names else names
 
 
@@ -155,6 +157,13 @@ def usable_gpus(inventory: Inventory, name: str, node: NodeFacts) -> tuple[Gpu, 
     gpus = tuple(gpu for each in asked for gpu in node.gpus if _is(gpu, each)) if asked else node.gpus
     one_by_one = (offered(node) or frozenset()) - {ALL}
     return _named(node, gpus) if one_by_one and access(inventory, node)[0] == "cdi" else gpus
+
+
+def used_gpus(inventory: Inventory, name: str, node: NodeFacts) -> tuple[Gpu, ...]:
+    """The GPUs that the container will be given: of the usable ones the first per_node."""
+    wanted = inventory.accelerator.per_node
+    usable = usable_gpus(inventory, name, node)
+    return usable if wanted == "auto" else usable[:wanted]
 
 
 def _named(node: NodeFacts, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:

@@ -6,7 +6,7 @@ The GPUs themselves are in facts/model.py (Gpu), from the section `gpus`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from clusterctl.facts import parse
@@ -38,9 +38,9 @@ class Topology:
     nics: Mapping[str, str]
     """NIC0 → mlx5_0."""
 
-    def without_nvlink(self, gpus: int) -> tuple[tuple[str, str, str], ...]:
-        """Pairs among the first `gpus` GPUs that reach each other over PCIe, each with how."""
-        names = [f"GPU{index}" for index in range(gpus) if f"GPU{index}" in self.links]
+    def without_nvlink(self, gpus: Iterable[int]) -> tuple[tuple[str, str, str], ...]:
+        """Pairs among the GPUs of these indices that reach each other over PCIe, each with how."""
+        names = [f"GPU{index}" for index in sorted(gpus) if f"GPU{index}" in self.links]
         return tuple(
             (one, other, how)
             for position, one in enumerate(names)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
+from clusterctl.deployment.gpus import used_gpus
 from clusterctl.deployment.rdma import ports_of_network
 from clusterctl.deployment.way import way_of
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
@@ -47,20 +49,20 @@ class Link:
         return f"{self.name}, {self.bytes_per_s / 1e9:.3g} GB/s {'measured' if self.measured else 'nominal'}"
 
 
-def inside(facts: ClusterFacts, per_node: int) -> Link | None:
-    """Between the accelerators of one node, the slowest pair of any node; None where there are none or it is not
-    known."""
-    links = [link for node in facts.nodes.values() if (link := _inside_node(node, per_node)) is not None]
+def inside(inventory: Inventory, facts: ClusterFacts, per_node: int) -> Link | None:
+    """Between the accelerators of one node that are used, the slowest pair of any node; None where there are none or it
+    is not known."""
+    used = [(node, used_gpus(inventory, name, node)[:per_node]) for name, node in facts.nodes.items()]
+    links = [link for node, gpus in used if (link := _inside_node(node, gpus)) is not None]
     return min(links, key=lambda link: link.bytes_per_s, default=None) if len(links) == len(facts.nodes) else None
 
 
-def _inside_node(node: NodeFacts, per_node: int) -> Link | None:
+def _inside_node(node: NodeFacts, gpus: tuple[Gpu, ...]) -> Link | None:
     topology = node.nvidia.topology if isinstance(node.nvidia, NvidiaFacts) else None
-    gpus = node.gpus if isinstance(node.gpus, tuple) else ()
-    if not isinstance(topology, Topology) or not gpus or per_node < 2:
+    if not isinstance(topology, Topology) or len(gpus) < 2:
         return None
-    names = [f"GPU{index}" for index in range(per_node)]
-    pairs = [topology.links.get(one, {}).get(other) for one in names for other in names if one < other]
+    names = [f"GPU{gpu.index}" for gpu in gpus]
+    pairs = [topology.links.get(one, {}).get(other) for one, other in combinations(names, 2)]
     figures = accelerator(gpus[0].name)
     widths = [int(match[1]) if (match := _NVLINKS.fullmatch(how or "")) else 0 for how in pairs]
     if not widths or not min(widths) or figures is None or not figures.nvlink_bytes_per_s:
@@ -136,10 +138,15 @@ class Hardware:
 
 def hardware(inventory: Inventory, facts: ClusterFacts, per_node: int, gpu_memory_bytes: int | None) -> Hardware:
     """What the nodes are."""
-    gpu = common_accelerator(facts)
+    gpu = common_accelerator(inventory, facts)
     names = (inventory.head_name, *(node.name for node in inventory.nodes if node.name != inventory.head_name))
     return Hardware(
-        names, per_node, gpu.name if gpu else None, gpu_memory_bytes, inside(facts, per_node), between(inventory, facts)
+        nodes=names,
+        per_node=per_node,
+        gpu=gpu.name if gpu else None,
+        gpu_memory_bytes=gpu_memory_bytes,
+        inside=inside(inventory, facts, per_node),
+        between=between(inventory, facts),
     )
 
 
@@ -157,7 +164,7 @@ USUAL_NVLINKS = 18
 """Of an H100, H200 or B200 in an HGX machine (NV18); an A100 has 12."""
 
 
-def common_accelerator(facts: ClusterFacts) -> Gpu | None:
-    """A GPU that stands for all: the first, where all are of one name."""
-    gpus = [gpu for node in facts.nodes.values() if isinstance(node.gpus, tuple) for gpu in node.gpus]
+def common_accelerator(inventory: Inventory, facts: ClusterFacts) -> Gpu | None:
+    """A GPU that stands for all that are used: the first, where all are of one name."""
+    gpus = [gpu for name, node in facts.nodes.items() for gpu in used_gpus(inventory, name, node)]
     return gpus[0] if gpus and len({gpu.name for gpu in gpus}) == 1 else None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from clusterctl.deployment.gpus import used_gpus
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles
@@ -109,12 +110,9 @@ def uncounted(options: Mapping[str, Any], arch: Architecture) -> Iterator[str]:
 
 
 def gpu_memory_bytes(inventory: Inventory, facts: ClusterFacts) -> int | None:
-    """Memory of the smallest GPU, with unified memory the machine's; None on CPUs, and where it could not be read."""
-    if inventory.accelerator.kind != "nvidia":
-        return None
-    sizes = [
-        _memory_of(node, gpu) for node in facts.nodes.values() if isinstance(node.gpus, tuple) for gpu in node.gpus
-    ]
+    """Memory of the smallest GPU that is used, with unified memory the machine's; None on CPUs, and where it could not
+    be read."""
+    sizes = [_memory_of(node, gpu) for node, gpu in _used(inventory, facts)]
     known = [size for size in sizes if size is not None]
     return min(known) if known and len(known) == len(sizes) else None
 
@@ -128,11 +126,14 @@ def _memory_of(node: NodeFacts, gpu: Gpu) -> int | None:
 
 
 def has_unified_memory(inventory: Inventory, facts: ClusterFacts) -> bool:
-    """Whether the GPUs have no memory but the machine's."""
-    nvidia = inventory.accelerator.kind == "nvidia"
-    return nvidia and any(
-        gpu.unified for node in facts.nodes.values() if isinstance(node.gpus, tuple) for gpu in node.gpus
-    )
+    """Whether the GPUs that are used have no memory but the machine's."""
+    return any(gpu.unified for _, gpu in _used(inventory, facts))
+
+
+def _used(inventory: Inventory, facts: ClusterFacts) -> Iterator[tuple[NodeFacts, Gpu]]:
+    for name, node in facts.nodes.items():
+        for gpu in used_gpus(inventory, name, node):
+            yield node, gpu
 
 
 def memory_share(options: Mapping[str, Any]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from clusterctl.deployment.gpus import usable_gpus
+from clusterctl.deployment.gpus import usable_gpus, used_gpus
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
 from clusterctl.facts.model_files import ModelFiles
@@ -163,7 +163,7 @@ def _unknown(load: Load) -> tuple[str, ...]:
 def _notes(inventory: Inventory, facts: ClusterFacts, load: Load, tensor: int, per_node: int) -> Iterator[str]:
     arch = load.arch
     if inventory.accelerator.kind == "nvidia" and tensor > 1:
-        slow = _without_nvlink(facts, per_node)
+        slow = _without_nvlink(inventory, facts, per_node)
         if slow:
             yield (
                 f"GPUs of {', '.join(slow)} reach each other over PCIe, without NVLink: a smaller TP and a larger PP "
@@ -186,9 +186,12 @@ def _notes(inventory: Inventory, facts: ClusterFacts, load: Load, tensor: int, p
         yield "vLLM orders the nodes after the first itself: which node holds which stage is shown after the start"
 
 
-def _without_nvlink(facts: ClusterFacts, per_node: int) -> list[str]:
-    """Nodes whose GPUs are known to have no NVLink between them."""
-    matrices = {
-        name: node.nvidia.topology for name, node in facts.nodes.items() if isinstance(node.nvidia, NvidiaFacts)
-    }
-    return [name for name, said in matrices.items() if isinstance(said, Topology) and said.without_nvlink(per_node)]
+def _without_nvlink(inventory: Inventory, facts: ClusterFacts, per_node: int) -> list[str]:
+    """Nodes whose GPUs, of those that are used, are known to have no NVLink between some of them."""
+    slow = []
+    for name, node in facts.nodes.items():
+        matrix = node.nvidia.topology if isinstance(node.nvidia, NvidiaFacts) else None
+        indices = [gpu.index for gpu in used_gpus(inventory, name, node)[:per_node]]
+        if isinstance(matrix, Topology) and matrix.without_nvlink(indices):
+            slow.append(name)
+    return slow

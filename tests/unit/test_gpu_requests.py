@@ -122,9 +122,11 @@ RENDER = {"amd_render_nodes": ["/dev/dri/renderD128", "/dev/dri/renderD136", "/d
 @pytest.mark.parametrize(
     ("changes", "devices", "expected"),
     [
-        ({}, ["/dev/kfd", "/dev/dri"], None),
+        ({}, ["/dev/kfd", "/dev/dri/renderD128", "/dev/dri/renderD136"], None),
+        ({"per_node": 3}, ["/dev/kfd", "/dev/dri"], None),
         ({"devices": [0, 2]}, ["/dev/kfd", "/dev/dri/renderD128", "/dev/dri/renderD144"], None),
-        ({"request": "cdi"}, [], ["amd.com/gpu=all"]),
+        ({"request": "cdi"}, [], ["amd.com/gpu=0", "amd.com/gpu=1"]),
+        ({"request": "cdi", "per_node": 3}, [], ["amd.com/gpu=all"]),
         ({"request": "cdi", "devices": [0, 2]}, [], ["amd.com/gpu=0", "amd.com/gpu=2"]),
     ],
 )

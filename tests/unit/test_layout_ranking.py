@@ -44,6 +44,7 @@ BUS_GBYTE_PER_S = 2.59
 THERE = Workload(400, 512, 128)
 
 H100 = "NVIDIA H100 80GB HBM3"
+UUID = "GPU-00000000-0000-0000-0000-00000000000{}"
 NVLINKED = {f"GPU{i}": {f"GPU{j}": "NV18" for j in range(8) if j != i} for i in range(8)}
 
 
@@ -69,7 +70,7 @@ def facts_of(
     config = CONFIGS[model]
     header = Header(100, 0, experts_of(config) if "num_experts_per_tok" in config else llama_tensors(config))
     files = ModelFiles({"model.safetensors": 1, "config.json": 1}, config, None, headers={"model.safetensors": header})
-    gpus = tuple(Gpu(index, gpu, f"GPU-{index}", 81559, 0) for index in range(per_node))
+    gpus = tuple(Gpu(index, gpu, UUID.format(index), 81559, 0) for index in range(per_node))
     nodes = {}
     for name, node in cluster_facts().nodes.items():
         assert isinstance(node.nvidia, NvidiaFacts)
@@ -271,14 +272,54 @@ def test_links_are_measured_before_they_are_nominal() -> None:
 
 
 def test_inside_a_node_the_slowest_pair_counts() -> None:
-    nvlink = inside(facts_of("llama-8b", per_node=2), 2)
+    asked = inventory({"accelerator": {"per_node": "auto"}})
+    nvlink = inside(asked, facts_of("llama-8b", per_node=2), 2)
     assert nvlink is not None
     assert (nvlink.name, nvlink.bytes_per_s) == ("NVLink", 18 * 25e9)
     mixed = {**NVLINKED, "GPU0": {**NVLINKED["GPU0"], "GPU1": "SYS"}}
-    pcie = inside(facts_of("llama-8b", per_node=2, links=mixed), 2)
+    pcie = inside(asked, facts_of("llama-8b", per_node=2, links=mixed), 2)
     assert pcie is not None
     assert pcie.name == "PCIe"
-    assert inside(facts_of("llama-8b", per_node=1), 1) is None
+    assert inside(asked, facts_of("llama-8b", per_node=1), 1) is None
+
+
+ISLANDS = {
+    f"GPU{one}": {f"GPU{other}": "NV18" if one // 2 == other // 2 else "SYS" for other in range(4) if other != one}
+    for one in range(4)
+}
+"""Four GPUs in two pairs with NVLink inside each."""
+
+
+@pytest.mark.parametrize(
+    ("devices", "name"),
+    [
+        ([0, 1], "NVLink"),
+        ([2, 3], "NVLink"),
+        ([3, 2], "NVLink"),
+        ([1, 2], "PCIe"),
+        ([UUID.format(3), UUID.format(2)], "NVLink"),
+        ([UUID.format(0), UUID.format(3)], "PCIe"),
+    ],
+)
+def test_the_links_are_those_of_the_chosen_gpus(devices: list[int | str], name: str) -> None:
+    facts = facts_of("llama-8b", per_node=4, links=ISLANDS, deep=over_tcp())
+    found = reported(facts, {"accelerator": {"per_node": "auto", "devices": devices}})
+    assert found.per_node == 2
+    assert found.ranking.inside is not None
+    assert found.ranking.inside.name == name
+    assert any("without NVLink" in note for note in found.notes) is (name == "PCIe")
+
+
+def test_the_memory_and_name_are_those_of_the_chosen_gpus() -> None:
+    facts = facts_of("llama-8b", per_node=3)
+    small = Gpu(2, "NVIDIA T4", UUID.format(2), 15360, 0)
+    mixed = {name: replace(node, gpus=(*(node.gpus or ())[:2], small)) for name, node in facts.nodes.items()}  # type: ignore[index]
+    found = reported(replace(facts, nodes=mixed), {"accelerator": {"per_node": "auto", "devices": [0, 1]}})
+    assert found.gpu_memory_bytes == 81559 * 1024**2
+    assert found.ranking.alone is not None, "all that are used are of one kind"
+    with_it = reported(replace(facts, nodes=mixed), {"accelerator": {"per_node": "auto", "devices": [1, 2]}})
+    assert with_it.gpu_memory_bytes == 15360 * 1024**2
+    assert with_it.ranking.alone is None
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_captured_driver() -> None:
     assert found.version_mismatch is None
     assert isinstance(found.topology, Topology)
     assert found.topology.links["GPU0"]["GPU1"] == "NV18"
-    assert found.topology.without_nvlink(2) == ()
+    assert found.topology.without_nvlink([0, 1]) == ()
     assert (found.peermem, found.char_links, found.nvswitches, found.fabric_manager) == (False, False, False, None)
     gpus = parse.gpus(captured(H200))
     assert isinstance(gpus, tuple)
@@ -152,7 +152,7 @@ def test_topology_with_hcas_and_without_nvlink() -> None:
     )
     found = topology({"gpu_topology": parse.Section(text, 0)})
     assert isinstance(found, Topology)
-    assert found.without_nvlink(2) == (("GPU0", "GPU1", "PHB"),)
+    assert found.without_nvlink([0, 1]) == (("GPU0", "GPU1", "PHB"),)
     assert found.nics == {"NIC0": "mlx5_0", "NIC1": "mlx5_1"}
     assert found.links["NIC1"]["GPU1"] == "PIX"
     assert isinstance(topology({"gpu_topology": parse.Section("Failed", 0)}), Unknown)

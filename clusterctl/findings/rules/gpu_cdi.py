@@ -1,11 +1,11 @@
-"""The engine gives GPUs by CDI, from a specification of the driver that is loaded."""
+"""The engine gives GPUs by CDI: NVIDIA's from a specification of the loaded driver, AMD's where that is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clusterctl.deployment.gpus import access, cdi_lack
-from clusterctl.facts.cdi import NVIDIA_GPU
+from clusterctl.deployment.gpus import access, cdi_lack, gpu_request, offered
+from clusterctl.facts.cdi import AMD_GPU, NVIDIA_GPU
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.nvidia import KernelModule
 from clusterctl.facts.records import EngineFacts
@@ -13,7 +13,7 @@ from clusterctl.findings.code import ERROR, Code, literal
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
-from clusterctl.findings.topics.gpus import drivers
+from clusterctl.findings.topics.gpus import drivers, known_per_node
 from clusterctl.inventory.model import Inventory
 
 GENERATE = "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
@@ -36,6 +36,19 @@ OLD = NO_SPEC.variant(
     seen="the engine is {version}: it does not know CDI, which came with Docker 25",
     fix="install a newer engine (28.3 and later have CDI switched on), or set accelerator.request: toolkit",
 )
+AMD_GENERATE = "amd-ctk cdi generate --output=/etc/cdi/amd.json"
+"""AMD Container Toolkit, guide of CDI: one device a GPU, named by its index, and `all`."""
+NO_SPEC_OF_AMD = NO_SPEC.variant(
+    seen=f"no CDI specification has {AMD_GPU} (looked in {{where}})",
+    fix=f"on the node: {AMD_GENERATE} (of amd-container-toolkit); the engine sees it without a restart",
+)
+NOT_IN_SPEC_OF_AMD = NO_SPEC.variant(
+    seen=f"the CDI specification of {AMD_GPU} has no {{which}} (it has: {{names}})",
+    fix=f"on the node: {AMD_GENERATE}; or correct accelerator.devices (or the node's gpus)",
+)
+OLD_FOR_AMD = OLD.variant(
+    fix="install a newer engine (28.3 and later have CDI switched on), or remove accelerator.request"
+)
 STALE = Code(
     name="gpu-cdi-stale",
     severity=ERROR,
@@ -48,9 +61,12 @@ STALE = Code(
 )
 
 
-@rule(Section.NVIDIA, NO_SPEC, OFF, OLD, STALE)
+@rule(Section.NVIDIA, NO_SPEC, OFF, OLD, NO_SPEC_OF_AMD, NOT_IN_SPEC_OF_AMD, OLD_FOR_AMD, STALE)
 def gpu_cdi(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
-    """The engine gives GPUs by CDI, from a specification of the driver that is loaded."""
+    """The engine gives GPUs by CDI: NVIDIA's from a specification of the driver that is loaded."""
+    if inventory.accelerator.kind == "amd" and inventory.accelerator.request == "cdi":
+        for name, node in facts.nodes.items():
+            yield from _of_amd(inventory, name, node)
     for name, nvidia in drivers(inventory, facts):
         node = facts.nodes[name]
         if not isinstance(node.engine, EngineFacts) or access(inventory, node)[0] != "cdi":
@@ -62,6 +78,22 @@ def gpu_cdi(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding]:
             yield code.found(name, engine=node.commands, version=node.engine.version, where=where)
         elif isinstance(nvidia.module, KernelModule):
             yield from _stale(name, node, nvidia.module.version)
+
+
+def _of_amd(inventory: Inventory, name: str, node: NodeFacts) -> Iterator[Finding]:
+    if not isinstance(node.engine, EngineFacts):
+        return
+    lack = cdi_lack(node, AMD_GPU)
+    if lack is not None:
+        code = {"old": OLD_FOR_AMD, "off": OFF, "no specification": NO_SPEC_OF_AMD}[lack]
+        where = ", ".join(node.engine.cdi_directories)
+        yield code.found(name, engine=node.commands, version=node.engine.version, where=where)
+        return
+    request = gpu_request(inventory, name, node, known_per_node(inventory, ClusterFacts({name: node}, {})) or 1)
+    names = offered(node, AMD_GPU)
+    missing = [each for each in request.names if each not in names] if request and names else []
+    if missing:
+        yield NOT_IN_SPEC_OF_AMD.found(name, which=", ".join(missing), names=", ".join(sorted(names or ())))
 
 
 def _stale(name: str, node: NodeFacts, loaded: str) -> Iterator[Finding]:

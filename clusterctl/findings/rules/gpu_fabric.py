@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clusterctl.deployment.gpus import used_gpus
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.findings.code import ERROR, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
-from clusterctl.findings.topics.gpus import drivers, used_gpus
+from clusterctl.findings.topics.gpus import drivers
 from clusterctl.inventory.model import Inventory
 
 NOT_READY = Code(

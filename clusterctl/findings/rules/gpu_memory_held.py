@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clusterctl.deployment.gpus import used_gpus
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.records import Gpu, GpuProcess
 from clusterctl.findings.code import ERROR, WARNING, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
-from clusterctl.findings.topics.gpus import used_gpus
 from clusterctl.findings.topics.nodes import runs_ours
 from clusterctl.inventory.model import Inventory
 from clusterctl.layout.load import memory_share

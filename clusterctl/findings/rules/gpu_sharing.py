@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clusterctl.deployment.gpus import used_gpus
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.findings.code import ERROR, WARNING, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.section import Section
-from clusterctl.findings.topics.gpus import used_gpus
 from clusterctl.inventory.model import Inventory
 
 MIG = Code(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from clusterctl.deployment.gpus import used_gpus
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.findings.code import ERROR, WARNING, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
 from clusterctl.findings.rules.memory import ray_threshold
 from clusterctl.findings.section import Section
-from clusterctl.findings.topics.gpus import used_gpus
 from clusterctl.findings.topics.machine import size
 from clusterctl.findings.topics.nodes import runs_ours
 from clusterctl.inventory.model import Inventory

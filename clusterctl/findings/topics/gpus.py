@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from clusterctl.deployment.gpus import usable_gpus
 from clusterctl.facts.cluster import ClusterFacts, NodeFacts
 from clusterctl.facts.nvidia import NvidiaFacts
-from clusterctl.facts.records import Gpu
 from clusterctl.inventory.model import Inventory
 
 
@@ -23,16 +22,6 @@ def counts(inventory: Inventory, facts: ClusterFacts) -> dict[str, int]:
     if inventory.accelerator.kind != "nvidia":
         return dict.fromkeys(facts.nodes, declared) if isinstance(declared, int) else {}
     return {name: len(usable_gpus(inventory, name, n)) for name, n in facts.nodes.items() if isinstance(n.gpus, tuple)}
-
-
-def used_gpus(inventory: Inventory, name: str, node: NodeFacts) -> tuple[Gpu, ...]:
-    """The GPUs that the container will be given: those that are chosen, else the first per_node, by index; none where
-    they are not NVIDIA's."""
-    if inventory.accelerator.kind != "nvidia" or not isinstance(node.gpus, tuple):
-        return ()
-    wanted = inventory.accelerator.per_node
-    usable = usable_gpus(inventory, name, node)
-    return usable if wanted == "auto" else usable[:wanted]
 
 
 def drivers(inventory: Inventory, facts: ClusterFacts) -> Iterator[tuple[str, NvidiaFacts]]:
