@@ -15,7 +15,6 @@ from .conftest import Clusterctl, Ran, Rehearsal
 
 pytestmark = pytest.mark.lab
 
-WITHIN_S = 30
 LINKS = r"""
 import array, fcntl, os, socket, struct, subprocess, sys
 TUNSETIFF, IFF_TAP, IFF_NO_PI, SIOCETHTOOL, ETHTOOL_SSET = 0x400454CA, 2, 0x1000, 0x8946, 2
@@ -72,7 +71,6 @@ class Init:
         login = ("--user", "root", "--key", str(folder / "id_ed25519"), "--known-hosts", str(folder / "known_hosts"))
         ran = self.clusterctl("init", "--hosts", ",".join((*hosts, *more_hosts)), *login, "--yes")
         assert ran.code == 0
-        assert ran.seconds < WITHIN_S
         print(self.clusterctl.inventory.read_text())
         return ran
 

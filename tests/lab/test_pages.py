@@ -155,7 +155,7 @@ document.title = "outside: " + [...late, ...narrow].map(shown).join("; ");
 def outside(page: str, tmp_path: Path, width: int) -> str:
     """What of the page lies outside of a window this wide, or has to be scrolled to."""
     dom = in_browser(page.replace("</body>", f"{OUTSIDE}</body>"), tmp_path, (width, 900), "--dump-dom")
-    return re.findall(r"<title>outside: (.*?)</title>", dom, re.DOTALL)[0]
+    return str(re.findall(r"<title>outside: (.*?)</title>", dom, re.DOTALL)[0])
 
 
 @pytest.mark.parametrize("width", [1440, 1000])
