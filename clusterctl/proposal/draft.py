@@ -85,7 +85,7 @@ class Draft:
             network=_written(self.network),
             ssh={key: scalar(value) for key, value in self.ssh.items()},
             nodes=[_node(node) for node in self.nodes],
-            lost=[{**_node(each.node), "trouble": _line(each.trouble)} for each in self.lost],
+            lost=[{**_node(each.node), "trouble": _line(_left_out(each))} for each in self.lost],
             head=_written(moved),
             image=_written(self.image),
             sudo=self.sudo.value,
@@ -110,6 +110,10 @@ def _node(node: NodeDraft) -> dict[str, Any]:
         "host": scalar(node.host),
         "more": {key: scalar(value) for key, value in node.more.items()},
     }
+
+
+def _left_out(lost: LostNode) -> str:
+    return f"{lost.node.name} did not answer, and nothing below counts on it: {lost.trouble}"
 
 
 @dataclass(frozen=True)
