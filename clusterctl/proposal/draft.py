@@ -113,7 +113,7 @@ def _node(node: NodeDraft) -> dict[str, Any]:
 
 
 def _left_out(lost: LostNode) -> str:
-    return f"{lost.node.name} did not answer, and nothing below counts on it: {lost.trouble}"
+    return f"left out, and nothing below counts on it: {lost.node.name} did not answer: {lost.trouble}"
 
 
 @dataclass(frozen=True)

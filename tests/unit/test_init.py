@@ -119,7 +119,7 @@ def test_a_node_that_does_not_answer_is_written_and_told(node: OneNode, tmp_path
     data = yaml.safe_load(text)
     assert [node["port"] for node in data["nodes"]] == [node.sshd.port], "only the one that answers is planned with"
     assert "network" not in data
-    assert text.count("did not answer, and nothing below counts on it") == 2
+    assert text.count("# Left out, and nothing below counts on it: ") == 2
     load_inventory(path, (waivers, mode_rules))
     # What stands there as a comment is a node, once its marks are taken away.
     taken_in = yaml.safe_load(re.sub(r"^  # (?=- |  )", "  ", text, flags=re.MULTILINE))

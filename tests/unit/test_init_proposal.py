@@ -354,7 +354,7 @@ def test_a_node_that_did_not_answer_is_a_comment() -> None:
     lost = LostNode(NodeDraft("gpu3", "c", {"port": 2222}), "no route\nto: host", "is it on?")
     with_one = draft(lost=(lost,))
     assert yaml.safe_load(with_one.text()) == yaml.safe_load(draft().text())
-    assert "  # Gpu3 did not answer, and nothing below counts on it: no route to: host\n" in with_one.text()
+    assert "  # Left out, and nothing below counts on it: gpu3 did not answer: no route to: host\n" in with_one.text()
     assert "  # - name: gpu3\n  #   host: c\n  #   port: 2222\n" in with_one.text()
 
 
