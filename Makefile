@@ -39,9 +39,8 @@ types: $(VENV)/.dev ## Types
 docs: $(VENV)/.dev ## Build the documentation, strictly
 	$(BIN)/mkdocs build --strict --quiet
 
-setup: $(VENV)/.dev ## Install the Debian packages that the lab, and the tests of SSH and of pages, need (root)
-	$(BIN)/clusterctl lab setup
-	command -v chromium-headless-shell >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium-headless-shell; }
+setup: $(VENV)/.dev ## Install the Debian packages that the lab, and the tests of SSH, pages and metrics, need (root)
+	$(BIN)/clusterctl lab setup --for-tests
 
 unit: $(VENV)/.dev ## Tests that need neither root nor a lab
 	$(BIN)/pytest -m "not lab"

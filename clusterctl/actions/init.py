@@ -19,7 +19,7 @@ from clusterctl.hosts.host import Hosts
 from clusterctl.inventory.explain import validate
 from clusterctl.inventory.issue import KeyPath
 from clusterctl.inventory.load import load_inventory
-from clusterctl.inventory.model import Inventory
+from clusterctl.inventory.model import Inventory, Node
 from clusterctl.inventory.rules.all import Rule
 from clusterctl.inventory.rules.container import model_path
 from clusterctl.inventory.rules.nodes import node_hosts, this_machine
@@ -27,7 +27,7 @@ from clusterctl.layout.report import report
 from clusterctl.progress import Progress
 from clusterctl.proposal import machines, network, served
 from clusterctl.proposal.choice import Choice
-from clusterctl.proposal.draft import CPU_ENV, Draft, NodeDraft, with_serve
+from clusterctl.proposal.draft import CPU_ENV, Draft, LostNode, NodeDraft, with_serve
 from clusterctl.proposal.sizes import sizes
 from clusterctl.rendering import templates_dir
 
@@ -68,8 +68,15 @@ class Written:
 @dataclass(frozen=True)
 class _Seen:
     inventory: Inventory
+    """All nodes, whether they answered or not."""
     facts: ClusterFacts
     surveys: Mapping[str, Survey]
+
+    @property
+    def answering(self) -> Inventory:
+        """Only those that answered: what is proposed must start with these alone."""
+        nodes = tuple(node for node in self.inventory.nodes if node.name in self.facts.nodes)
+        return self.inventory.model_copy(update={"nodes": nodes})
 
 
 def propose(given: Given, *, accept_new_host_keys: bool, progress: Progress, ask: Ask | None = None) -> Draft:
@@ -85,11 +92,12 @@ def propose(given: Given, *, accept_new_host_keys: bool, progress: Progress, ask
             looked_at = inventory.model_copy(update={"container": other})
             again = _look(looked_at, progress, accept_new_host_keys=accept_new_host_keys)
             seen = again if _engines(again.facts) > _engines(seen.facts) else seen
-    draft = _draft(given, _renamed(seen), ask)
+    seen = _renamed(seen)
+    draft = _draft(given, seen, ask)
     if draft.model.missing or (draft.network is not None and draft.network.missing):
         return draft
     progress.phase("computing how the model can be spread over the nodes")
-    return with_serve(draft, _sizes(seen.inventory, draft, accept_new_host_keys=accept_new_host_keys))
+    return with_serve(draft, _sizes(seen.answering, draft, accept_new_host_keys=accept_new_host_keys))
 
 
 def write(draft: Draft, path: Path, rules: tuple[Rule, ...]) -> Written:
@@ -208,7 +216,7 @@ def _renamed(seen: _Seen) -> _Seen:
 
 
 def _draft(given: Given, seen: _Seen, ask: Ask | None) -> Draft:
-    inventory, facts = seen.inventory, seen.facts
+    inventory, facts = seen.answering, seen.facts
     shared = network.shared_networks(facts, {node.name: node.host for node in inventory.nodes})
     several = len(inventory.nodes) > 1
     net = network.network(facts, shared) if several else None
@@ -221,10 +229,15 @@ def _draft(given: Given, seen: _Seen, ask: Ask | None) -> Draft:
     addresses = {} if chosen is None else {name: str(item.address) for name, item in chosen.addresses.items()}
     return Draft(
         cluster=given.cluster,
-        nodes=tuple(_node(inventory, index, facts, addresses) for index in range(len(inventory.nodes))),
+        nodes=tuple(_node(node, addresses) for node in inventory.nodes),
+        lost=tuple(
+            LostNode(_node(node, {}), lost.reason, lost.fix)
+            for node in seen.inventory.nodes
+            if (lost := facts.unreachable.get(node.name)) is not None
+        ),
         ssh=_ssh(given),
         network=net,
-        head=machines.head([node.name for node in inventory.nodes], facts),
+        head=machines.head([node.name for node in seen.inventory.nodes], facts),
         engine=inventory.container.engine,
         sudo=machines.sudo(facts, with_sudo=inventory.container.sudo),
         ulimits=machines.ulimits(facts),
@@ -236,12 +249,10 @@ def _draft(given: Given, seen: _Seen, ask: Ask | None) -> Draft:
     )
 
 
-def _node(inventory: Inventory, index: int, facts: ClusterFacts, addresses: Mapping[str, str]) -> NodeDraft:
-    node = inventory.nodes[index]
+def _node(node: Node, addresses: Mapping[str, str]) -> NodeDraft:
     own = {name: value for name in ("user", "port") if (value := getattr(node, name)) is not None}
     address = {"address": addresses[node.name]} if node.name in addresses else {}
-    lost = facts.unreachable.get(node.name)
-    return NodeDraft(node.name, node.host, {**own, **address}, *((lost.reason, lost.fix) if lost else ()))
+    return NodeDraft(node.name, node.host, {**own, **address})
 
 
 def _asked(ask: Ask, choice: Choice, given: str | None) -> Choice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,23 +54,31 @@ class Survey:
 
 def survey(hosts: Hosts) -> dict[str, Survey]:
     """Every connected node. Reads only; what could not be asked is Unknown, with the reason."""
-    return dict(hosts.each(lambda host: Survey(_images(host), _models(host))).values)
+    asked = hosts.each(lambda host: (_images(host), _models(host))).values
+    images = with_vllm({name: said for name, (said, _) in asked.items()})
+    return {name: Survey(images[name], models) for name, (_, models) in asked.items()}
 
 
-def _images(host: Host) -> tuple[FoundImage, ...] | Unknown:
+def _images(host: Host) -> tuple[LocalImage, ...] | Unknown:
     try:
-        return with_vllm(host.engine.local_images())
+        return host.engine.local_images()
     except EngineError as error:
         return Unknown(error.message)
 
 
-def with_vllm(images: tuple[LocalImage, ...]) -> tuple[FoundImage, ...]:
-    """Those whose name, entry point, environment or labels speak of vLLM."""
-    return tuple(
-        FoundImage(each.name, each.image.layers, each.created_at)
-        for each in images
-        if _VLLM.search(each.name) or _VLLM.search(each.described)
-    )
+def with_vllm(by_node: Mapping[str, tuple[LocalImage, ...] | Unknown]) -> dict[str, tuple[FoundImage, ...] | Unknown]:
+    """Those whose name, entry point, environment or labels speak of vLLM, and what other nodes have by such a name.
+
+    (That is not the same image, or it would speak of vLLM as well, and it must not pass for none.)
+    """
+    every = [each for images in by_node.values() if isinstance(images, tuple) for each in images]
+    names = {each.name for each in every if _VLLM.search(each.name) or _VLLM.search(each.described)}
+    return {
+        node: images
+        if isinstance(images, Unknown)
+        else tuple(FoundImage(each.name, each.image.layers, each.created_at) for each in images if each.name in names)
+        for node, images in by_node.items()
+    }
 
 
 def _models(host: Host) -> tuple[FoundModel, ...] | Unknown:

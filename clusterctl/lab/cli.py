@@ -75,11 +75,12 @@ def lab() -> None:
 
 
 @lab.command()
-def setup() -> None:
+@click.option("--for-tests", is_flag=True, help="Also what this project's tests need: a browser, and Prometheus.")
+def setup(for_tests: bool) -> None:
     """Install the Debian packages that the lab needs (only missing ones; starts no service)."""
     from clusterctl.lab import packages
 
-    installed = packages.setup(_progress())
+    installed = packages.setup(_progress(), tests=for_tests)
     click.echo(f"installed: {' '.join(installed)}" if installed else "nothing to install")
     click.echo("next: clusterctl lab up")
 

@@ -30,6 +30,8 @@ NEEDED = {
     "nft": ("nftables",),  # a firewall between the nodes, for drills and tests
 }
 """Commands that the lab runs, and the Debian packages that have them (the first one that exists is taken)."""
+FOR_TESTS = {"chromium-headless-shell": ("chromium-headless-shell",), "promtool": ("prometheus",)}
+"""The same of what this project's tests run: a browser, and a real Prometheus."""
 ENGINE_ONLY = ("dockerd", "docker", "debootstrap", "tar")
 """Commands that a lab of ssh-only nodes does without."""
 IMAGE_ONLY = ("debootstrap", "nft")
@@ -50,9 +52,10 @@ def require_root() -> None:
         raise UsageError("the lab needs root: it makes namespaces, mounts and engines", hint="run it with sudo")
 
 
-def missing(*, engine: bool = True, image: bool = True) -> tuple[str, ...]:
+def missing(*, engine: bool = True, image: bool = True, tests: bool = False) -> tuple[str, ...]:
     """Commands (and the keyring) that are not there. `image`: also those that make the lab's own image."""
-    wanted = (name for name in NEEDED if (engine or name not in ENGINE_ONLY) and (image or name not in IMAGE_ONLY))
+    wanted = [name for name in NEEDED if (engine or name not in ENGINE_ONLY) and (image or name not in IMAGE_ONLY)]
+    wanted += FOR_TESTS if tests else ()
     absent = [name for name in wanted if shutil.which(name, path=SYSTEM_PATH) is None]
     return (*absent, *([KEYRING.name] if engine and image and not KEYRING.exists() else []))
 
@@ -66,10 +69,10 @@ def check(*, engine: bool, image: bool = True) -> None:
         )
 
 
-def setup(say: Say) -> tuple[str, ...]:
+def setup(say: Say, *, tests: bool = False) -> tuple[str, ...]:
     """Install what is missing, and only that; start no service. Return the packages that were installed."""
     require_root()
-    absent = missing()
+    absent = missing(tests=tests)
     if not absent:
         return ()
     if shutil.which("apt-get") is None:
@@ -93,7 +96,7 @@ def setup(say: Say) -> tuple[str, ...]:
             f"installing {' '.join(packages)} failed: {error.message}{stale}",
             hint="check this machine's network and apt sources, then run the same command again",
         ) from error
-    if absent := missing():
+    if absent := missing(tests=tests):
         raise ClusterctlError(f"still missing after installing {' '.join(packages)}: {', '.join(absent)}")
     return packages
 
@@ -101,7 +104,7 @@ def setup(say: Say) -> tuple[str, ...]:
 def _packages_of(commands: tuple[str, ...]) -> tuple[str, ...]:
     chosen = []
     for command in commands:
-        candidates = NEEDED.get(command, ("debian-archive-keyring",))
+        candidates = {**NEEDED, **FOR_TESTS}.get(command, ("debian-archive-keyring",))
         chosen.append(next((name for name in candidates if _exists(name)), candidates[-1]))
     return tuple(dict.fromkeys(chosen))
 

@@ -28,9 +28,16 @@ class NodeDraft:
     host: str
     more: Mapping[str, Any]
     """Where it differs: user, port, address."""
-    trouble: str | None = None
+
+
+@dataclass(frozen=True)
+class LostNode:
+    """A node that did not answer: it stands in the file as a comment, and nothing is planned for it."""
+
+    node: NodeDraft
+    trouble: str
     """Why it was not read."""
-    fix: str | None = None
+    fix: str | None
     """And what to do about it."""
 
 
@@ -40,6 +47,8 @@ class Draft:
 
     cluster: str
     nodes: tuple[NodeDraft, ...]
+    """Those that answered."""
+    lost: tuple[LostNode, ...]
     ssh: Mapping[str, str]
     network: Choice | None
     """None: one node needs none."""
@@ -78,6 +87,7 @@ class Draft:
             network=_written(self.network),
             ssh={key: scalar(value) for key, value in self.ssh.items()},
             nodes=[_node(node) for node in self.nodes],
+            lost=[{**_node(each.node), "trouble": _line(_left_out(each))} for each in self.lost],
             head=_written(moved),
             image=_written(self.image),
             engine=self.engine,
@@ -102,8 +112,11 @@ def _node(node: NodeDraft) -> dict[str, Any]:
         "name": scalar(node.name),
         "host": scalar(node.host),
         "more": {key: scalar(value) for key, value in node.more.items()},
-        "trouble": _line(f"It did not answer: {node.trouble}") if node.trouble else None,
     }
+
+
+def _left_out(lost: LostNode) -> str:
+    return f"left out, and nothing below counts on it: {lost.node.name} did not answer: {lost.trouble}"
 
 
 @dataclass(frozen=True)

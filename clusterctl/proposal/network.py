@@ -20,6 +20,8 @@ INSIDE_A_NODE = ("lo", "docker", "br-", "veth", "virbr", "cni", "flannel", "cali
 """Beginnings of interfaces that lead to containers and virtual machines of the node itself."""
 WHOLE_ADDRESS = 32
 """Prefix of an address that is in no network."""
+NO_LINK = ("down", "lowerlayerdown", "notpresent")
+"""What the kernel calls the state of an interface that carries nothing (operstate)."""
 TUNNELS = ("tun", "tap", "wg", "tailscale", "zt", "ppp")
 """Those of overlays: they lead to the others, over another network."""
 
@@ -38,6 +40,8 @@ class Shared:
     management: str | None
     """Why it is the one by which the machines are managed; None where it is not."""
     tunnel: bool
+    down: tuple[str, ...]
+    """Nodes on which its interface has no link."""
 
     @property
     def text(self) -> str:
@@ -84,6 +88,7 @@ def _shared(
         speed_mbps=min(_speed(facts.nodes[name], interface) for name, interface in interfaces.items()),
         management=_management(network, interfaces, facts, hosts),
         tunnel=any(interface.startswith(TUNNELS) for interface in interfaces.values()),
+        down=tuple(name for name, interface in interfaces.items() if _is_down(facts.nodes[name], interface)),
     )
 
 
@@ -96,6 +101,12 @@ def _rdma_gbit(node: NodeFacts, interface: str) -> float:
 def _speed(node: NodeFacts, interface: str) -> int:
     known = node.system.interfaces if isinstance(node.system.interfaces, tuple) else ()
     return next((each.speed_mbps or 0 for each in known if each.name == interface), 0)
+
+
+def _is_down(node: NodeFacts, interface: str) -> bool:
+    """Whether the kernel says so; `unknown`, as for tunnels, is no "down"."""
+    known = node.system.interfaces if isinstance(node.system.interfaces, tuple) else ()
+    return any(each.name == interface and each.state in NO_LINK for each in known)
 
 
 def _management(
@@ -117,17 +128,21 @@ def _is_in(host: str, network: IPv4Network) -> bool:
 
 
 def network(facts: ClusterFacts, shared: Sequence[Shared]) -> Choice:
-    """The first of them with private addresses."""
-    usable = [each for each in shared if is_private(each.network)]
-    public = [Rejected(str(each.network), f"{each.text}: its addresses are public") for each in shared
-              if each not in usable]  # fmt: skip
+    """The first of them with private addresses and a link on every node."""
+    unusable = {each.network: problem for each in shared if (problem := _problem(each)) is not None}
+    usable = [each for each in shared if each.network not in unusable]
+    useless = [
+        Rejected(str(each.network), f"{each.text}: {unusable[each.network]}")
+        for each in shared
+        if each.network in unusable
+    ]
     if not usable:
         why = (
-            "the only networks that all nodes share have public addresses"
-            if public
+            "none of the networks that all nodes share can be used"
+            if useless
             else f"no network was found in which each of {listed(list(facts.nodes))} has one address of its own"
         )
-        return Choice("network.cidr", PLACEHOLDER, why, tuple(public))
+        return Choice("network.cidr", PLACEHOLDER, why, tuple(useless))
     best, *rest = usable
     alone = "the only private network that all nodes share" if not rest else "the fastest that all nodes share"
     if rest and best.management is None and all(each.management for each in rest):
@@ -136,4 +151,11 @@ def network(facts: ClusterFacts, shared: Sequence[Shared]) -> Choice:
     rejected = [
         Rejected(str(each.network), f"{each.text}{f': {each.management}' if each.management else ''}") for each in rest
     ]
-    return Choice("network.cidr", str(best.network), f"{alone}: {best.text}{managed}", (*rejected, *public))
+    return Choice("network.cidr", str(best.network), f"{alone}: {best.text}{managed}", (*rejected, *useless))
+
+
+def _problem(shared: Shared) -> str | None:
+    """Why it cannot carry the traffic; None where it can."""
+    if not is_private(shared.network):
+        return "its addresses are public"
+    return f"no link on {listed(list(shared.down))}" if shared.down else None

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from clusterctl.actions.init import Written
-from clusterctl.proposal.choice import Choice
+from clusterctl.proposal.choice import Choice, listed
 from clusterctl.proposal.draft import Draft
 
 WIDTH = 22
@@ -19,14 +19,13 @@ SHOWN_REJECTED = 4
 
 def proposal_lines(draft: Draft) -> list[str]:
     """The proposal: every field, why, and what else was there."""
-    nodes = [f"{node.name} ({'did not answer' if node.trouble else node.host})" for node in draft.nodes]
-    lines = [f"{'nodes':{WIDTH}}{', '.join(nodes)}"]
+    lines = [f"{'nodes':{WIDTH}}{', '.join(f'{node.name} ({node.host})' for node in draft.nodes)}"]
+    lines += [f"{'':{WIDTH}}not {each.node.name} ({each.node.host}): it did not answer" for each in draft.lost]
     for choice in draft.choices:
         lines += _choice(choice)
-    for node in draft.nodes:
-        if node.trouble:
-            lines.append(f"warning: {node.name}: {node.trouble}")
-            lines += [f"  fix: {node.fix}"] if node.fix else []
+    for each in draft.lost:
+        lines.append(f"warning: {each.node.name} is left out, since it did not answer: {each.trouble}")
+        lines += [f"  fix: {each.fix}"] if each.fix else []
     return [*lines, *(f"warning: {warning}" for warning in draft.warnings)]
 
 
@@ -51,6 +50,9 @@ def written_lines(written: Written) -> list[str]:
     """What was written, and what to do next."""
     command = shlex.join(["clusterctl", "-i", str(written.path), "check"])
     lines = ["", f"wrote {written.path}"]
+    if lost := [each.node.name for each in written.draft.lost]:
+        counts = f"{len(written.draft.nodes)} of {len(written.draft.nodes) + len(lost)} nodes"
+        lines.append(f"  for {counts}: {listed(lost)} stands in it as a comment; once it answers, run init again")
     if written.to_fill_in:
         lines += ["to fill in:", *(f"  {problem}" for problem in written.to_fill_in)]
         return [*lines, f"then: {command}"]
@@ -64,6 +66,7 @@ def to_json(written: Written) -> dict[str, Any]:
         "path": str(written.path),
         "cluster": draft.cluster,
         "nodes": [asdict(node) for node in draft.nodes],
+        "lost": [{**asdict(each.node), "trouble": each.trouble, "fix": each.fix} for each in draft.lost],
         "choices": [{**asdict(choice), "missing": choice.missing} for choice in draft.choices],
         "warnings": list(draft.warnings),
         "to_fill_in": [asdict(problem) for problem in written.to_fill_in],

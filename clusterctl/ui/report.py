@@ -77,7 +77,7 @@ def _sections(found: Collected) -> Iterator[dict[str, Any]]:
     if found.records.verification is not None:
         record = found.records.verification
         yield _section("Verified", lines=verification.headline(record))
-        yield from (_table(each) for each in verification.sections(record))
+        yield from (_table(each) for each in verification.sections(record, shown_text=None))
     yield _section("Inventory", text=_inventory(found))
 
 

@@ -28,8 +28,8 @@ def as_page(record: Verification, comparison: Comparison | None) -> str:
     return "\n".join([*lines, ""])
 
 
-def sections(record: Verification) -> Iterator[Section]:
-    """Everything that was seen."""
+def sections(record: Verification, *, shown_text: int | None = SHOWN_TEXT) -> Iterator[Section]:
+    """Everything that was seen. `shown_text`: characters of an output's text; None: all of it."""
     yield Section("What serves", Grid(("what", "seen"), tuple(_what_serves(record))))
     yield Section("Nodes", _nodes(record))
     engines = tuple(
@@ -45,7 +45,7 @@ def sections(record: Verification) -> Iterator[Section]:
         "Outputs",
         Grid(
             ("request", "prompt tokens", "tokens", "time", "log-probability", "text"),
-            tuple(map(_output, record.outputs)),
+            tuple(_output(output, shown_text) for output in record.outputs),
         ),
     )
 
@@ -122,7 +122,7 @@ def _engine(engine: EngineHealth) -> tuple[str, ...]:
     return str(engine.rank), ", ".join(engine.nodes), said
 
 
-def _output(output: Observed) -> tuple[str, ...]:
+def _output(output: Observed, shown_text: int | None) -> tuple[str, ...]:
     if not output.answers:
         why = f"{'not possible with this model' if output.impossible else 'NONE'}: {output.reason}"
         return output.name, "-", "-", "-", "-", why
@@ -133,5 +133,5 @@ def _output(output: Observed) -> tuple[str, ...]:
     if output.wall_s is not None:
         time = f"{len(output.answers)} at once in {output.wall_s:.2f} s, {output.tokens / output.wall_s:.0f} tokens/s"
     mean = sum(token.logprob for token in output.answers[0]) / len(output.answers[0])
-    text = output.text[:SHOWN_TEXT] + ("…" if len(output.text) > SHOWN_TEXT else "")
+    text = output.text[:shown_text] + ("…" if len(output.text) > len(output.text[:shown_text]) else "")
     return output.name, str(output.prompt_tokens), str(output.tokens), time, f"{mean:.4f} a token", repr(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ import pytest
 from openai import OpenAI
 
 from clusterctl.lab import lab as labs
+from tests.unit.test_metrics import asked, prometheus
 
 from .conftest import UP_DEADLINE_S, Ran, Rehearsal
 
@@ -21,6 +23,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.starts]
 
 OURS = {6379, 6380, 6381, 6382, 6383, 6384, 8000, 52365}
 """Ports of the default inventory."""
+
+METRICS_PORT = 9400
 
 PROCESSES = ("clusterctl_agent", "raylet", "gcs_server", "ray::", "vllm", "VLLM::")
 """What the processes of a cluster are called."""
@@ -195,6 +199,24 @@ class TestTwoByTwo:
         listening = {row.split()[3] for row in rows}
         assert not [row for row in listening if row.endswith((":8265", ":10001"))]
         assert [row for row in listening if row.endswith(":8000")] == [f"{rehearsal.lab.address('node1')}:8000"]
+
+    def test_prometheus_scrapes_the_agents_and_vllm(self, up: Ran, rehearsal: Rehearsal, tmp_path: Path) -> None:
+        if shutil.which("promtool") is None:
+            pytest.fail("no promtool: make setup installs Debian's package prometheus")
+        watched = rehearsal.clusterctl.with_changes("watched", {"metrics_port": METRICS_PORT})
+        assert watched("up", "--json").json()["changed"] is True
+        said = watched("metrics", "targets").json()
+        page = httpx.get(f"http://{rehearsal.lab.address('node1')}:{METRICS_PORT}/metrics", timeout=30).content
+        subprocess.run(["promtool", "check", "metrics"], input=page, check=True, capture_output=True, timeout=60)
+        with prometheus(tmp_path, said) as url:
+            assert asked(url, "clusterctl_ready == 1")["metric"]["node"] == "node1"
+            assert 0 < float(asked(url, "clusterctl_canary_latency_seconds")["value"][1]) < 60
+            loading = asked(url, 'clusterctl_start_phase_seconds{phase="loading"}')
+            assert float(loading["value"][1]) == pytest.approx(up.json()["timings_s"]["loading"], abs=5)
+            assert asked(url, "count(up == 1) == 3")["value"][1] == "3", "two agents, and vLLM's own"
+            assert asked(url, 'up{exporter="vllm"} == 1')["metric"]["node"] == "node1"
+        assert rehearsal.clusterctl("up").code == 0
+        assert METRICS_PORT not in rehearsal.listening("node1"), "turned off again, and nothing was restarted"
 
     def test_down_leaves_nothing(self, up: Ran, rehearsal: Rehearsal) -> None:
         ran = rehearsal.clusterctl("down", "--json")

@@ -11,16 +11,18 @@ import struct
 import subprocess
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from clusterctl.facts.fact import Unknown
+from clusterctl.lock.history import Note
 from clusterctl.records.benched import compare
 from clusterctl.ui import benchmark as ui
 from clusterctl.ui.report import as_html
 from tests.unit.test_bench import level, record
-from tests.unit.test_report import collected
+from tests.unit.test_report import RUN, collected
 
 pytestmark = [pytest.mark.lab]
 
@@ -41,16 +43,22 @@ class Picture:
         return Counter(pixel for row in self.rows for pixel in row)
 
 
-def screenshot(page: str, tmp_path: Path, size: tuple[int, int]) -> Picture:
+def in_browser(page: str, tmp_path: Path, size: tuple[int, int], wanted: str) -> str:
+    """Open it in a window of this size; what the browser printed."""
     browser = shutil.which("chromium-headless-shell")
     if browser is None:
         pytest.fail("no chromium-headless-shell: make setup installs it")
-    source, target = tmp_path / "page.html", tmp_path / "page.png"
+    source = tmp_path / "page.html"
     source.write_text(page, encoding="utf-8")
     flags = ("--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-device-scale-factor=1")
     window = f"--window-size={size[0]},{size[1]}"
-    argv = [browser, *flags, window, f"--user-data-dir={tmp_path}/profile", f"--screenshot={target}", source.as_uri()]
-    subprocess.run(argv, check=True, capture_output=True, timeout=120)
+    argv = [browser, *flags, window, f"--user-data-dir={tmp_path}/profile", wanted, source.as_uri()]
+    return subprocess.run(argv, check=True, capture_output=True, timeout=120).stdout.decode()
+
+
+def screenshot(page: str, tmp_path: Path, size: tuple[int, int]) -> Picture:
+    target = tmp_path / "page.png"
+    in_browser(page, tmp_path, size, f"--screenshot={target}")
     return decoded(target.read_bytes())
 
 
@@ -131,3 +139,35 @@ def test_a_report_shows_the_plots_of_its_benchmark(tmp_path: Path) -> None:
     plots = "".join(re.findall(r"<style>.*?</style>|<div class=\"plots\">.*?</div>", text, flags=re.DOTALL))
     seen = screenshot(f"<!DOCTYPE html>{plots}", tmp_path, (1000, 800)).colours
     assert all(seen[colour] > 300 for colour in COLOURS.values()), {c: seen[c] for c in COLOURS.values()}
+
+
+OUTSIDE = """<script>
+const width = document.documentElement.clientWidth;
+const late = [...document.querySelectorAll("p, pre, table, .bars, .bars > span")].filter(
+  each => each.scrollWidth > each.clientWidth + 1 && getComputedStyle(each).display != "inline"
+    || each.getBoundingClientRect().right > width + 1);
+const narrow = [...document.querySelectorAll("th")].filter(each => each.getBoundingClientRect().width < 30);
+const shown = each => each.tagName + " " + each.textContent.slice(0, 40);
+document.title = "outside: " + [...late, ...narrow].map(shown).join("; ");
+</script>"""
+
+
+def outside(page: str, tmp_path: Path, width: int) -> str:
+    """What of the page lies outside of a window this wide, or has to be scrolled to."""
+    dom = in_browser(page.replace("</body>", f"{OUTSIDE}</body>"), tmp_path, (width, 900), "--dump-dom")
+    return str(re.findall(r"<title>outside: (.*?)</title>", dom, re.DOTALL)[0])
+
+
+@pytest.mark.parametrize("width", [1440, 1000])
+def test_long_lines_of_a_report_are_wrapped_and_not_cut(tmp_path: Path, width: int) -> None:
+    long = "/models/" + "a-long-name-" * 40
+    found = collected(
+        layout=Unknown(f"{long}: no configuration"),
+        starts={"gpu1-of-a-long-name" * 3: dict.fromkeys(("gate", "loading", "compiling", long[:80]), 12.5)},
+    )
+    run = replace(RUN, outcome=long, notes=(Note(1.0, long), Note(2.0, "word " * 80)))
+    page = as_html(replace(found, history=replace(found.history, entries=(run,))))
+    page = re.sub(r"<div class=\"plots\">.*?</div>", "", page, flags=re.DOTALL)  # has a width of its own
+    assert outside(page, tmp_path, width) == ""
+    cut = page.replace("white-space: pre-wrap", "white-space: pre")
+    assert "PRE" in outside(cut, tmp_path, width), "the browser sees a line that is too long"

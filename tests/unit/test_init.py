@@ -112,12 +112,19 @@ def test_a_node_that_does_not_answer_is_written_and_told(node: OneNode, tmp_path
     path = tmp_path / "two.yaml"
     hosts = f"127.0.0.1:{free_port()},127.0.0.2:{free_port()},127.0.0.1:{node.sshd.port}"
     said = init(path, "--hosts", hosts, *login(node), "--image", "vllm:1", "--model", "/m", "--yes")
-    assert said.count("warning: node") >= 2
+    assert said.count("is left out, since it did not answer") == 2
     assert "refused" in said
-    data = yaml.safe_load(path.read_text())
-    assert len(data["nodes"]) == 3
-    assert data["head"] == data["nodes"][2]["name"]
-    assert "# It did not answer" in path.read_text()
+    assert "for 1 of 3 nodes" in said
+    text = path.read_text()
+    data = yaml.safe_load(text)
+    assert [node["port"] for node in data["nodes"]] == [node.sshd.port], "only the one that answers is planned with"
+    assert "network" not in data
+    assert text.count("# Left out, and nothing below counts on it: ") == 2
+    load_inventory(path, (waivers, mode_rules))
+    # What stands there as a comment is a node, once its marks are taken away.
+    taken_in = yaml.safe_load(re.sub(r"^  # (?=- |  )", "  ", text, flags=re.MULTILINE))
+    assert len(taken_in["nodes"]) == 3
+    assert taken_in["nodes"][1]["port"] == int(hosts.partition(",")[0].rpartition(":")[2])
 
 
 @pytest.mark.timeout(60)

@@ -16,12 +16,13 @@ from clusterctl.facts.records import InterfaceAddress
 from clusterctl.facts.survey import FoundImage, FoundModel, Survey, found_models, with_vllm
 from clusterctl.facts.system import Interface
 from clusterctl.hosts.engine.answers import local_images_of
+from clusterctl.hosts.engine.engine import LocalImage
 from clusterctl.inventory.rules.all import broken_rules
 from clusterctl.inventory.rules.placeholders import PLACEHOLDER
 from clusterctl.layout.report import report
 from clusterctl.proposal import machines, network, served
 from clusterctl.proposal.choice import Choice
-from clusterctl.proposal.draft import Draft, NodeDraft, scalar
+from clusterctl.proposal.draft import Draft, LostNode, NodeDraft, scalar
 from clusterctl.proposal.sizes import sizes
 from tests.unit.support import cluster_facts, inventory
 
@@ -90,7 +91,21 @@ def test_docker_s_own_network_and_a_tunnel_come_last_or_not_at_all() -> None:
 def test_public_addresses_are_not_proposed() -> None:
     choice = chosen_network(facts_with({"8.8.8": ("eth0", 1000)}))
     assert choice.missing
-    assert "public" in choice.why
+    assert "public" in choice.rejected[0].why_not
+
+
+@pytest.mark.parametrize("state", ["down", "lowerlayerdown"])
+def test_a_network_without_a_link_is_not_proposed_however_fast_it_is(state: str) -> None:
+    facts = facts_with({OFFICE: ("eth0", 1000), FABRIC: ("eth1", 100_000)}, default="eth0")
+    nodes = dict(facts.nodes)
+    interfaces = tuple(Interface(name, 1500, state if name == "eth1" else "up", 100_000) for name in ("eth0", "eth1"))
+    nodes["gpu2"] = replace(nodes["gpu2"], system=replace(nodes["gpu2"].system, interfaces=interfaces))
+    choice = chosen_network(replace(facts, nodes=nodes))
+    assert choice.value == "192.168.1.0/24"
+    assert (choice.rejected[0].value, choice.rejected[0].why_not) == (
+        "10.10.0.0/24",
+        "eth1, 100 Gbit/s: no link on gpu2",
+    )
 
 
 def test_an_address_that_both_nodes_have_makes_no_network() -> None:
@@ -179,7 +194,21 @@ def test_images_with_vllm_in_them_are_known_by_name_or_by_what_they_run() -> Non
         *local("nginx:1", Cmd=["nginx"], Env=None, Labels=None),
         *local("<none>:<none>", Cmd=["vllm"]),
     )
-    assert [each.name for each in with_vllm(images)] == ["vllm/vllm-openai:v1", "own:2"]
+    found = with_vllm({"gpu1": images})["gpu1"]
+    assert not isinstance(found, Unknown)
+    assert [each.name for each in found] == ["vllm/vllm-openai:v1", "own:2"]
+
+
+def test_something_else_by_the_name_of_an_image_with_vllm_is_not_the_same_and_not_nothing() -> None:
+    def images(layer: str, **config: Any) -> tuple[LocalImage, ...]:
+        entry = {"Id": layer, "RepoTags": ["own:2"], "RootFS": {"Layers": [layer]}, "Config": config}
+        return tuple(local_images_of(entry))
+
+    lost = Unknown("no engine")
+    found = with_vllm({"gpu1": images("a", Cmd=["vllm"]), "gpu2": images("b", Cmd=["sh"]), "gpu3": lost})
+    assert found["gpu3"] is lost
+    choice = served.image({name: Survey(each, ()) for name, each in found.items() if name != "gpu3"}, None)
+    assert choice.warnings == ("own:2 is on every node, but not the same",)
 
 
 # The machines.
@@ -281,6 +310,7 @@ def draft(**changes: Any) -> Draft:
     values: dict[str, Any] = {
         "cluster": "demo",
         "nodes": (NodeDraft("gpu1", "10.0.0.1", {"address": "10.10.0.1"}), NodeDraft("gpu2", "10.0.0.2", {})),
+        "lost": (),
         "ssh": {"user": "ubuntu"},
         "network": Choice("network.cidr", "10.10.0.0/24", "why\nnot: {x}"),
         "head": Choice("head", "gpu1", "first"),
@@ -325,12 +355,18 @@ def test_the_engine_is_said_by_its_name() -> None:
     assert "Podman 5.4.2 on 2" in machines.sudo(facts, with_sudo=False).why
 
 
-def test_another_head_sudo_and_trouble_are_written() -> None:
-    nodes = (NodeDraft("gpu1", "a", {}, "no route\nto host"), NodeDraft("gpu2", "b", {}))
-    moved = draft(nodes=nodes, head=Choice("head", "gpu2", ""), sudo=Choice("container.sudo", True, ""), network=None)
+def test_another_head_and_sudo_are_written() -> None:
+    moved = draft(head=Choice("head", "gpu2", ""), sudo=Choice("container.sudo", True, ""), network=None)
     data = yaml.safe_load(moved.text())
     assert (data["head"], data["container"]["sudo"]) == ("gpu2", True)
-    assert "    # It did not answer: no route to host\n" in moved.text()
+
+
+def test_a_node_that_did_not_answer_is_a_comment() -> None:
+    lost = LostNode(NodeDraft("gpu3", "c", {"port": 2222}), "no route\nto: host", "is it on?")
+    with_one = draft(lost=(lost,))
+    assert yaml.safe_load(with_one.text()) == yaml.safe_load(draft().text())
+    assert "  # Left out, and nothing below counts on it: gpu3 did not answer: no route to: host\n" in with_one.text()
+    assert "  # - name: gpu3\n  #   host: c\n  #   port: 2222\n" in with_one.text()
 
 
 def test_placeholders_are_explained_by_the_loader_s_rules() -> None:

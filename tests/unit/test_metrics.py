@@ -260,13 +260,14 @@ def test_a_real_prometheus_reads_an_agent(start: Start, tmp_path_factory: pytest
     alone = inventory({"metrics_port": port, "serve": {"port": free_port()}})
     (agent, *_) = targets(alone, {name: Address(IPv4Address("127.0.0.1")) for name in ("gpu1", "gpu2")})
     with prometheus(tmp_path_factory.mktemp("prometheus"), [agent]) as url:
-        found = _value(url, "clusterctl_ready")
+        found = asked(url, "clusterctl_ready")
     assert found["value"][1] == "1"
     assert found["metric"]["node"] == "gpu1"
     assert found["metric"]["cluster"] == alone.cluster
 
 
-def _value(url: str, query: str) -> Any:
+def asked(url: str, query: str) -> Any:
+    """The first series of its answer, once there is one."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
