@@ -228,7 +228,8 @@ _SERVER: tuple[Signature, ...] = (
         fix="add g++ and python3-dev to the image",
     ),
     Signature(
-        r"RayWorkerProc .* died unexpectedly|EngineDeadError|Engine core initialization failed",
+        r"RayWorkerProc .* died unexpectedly|EngineDeadError|Engine core initialization failed"
+        r"|WorkerProc initialization failed due to an exception",
         name="worker-died",
         failure_mode="F60",
         meaning="a worker or the engine died; an earlier line says why",
@@ -243,7 +244,9 @@ SIGNATURES = (*_MODEL, *MACHINE, *RAY, *_SERVER)
 
 
 _LINE = re.compile(
-    r"^(?P<who>(?:\([^)]*\) )*)"
+    # What journald (`Aug 19 18:34:30 host vllm[8707]: `) or Docker Compose (`vllm-1  | `) puts before it.
+    r"^(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ \S+\[\d+\]: |[\w.-]+ +\| )?"
+    r"(?P<who>(?:\([^)]*\) )*)"
     r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?"
     r"(?P<text>.*)$"
 )
