@@ -88,10 +88,10 @@ SIBLINGS = {
     ),
     "mp's wrapper of a worker's exception": (
         [
-            "(Worker_TP1 pid=301) ERROR 11-24 08:50:34 [multiproc_executor.py:842] OSError: libcudart.so.12: cannot open "
-            "shared object file: No such file or directory",
-            "(EngineCore_DP0 pid=28140) Exception: WorkerProc initialization failed due to an exception in a background "
-            "process. See stack trace for root cause.",
+            "(Worker_TP1 pid=301) ERROR 11-24 08:50:34 [multiproc_executor.py:842] OSError: libcudart.so.12: cannot "
+            "open shared object file: No such file or directory",
+            "(EngineCore_DP0 pid=28140) Exception: WorkerProc initialization failed due to an exception in a "
+            "background process. See stack trace for root cause.",
             f"(APIServer pid=27979) {DIED}",
         ],
         "unknown-error",
@@ -99,7 +99,8 @@ SIBLINGS = {
     ),
     "journald's words before each line": (
         [
-            f"{JOURNAL}(EngineCore pid=8801) ERROR 08-19 18:34:28 [core.py:1231] AssertionError: duplicate template name",
+            f"{JOURNAL}(EngineCore pid=8801) ERROR 08-19 18:34:28 [core.py:1231] AssertionError: duplicate template "
+            "name",
             f"{JOURNAL}(APIServer pid=8707) {DIED}",
         ],
         "unknown-error",
@@ -115,8 +116,8 @@ SIBLINGS = {
     ),
     "an exception in a destructor after the reason": (
         [
-            "(RayWorkerVllm pid=14289) ERROR 04-17 09:00:33 ray_utils.py:44] RuntimeError: CUDA error: no kernel image is "
-            "available for execution on the device",
+            "(RayWorkerVllm pid=14289) ERROR 04-17 09:00:33 ray_utils.py:44] RuntimeError: CUDA error: no kernel image "
+            "is available for execution on the device",
             "(RayWorkerVllm pid=14289) Exception ignored in: <function NCCLCommunicator.__del__ at 0x7f4d8c3212d0>",
             "(RayWorkerVllm pid=14289) AttributeError: 'NCCLCommunicator' object has no attribute 'comm'",
             f"(APIServer pid=1) {DIED}",
@@ -126,8 +127,8 @@ SIBLINGS = {
     ),
     "a channel of Ray's that timed out": (
         [
-            "ERROR 04-16 11:53:48 [core.py:387] ray.exceptions.RayChannelTimeoutError: System error: Timed out waiting for "
-            "object available to read.",
+            "ERROR 04-16 11:53:48 [core.py:387] ray.exceptions.RayChannelTimeoutError: System error: Timed out waiting "
+            "for object available to read.",
             "CRITICAL 04-16 11:53:49 [core_client.py:359] Got fatal signal from worker processes, shutting down.",
         ],
         "unknown-error",
