@@ -287,20 +287,29 @@ UNKNOWN_ERROR = Signature(
 """What no table knows. Better than a wrong cause: the line is shown as the likely one."""
 
 
+_IGNORED = re.compile(r"^Exception ignored ")
+"""What Python prints before an exception that nothing can catch, as in a destructor: it comes after the reason."""
+
+
 def last_error(lines: Iterable[str]) -> str | None:
     """The line of the last exception before the first line in which others report that something has ended; None
     where there is no exception."""
-    last = None
+    last, ignored = None, set[str]()
     for line in lines:
         text = ANSI.sub("", line).strip()
         match = _LINE.match(text)
-        words = match["text"] if match else text
+        words, who = (match["text"], match["who"]) if match else (text, "")
         if _CONSEQUENCE.search(words) or any(each.expression.search(text) for each in _REPORTS):
             if last is not None:
                 return last
             continue
-        if match and match["level"] not in ("WARNING", "INFO") and _EXCEPTION.search(words):
-            last = text
+        if _IGNORED.match(words):
+            ignored.add(who)
+        elif match and match["level"] not in ("WARNING", "INFO") and _EXCEPTION.search(words):
+            if who in ignored:
+                ignored.remove(who)
+            else:
+                last = text
     return last
 
 

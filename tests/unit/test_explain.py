@@ -147,6 +147,14 @@ def test_what_stands_around_the_reason_does_not_hide_it(name: str) -> None:
     assert "nccl-failed" not in {cause.name for cause in others}
 
 
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_nor_does_it_where_no_table_knows_the_reason(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, code, words = SIBLINGS[name]
+    without(monkeypatch, code)
+    first, *_ = explain("\n".join(lines))
+    assert words in first.seen[0]
+
+
 def test_a_consequence_alone_explains_nothing_else_away() -> None:
     (only,) = explain("(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.\n")
     assert (only.name, only.certainty) == ("worker-died", "likely")
