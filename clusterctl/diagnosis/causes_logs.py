@@ -75,12 +75,18 @@ def hits_in(text: str, since: float | None) -> Iterator[tuple[Certainty, Explana
 def with_the_unknown(lines: Sequence[str], hits: Sequence[Explanation]) -> Iterator[Explanation]:
     """What is known; without a known reason also the last error before the first consequence.
 
-    A failure of NCCL's that nothing else explains is shown with NCCL's own words.
+    A failure of NCCL's that nothing else explains is shown with NCCL's own words; where those are a known line, that
+    line's meaning and fix stand first, instead of the advice to ask for them.
     """
     reasons = [hit for hit in hits if not hit.signature.consequence and not hit.signature.harmless]
+    failed = not reasons and any(hit.name == "nccl-failed" for hit in hits)
+    words = vllm_log.nccl_words(lines) if failed else None
+    known = [hit for hit in hits if words is not None and hit.name != "nccl-failed" and hit.line.strip() == words]
+    yield from known
     for hit in hits:
-        words = vllm_log.nccl_words(lines) if hit.name == "nccl-failed" and not reasons else None
-        yield replace(hit, line=words) if words is not None else hit
+        if (hit.name == "nccl-failed" and known) or hit in known:
+            continue
+        yield replace(hit, line=words) if hit.name == "nccl-failed" and words is not None else hit
     last = vllm_log.last_error(lines) if not reasons else None
     if last is not None and not any(hit.signature.expression.search(last) for hit in hits):
         yield Explanation(vllm_log.UNKNOWN_ERROR, last)

@@ -34,6 +34,11 @@ class ModelSupport:
 
 
 @dataclass(frozen=True)
+class NoConfiguration(Unknown):
+    """The model is a GGUF file, and there is no config.json in the container that vLLM could be asked about."""
+
+
+@dataclass(frozen=True)
 class ImageReport:
     """The image as one node runs it. None: not in the image. Versions are those of the Python distributions."""
 
@@ -138,5 +143,5 @@ def _support(said: Any) -> Fact[ModelSupport]:
     if said is None:
         return None
     if "error" in said:
-        return Unknown(str(said["error"]))
+        return (NoConfiguration if said.get("no_configuration") else Unknown)(str(said["error"]))
     return ModelSupport(tuple(said["architectures"]), bool(said["supported"]), bool(said["pipeline_parallel"]))

@@ -150,7 +150,7 @@ def image_probe(inventory: Inventory, facts: ClusterFacts, node: str, *, ask_reg
     own = next(each for each in inventory.nodes if each.name == node)
     deadline_s = DEEP_DEADLINE_S if ask_registry else REPORT_DEADLINE_S
     options = _server_options(inventory, facts) if ask_registry else None
-    asked = [*(["deep"] if ask_registry else []), *([OPTIONS_PATH] if options is not None else [])]
+    asked = _asked(inventory, options) if ask_registry else []
     config = {
         "image": found.image.id,
         "entrypoint": ["python3", REPORT_PATH],
@@ -160,6 +160,17 @@ def image_probe(inventory: Inventory, facts: ClusterFacts, node: str, *, ask_reg
         "labels": dict(probe_labels(inventory.cluster, node)),
     }
     return ImageProbe(config, body, gpus, options)
+
+
+CONFIGURATION = ("config-format", "hf-config-path", "tokenizer")
+"""Options of `vllm serve` that say what it takes for the model's configuration."""
+
+
+def _asked(inventory: Inventory, options: str | None) -> list[str]:
+    """What the deep report is asked beyond the image itself."""
+    given = inventory.serve.options
+    where = [f"--{name}={given[name]}" for name in CONFIGURATION if given.get(name)]
+    return ["--deep", *([f"--options={OPTIONS_PATH}"] if options is not None else []), *where]
 
 
 def _server_options(inventory: Inventory, facts: ClusterFacts) -> str | None:

@@ -228,7 +228,8 @@ _SERVER: tuple[Signature, ...] = (
         fix="add g++ and python3-dev to the image",
     ),
     Signature(
-        r"RayWorkerProc .* died unexpectedly|EngineDeadError|Engine core initialization failed",
+        r"RayWorkerProc .* died unexpectedly|EngineDeadError|Engine core initialization failed"
+        r"|WorkerProc initialization failed due to an exception",
         name="worker-died",
         failure_mode="F60",
         meaning="a worker or the engine died; an earlier line says why",
@@ -243,7 +244,9 @@ SIGNATURES = (*_MODEL, *MACHINE, *RAY, *_SERVER)
 
 
 _LINE = re.compile(
-    r"^(?P<who>(?:\([^)]*\) )*)"
+    # What journald (`Aug 19 18:34:30 host vllm[8707]: `) or Docker Compose (`vllm-1  | `) puts before it.
+    r"^(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ \S+\[\d+\]: |[\w.-]+ +\| )?"
+    r"(?P<who>(?:\([^)]*\) )*)"
     r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?"
     r"(?P<text>.*)$"
 )
@@ -284,20 +287,29 @@ UNKNOWN_ERROR = Signature(
 """What no table knows. Better than a wrong cause: the line is shown as the likely one."""
 
 
+_IGNORED = re.compile(r"^Exception ignored ")
+"""What Python prints before an exception that nothing can catch, as in a destructor: it comes after the reason."""
+
+
 def last_error(lines: Iterable[str]) -> str | None:
     """The line of the last exception before the first line in which others report that something has ended; None
     where there is no exception."""
-    last = None
+    last, ignored = None, set[str]()
     for line in lines:
         text = ANSI.sub("", line).strip()
         match = _LINE.match(text)
-        words = match["text"] if match else text
+        words, who = (match["text"], match["who"]) if match else (text, "")
         if _CONSEQUENCE.search(words) or any(each.expression.search(text) for each in _REPORTS):
             if last is not None:
                 return last
             continue
-        if match and match["level"] not in ("WARNING", "INFO") and _EXCEPTION.search(words):
-            last = text
+        if _IGNORED.match(words):
+            ignored.add(who)
+        elif match and match["level"] not in ("WARNING", "INFO") and _EXCEPTION.search(words):
+            if who in ignored:
+                ignored.remove(who)
+            else:
+                last = text
     return last
 
 

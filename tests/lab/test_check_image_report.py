@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -70,6 +71,28 @@ def test_a_volume_that_is_not_there_is_not_made_by_looking(clean: Rehearsal) -> 
     assert findings(volumes) == {}
     for node in clean.names():
         assert "not-there" not in clean.lab.exec(node, ["ls", "/srv"]).split()
+
+
+def test_vllm_is_asked_about_the_configuration_that_it_reads(clean: Rehearsal) -> None:
+    """config.json names a class that nobody has, Mistral's params.json one that vLLM 0.32 itself makes of it."""
+    homes = [clean.lab.disk(node) / "models/tiny" for node in clean.names()]
+    before = (homes[0] / "config.json").read_bytes()
+    params = {"dim": 128, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 256, "vocab_size": 512}
+    try:
+        for home in homes:
+            said = {**json.loads(before), "architectures": ["NobodysForCausalLM"]}
+            (home / "config.json").write_text(json.dumps(said), encoding="utf-8")
+            (home / "params.json").write_text(json.dumps({**params, "norm_eps": 1e-5}), encoding="utf-8")
+        for kind, known in (("hf", False), ("mistral", True)):
+            asked = clean.clusterctl.with_changes(kind, {"serve.options.config-format": kind})
+            found = findings(asked, "--deep")
+            assert "model-support-unknown" not in found
+            assert ("model-not-in-registry" not in found) == known
+        assert "NobodysForCausalLM" in findings(clean.clusterctl, "--deep")["model-not-in-registry"]["seen"]
+    finally:
+        for home in homes:
+            (home / "config.json").write_bytes(before)
+            (home / "params.json").unlink(missing_ok=True)
 
 
 def test_a_probe_that_was_left_is_no_part_of_the_cluster_and_is_removed(clean: Rehearsal) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from clusterctl.facts.cluster import DeepFacts
 from clusterctl.facts.fact import Unknown
-from clusterctl.facts.image_report import ImageReport, ModelSupport, RunFailed
+from clusterctl.facts.image_report import ImageReport, ModelSupport, NoConfiguration, RunFailed
 
 DISTRIBUTIONS = {"numpy": "2.2.6", "ray": "2.60.0", "torch": "2.11.0", "transformers": "5.19.0", "vllm": "0.32.0"}
 
@@ -65,6 +65,8 @@ def report(changes: Mapping[str, Any] | None) -> ImageReport | RunFailed | Unkno
 
 
 def _support(said: Mapping[str, Any]) -> ModelSupport | Unknown:
+    if "no_configuration" in said:
+        return NoConfiguration(said["no_configuration"])
     if "unknown" in said:
         return Unknown(said["unknown"])
     return ModelSupport(tuple(said["architectures"]), said["supported"], said["pipeline_parallel"])

@@ -69,6 +69,92 @@ def test_without_its_row_the_last_error_before_the_first_consequence_stands_firs
     assert UNKNOWN_LINES[name] in first.seen[0]
 
 
+DIED = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+JOURNAL = "Aug 19 18:34:30 vllm vllm[8707]: "
+NO_ROUTE = (
+    "node5:240:240 [6] misc/socket.cc:533 NCCL WARN socketPollConnect: Connect to 10.0.0.4<56849> returned "
+    "113(No route to host) errno 115(Operation now in progress)"
+)
+SIBLINGS = {
+    "NCCL's own words are a known line": (
+        [
+            f"(RayWorkerWrapper pid=240, ip=10.0.0.5) {NO_ROUTE}",
+            "(RayWorkerWrapper pid=240) ERROR 04-16 01:01:44 [worker_base.py:620] RuntimeError: NCCL error: unhandled "
+            "system error (run with NCCL_DEBUG=INFO for details) [repeated 6x across cluster]",
+            f"(APIServer pid=1) {DIED}",
+        ],
+        "peer-unreachable",
+        "No route to host",
+    ),
+    "mp's wrapper of a worker's exception": (
+        [
+            "(Worker_TP1 pid=301) ERROR 11-24 08:50:34 [multiproc_executor.py:842] OSError: libcudart.so.12: cannot "
+            "open shared object file: No such file or directory",
+            "(EngineCore_DP0 pid=28140) Exception: WorkerProc initialization failed due to an exception in a "
+            "background process. See stack trace for root cause.",
+            f"(APIServer pid=27979) {DIED}",
+        ],
+        "unknown-error",
+        "libcudart.so.12",
+    ),
+    "journald's words before each line": (
+        [
+            f"{JOURNAL}(EngineCore pid=8801) ERROR 08-19 18:34:28 [core.py:1231] AssertionError: duplicate template "
+            "name",
+            f"{JOURNAL}(APIServer pid=8707) {DIED}",
+        ],
+        "unknown-error",
+        "duplicate template name",
+    ),
+    "Docker Compose's": (
+        [
+            "vllm-1  | (EngineCore pid=80) ERROR 08-19 18:34:28 [core.py:1231] AssertionError: duplicate template name",
+            f"vllm-1  | (APIServer pid=1) {DIED}",
+        ],
+        "unknown-error",
+        "duplicate template name",
+    ),
+    "an exception in a destructor after the reason": (
+        [
+            "(RayWorkerVllm pid=14289) ERROR 04-17 09:00:33 ray_utils.py:44] RuntimeError: CUDA error: no kernel image "
+            "is available for execution on the device",
+            "(RayWorkerVllm pid=14289) Exception ignored in: <function NCCLCommunicator.__del__ at 0x7f4d8c3212d0>",
+            "(RayWorkerVllm pid=14289) AttributeError: 'NCCLCommunicator' object has no attribute 'comm'",
+            f"(APIServer pid=1) {DIED}",
+        ],
+        "gpu-newer-than-image",
+        "no kernel image is available",
+    ),
+    "a channel of Ray's that timed out": (
+        [
+            "ERROR 04-16 11:53:48 [core.py:387] ray.exceptions.RayChannelTimeoutError: System error: Timed out waiting "
+            "for object available to read.",
+            "CRITICAL 04-16 11:53:49 [core_client.py:359] Got fatal signal from worker processes, shutting down.",
+        ],
+        "unknown-error",
+        "RayChannelTimeoutError",
+    ),
+}
+"""Lines of public reports, not of one version: what is put around a reason must not hide it."""
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_what_stands_around_the_reason_does_not_hide_it(name: str) -> None:
+    lines, code, words = SIBLINGS[name]
+    first, *others = explain("\n".join(lines))
+    assert (first.name, first.certainty) == (code, "likely")
+    assert words in first.seen[0]
+    assert "nccl-failed" not in {cause.name for cause in others}
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_nor_does_it_where_no_table_knows_the_reason(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, code, words = SIBLINGS[name]
+    without(monkeypatch, code)
+    first, *_ = explain("\n".join(lines))
+    assert words in first.seen[0]
+
+
 def test_a_consequence_alone_explains_nothing_else_away() -> None:
     (only,) = explain("(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.\n")
     assert (only.name, only.certainty) == ("worker-died", "likely")

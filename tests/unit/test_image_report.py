@@ -19,7 +19,6 @@ from clusterctl.hosts.engine.engine import Output
 from clusterctl.planning.container import container_specs
 from clusterctl.preflight.image import image_probe
 from clusterctl.preflight.inside import REPORT_SOURCE
-from clusterctl.preflight.inside import report as inside_report
 from tests.unit.reports import GOOD
 from tests.unit.support import FIXTURES, cluster_facts, deployment, inventory
 
@@ -43,7 +42,7 @@ def test_the_report_of_this_python_is_read() -> None:
 def test_the_report_ends_at_its_deadline(tmp_path: Path) -> None:
     (tmp_path / "ray.py").write_text("import time\ntime.sleep(600)\n")
     for deadline_s in ("0.5", "5", "25"):  # on a busy machine the short ones end it before it comes to its imports
-        argv = [sys.executable, str(REPORT_SOURCE), deadline_s, "/nonexistent", "deep"]
+        argv = [sys.executable, str(REPORT_SOURCE), deadline_s, "/nonexistent", "--deep"]
         done = subprocess.run(
             argv, capture_output=True, text=True, timeout=120, check=False, env={"PYTHONPATH": str(tmp_path)}
         )
@@ -56,7 +55,7 @@ def test_the_report_ends_at_its_deadline(tmp_path: Path) -> None:
 
 def test_a_module_that_does_not_import_is_named(tmp_path: Path) -> None:
     (tmp_path / "ray.py").write_text("raise SystemExit('no libgomp')\n")
-    argv = [sys.executable, str(REPORT_SOURCE), "50", "/nonexistent", "deep"]
+    argv = [sys.executable, str(REPORT_SOURCE), "50", "/nonexistent", "--deep"]
     done = subprocess.run(
         argv, capture_output=True, text=True, timeout=120, check=True, env={"PYTHONPATH": str(tmp_path)}
     )
@@ -160,7 +159,7 @@ def vllm_package(folder: Path, body: str, flags: str = "") -> Path:
 
 
 def asked(folder: Path) -> dict[str, Any]:
-    argv = [sys.executable, str(REPORT_SOURCE), "50", "/nonexistent", "deep", str(folder / "asked.yaml")]
+    argv = [sys.executable, str(REPORT_SOURCE), "50", "/nonexistent", "--deep", f"--options={folder / 'asked.yaml'}"]
     done = subprocess.run(
         argv, capture_output=True, text=True, timeout=120, check=True, env={"PYTHONPATH": str(folder)}
     )
@@ -207,7 +206,7 @@ def test_only_the_deep_report_is_given_the_options() -> None:
     probe = image_probe(inventory(), cluster_facts(), "gpu1")
     assert probe.options is None
     deep = image_probe(inventory(), cluster_facts(), "gpu2", ask_registry=True)
-    assert deep.config["command"][2:] == ["deep", "/etc/clusterctl/asked.yaml"]
+    assert deep.config["command"][2:] == ["--deep", "--options=/etc/clusterctl/asked.yaml"]
     assert deep.options is not None
     assert "tensor-parallel-size: 2" in deep.options
     assert deep.without_gpus.options == deep.options
@@ -218,7 +217,7 @@ def test_a_node_that_was_not_read_leaves_the_rest_of_the_report() -> None:
     one_lost = cluster_facts(unreachable={"gpu1": "`sh` did not end within 20 s"})
     deep = image_probe(inventory(), one_lost, "gpu2", ask_registry=True)
     assert deep.options is None
-    assert deep.config["command"][2:] == ["deep"]
+    assert deep.config["command"][2:] == ["--deep"]
 
 
 def test_flags_of_the_image_are_judged_beside_a_node_that_was_not_read() -> None:
@@ -231,7 +230,120 @@ def test_flags_of_the_image_are_judged_beside_a_node_that_was_not_read() -> None
     assert "mode-refused" not in [finding.code for finding in found]
 
 
-def test_a_gguf_model_without_a_configuration_says_why_it_is_not_known(tmp_path: Path) -> None:
-    (tmp_path / "tiny-Q4_K_M.gguf").write_bytes(b"GGUF")
-    said = inside_report.model_support(str(tmp_path))
-    assert "GGUF without a config.json" in said["error"]
+# What vLLM is asked about: which file of the model's says the architecture.
+
+ADAPT = """
+class Made:
+    def __init__(self, said): self.architectures = said
+def adapt_config_dict(config_dict, defaults):
+    return Made([config_dict["dim"], defaults.get("model_type", "nothing beside")])
+"""
+REGISTRY = """
+class Known:
+    def __init__(self, stages): self.stages = stages
+    def load_model_cls(self): return self.stages
+class ModelRegistry:
+    models = {"InStages": Known(True), "InOne": Known(False), "Qwen3ForCausalLM": Known(True)}
+    @classmethod
+    def get_supported_archs(cls): return cls.models.keys()
+"""
+MAPPING = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = {'qwen3': 'Qwen3ForCausalLM', 'other': 'OtherForCausalLM'}\n"
+SURFACE = {
+    "vllm/__init__.py": "",
+    "vllm/transformers_utils/__init__.py": "",
+    "vllm/transformers_utils/configs/__init__.py": "",
+    "vllm/transformers_utils/configs/mistral.py": ADAPT,
+    "vllm/model_executor/__init__.py": "",
+    "vllm/model_executor/models/__init__.py": REGISTRY,
+    "vllm/model_executor/models/interfaces.py": "supports_pp = bool\n",
+    "transformers/__init__.py": "",
+    "transformers/models/__init__.py": "",
+    "transformers/models/auto/__init__.py": "",
+    "transformers/models/auto/modeling_auto.py": MAPPING,
+}
+HF = {"config.json": {"architectures": ["InStages"], "model_type": "qwen3"}, "model.safetensors": None}
+MISTRAL = {"params.json": {"dim": "InOne"}, "consolidated.safetensors": None}
+GGUF = {"tiny-Q4_K_M.gguf": None}
+
+
+def written(folder: Path, files: dict[str, Any]) -> Path:
+    for name, said in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(said if isinstance(said, str) else json.dumps(said), encoding="utf-8")
+    return folder
+
+
+def supported(tmp_path: Path, files: dict[str, Any], *options: str, path: str = "") -> dict[str, Any]:
+    """What the report says of a model with these files; the lab's tests ask a real vLLM."""
+    surface, model = written(tmp_path / "site", SURFACE), written(tmp_path / "model", files)
+    base = written(tmp_path / "base", {"config.json": HF["config.json"]})
+    asked_for = [option.replace("BASE", str(base)) for option in options]
+    argv = [sys.executable, str(REPORT_SOURCE), "50", str(model / path), "--deep", *asked_for]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=120, check=True, env={"PYTHONPATH": str(surface)}
+    )
+    return dict(json.loads(done.stdout)["model_support"])
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "architectures"),
+    [
+        (HF, [], ["InStages"]),
+        (MISTRAL, [], ["InOne", "nothing beside"]),
+        ({"params.json": {"dim": "InOne"}}, [], ["InOne", "nothing beside"]),
+        ({**HF, "params.json": {"dim": "InOne"}}, [], ["InStages"]),
+        ({**HF, **MISTRAL}, [], ["InOne", "qwen3"]),
+        ({**HF, **MISTRAL}, ["--config-format=hf"], ["InStages"]),
+        ({**HF, "params.json": {"dim": "InOne"}}, ["--config-format=mistral"], ["InOne", "qwen3"]),
+        (MISTRAL, ["--hf-config-path=BASE"], ["InStages"]),
+        ({**HF, **GGUF}, [], ["InStages"]),
+    ],
+)
+def test_the_architecture_is_that_of_the_file_that_vllm_reads(
+    tmp_path: Path, files: dict[str, Any], options: list[str], architectures: list[str]
+) -> None:
+    said = supported(tmp_path, files, *options)
+    assert said == {"architectures": architectures, "supported": True, "pipeline_parallel": "InStages" in architectures}
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "path"),
+    [
+        ({**GGUF, "config.json": {"model_type": "qwen3", "architectures": ["Foo"]}}, [], "tiny-Q4_K_M.gguf"),
+        ({**GGUF, "config.json": {"model_type": "qwen3", "architectures": ["Foo"]}}, [], ""),
+        (GGUF, ["--tokenizer=BASE"], "tiny-Q4_K_M.gguf"),
+        (GGUF, ["--tokenizer=/nowhere", "--hf-config-path=BASE"], "tiny-Q4_K_M.gguf"),
+        ({**GGUF, "config.json": {"model_type": "other"}}, ["--hf-config-path=BASE"], "tiny-Q4_K_M.gguf"),
+    ],
+)
+def test_of_gguf_the_model_type_decides_not_what_config_json_calls_the_class(
+    tmp_path: Path, files: dict[str, Any], options: list[str], path: str
+) -> None:
+    said = supported(tmp_path, files, *options, path=path)
+    assert said == {"architectures": ["Qwen3ForCausalLM"], "supported": True, "pipeline_parallel": True}
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "words", "without"),
+    [
+        (GGUF, [], "tiny-Q4_K_M.gguf/../config.json", True),
+        (GGUF, ["--hf-config-path=/nowhere"], "/nowhere/config.json", True),
+        ({**GGUF, "config.json": {"model_type": "clip"}}, [], "no text model of type clip", False),
+        (HF, ["--config-format=own"], "config-format own is a plugin's", False),
+        (HF, ["--config-format=mistral"], "params.json", False),
+    ],
+)
+def test_what_cannot_be_asked_says_why(
+    tmp_path: Path, files: dict[str, Any], options: list[str], words: str, without: bool
+) -> None:
+    said = supported(tmp_path, files, *options, path="tiny-Q4_K_M.gguf" if files is GGUF else "")
+    assert words.replace("tiny-Q4_K_M.gguf/..", str(tmp_path / "model")) in said["error"]
+    assert said.get("no_configuration", False) == without
+
+
+def test_options_that_say_where_the_configuration_is_are_passed_on() -> None:
+    options = {"config-format": "mistral", "hf-config-path": "/models/base", "tokenizer": "/models/base", "seed": 1}
+    asked_deep = inventory({"serve": {"options": options}})
+    command = image_probe(asked_deep, cluster_facts(), "gpu1", ask_registry=True).config["command"]
+    assert command[4:] == ["--config-format=mistral", "--hf-config-path=/models/base", "--tokenizer=/models/base"]
+    assert image_probe(asked_deep, cluster_facts(), "gpu1").config["command"][2:] == []

@@ -138,6 +138,15 @@ CASES = [
     Case("Match host", "Match host=gpu\n  HostName 127.0.0.1\n  Port {node}\n  IdentityFile {dir}/b\n"),
     Case("Match exec", 'Match host gpu exec "false"\n  Port 1\nMatch exec "test %n = gpu"\n  Port {node}\n'
          + NODE.replace("{node}", "1")),
+    Case("Match !exec and a list with a negated pattern",
+         'Match !exec "false" host g*,!jump*\n  ProxyJump jump1\n' + NODE + JUMPS),
+    Case("Match final, !originalhost and !exec",
+         'Match final !originalhost jump1 !exec "test -S {dir}/nowhere/%r@%h:%p || false"\n'
+         "  ProxyCommand python3 {dir}/relay.py %h %p\n" + NODE),
+    Case("a certificate that Match exec fetches",
+         'Match host gpu exec "test -f {dir}/signed-cert.pub # for %h"\n'
+         "  IdentityFile {dir}/moved\n  CertificateFile {dir}/signed-cert.pub\n"
+         "  ProxyCommand python3 {dir}/relay.py 127.0.0.1 %p\n" + NODE.replace("{dir}/a", "none")),
     Case("Match originalhost, user and localuser",
          "Match originalhost gpu localuser {me}\n  Port {node}\nMatch user nobody-here\n  Port 1\n" + NODE),
     Case("Match final", NODE + "Match final host 127.0.0.1\n  IdentityFile {dir}/b\n  Port 1\n"),

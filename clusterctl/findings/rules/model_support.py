@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from clusterctl.deployment.address import accelerators_per_node
 from clusterctl.facts.cluster import ClusterFacts
 from clusterctl.facts.fact import Unknown
-from clusterctl.facts.image_report import ModelSupport
+from clusterctl.facts.image_report import ModelSupport, NoConfiguration
 from clusterctl.findings.code import ERROR, WARNING, Code
 from clusterctl.findings.finding import Finding
 from clusterctl.findings.rule import rule
@@ -27,6 +27,16 @@ NOT_KNOWN = Code(
     why="whether this vLLM can serve the model is not known",
     fix=lambda engine: f"run it by hand: {engine.start} with --entrypoint python3, from vllm import ModelRegistry",
     note=ONLY_DEEP,
+)
+NO_CONFIGURATION = NOT_KNOWN.variant(
+    seen="vLLM could not be asked about the model: {error}",
+    why="vLLM takes the model's type from it, and whether it can serve the model is not known",
+    fix="mount the base model's small files, container.volumes: [/models/BASE:/models/BASE:ro], and set "
+    "serve.options.hf-config-path: /models/BASE",
+)
+NO_CONFIGURATION_THERE = NO_CONFIGURATION.variant(
+    fix="{option} in serve.options must name a directory in the container with the base model's config.json: mount it "
+    "with container.volumes, as /models/BASE:/models/BASE:ro",
 )
 NOT_IN_REGISTRY = Code(
     name="model-not-in-registry",
@@ -55,7 +65,13 @@ def model_support(inventory: Inventory, facts: ClusterFacts) -> Iterator[Finding
     """vLLM knows the model, and can split it into pipeline stages where the layout has several."""
     for name, _, report in reports(facts):
         support = report.model_support
-        if isinstance(support, Unknown):
+        if isinstance(support, NoConfiguration):
+            named = next((key for key in ("hf-config-path", "tokenizer") if inventory.serve.options.get(key)), None)
+            if named is None:
+                yield NO_CONFIGURATION.found(name, error=support.reason)
+            else:
+                yield NO_CONFIGURATION_THERE.found(name, error=support.reason, option=named)
+        elif isinstance(support, Unknown):
             yield NOT_KNOWN.found(name, engine=facts.nodes[name].commands, error=support.reason)
         elif isinstance(support, ModelSupport):
             architecture = ", ".join(support.architectures) or "no architecture"

@@ -1,15 +1,17 @@
 """What an image is, asked from inside: versions, GPUs, limits, libraries. Prints one line of JSON.
 
 One file, standard library only, run by the image's own python3 in a container with the serving container's flags
-(planning/probe.py), which ends with it. Reads only, and creates no CUDA context. `sys.argv`: the deadline in seconds,
-the model's directory, and `deep` where modules are really to be imported (seconds to minutes); after it the file of
-options that the server would be started with, where that is known.
+(preflight/image.py), which ends with it. Reads only, and creates no CUDA context. Arguments: the deadline in seconds,
+the model's path, and `--deep` where modules are really to be imported (seconds to minutes); with it the file of
+options that the server would be started with, where that is known, and those options that say where the model's
+configuration is.
 
 Older Pythons than clusterctl's own run it too, to be able to say that they are too old for the agent.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import faulthandler
@@ -24,7 +26,8 @@ import platform
 import re
 import resource
 import runpy
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,37 +168,79 @@ def broken_imports() -> dict[str, str]:
     return broken
 
 
-def architectures_of(model: Path) -> list[str]:
+class NoConfiguration(Exception):
+    """A GGUF file of whose model there is no config.json."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file."""
+    return dict(json.loads(path.read_bytes()))
+
+
+def architectures_of(
+    model: Path, config_format: str = "auto", config_path: str | None = None, tokenizer: str | None = None
+) -> list[str]:
     """What vLLM takes from the model's configuration; in Mistral's own format, what this vLLM makes of params.json.
 
-    Which of the two counts: get_config in vLLM 0.32, transformers_utils/config.py. Raises ValueError for GGUF without
-    a config.json: its metadata name no class of vLLM's.
+    Which file counts: get_config in vLLM 0.32, transformers_utils/config.py, which is given `--hf-config-path` before
+    the model. Raises NoConfiguration, and ValueError for a format that only a plugin of the server's knows.
     """
-    config, params = model / "config.json", model / "params.json"
-    if params.is_file() and (list(model.glob("consolidated*.safetensors")) or not config.is_file()):
+    if is_gguf(model):
+        return gguf_architectures(model, config_path or tokenizer)
+    home = Path(config_path or model)
+    config, params = home / "config.json", home / "params.json"
+    if config_format == "auto":
+        own = params.is_file() and (list(home.glob("consolidated*.safetensors")) or not config.is_file())
+        config_format = "mistral" if own else "hf"
+    if config_format == "mistral":
         adapt = importlib.import_module("vllm.transformers_utils.configs.mistral").adapt_config_dict
-        beside = json.loads(config.read_bytes()) if config.is_file() else {}
-        return list(adapt(json.loads(params.read_bytes()), defaults=beside).architectures or [])
-    if not config.is_file() and (model.suffix == ".gguf" or list(model.glob("*.gguf"))):
-        raise ValueError("the model is GGUF without a config.json, which alone names the architecture to ask for")
-    return list(json.loads(config.read_bytes()).get("architectures") or [])
+        beside = read(config) if config.is_file() else {}
+        return list(adapt(read(params), defaults=beside).architectures or [])
+    if config_format != "hf":
+        raise ValueError(f"config-format {config_format} is a plugin's, which only the server loads")
+    return list(read(config).get("architectures") or [])
 
 
-def model_support(model_path: str) -> dict[str, Any]:
+def is_gguf(model: Path) -> bool:
+    """Whether the model is a GGUF file, or a directory with such files and no other weights."""
+    if model.suffix == ".gguf":
+        return True
+    return any(model.glob("*.gguf")) and not any(any(model.glob(f"*.{kind}")) for kind in ("safetensors", "bin"))
+
+
+def gguf_architectures(model: Path, named: str | None) -> list[str]:
+    """The class for the model_type of config.json, whatever `architectures` says there.
+
+    As vllm-gguf-plugin 0.0.5 does it (config_parser.py, plugin.py; before 0.24 vLLM itself did). The config.json is in
+    the directory that the options name, else beside the file.
+    """
+    config = Path(named or (model.parent if model.suffix == ".gguf" else model)) / "config.json"
+    if not config.is_file():
+        raise NoConfiguration(f"the model is GGUF, and {config}, which names its type, is not in the container")
+    kind = read(config).get("model_type")
+    known = importlib.import_module("transformers.models.auto.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if kind not in known:
+        raise ValueError(f"the model is GGUF, and transformers in the image has no text model of type {kind}")
+    return [known[kind]]
+
+
+def model_support(architectures: Callable[[], list[str]]) -> dict[str, Any]:
     """Whether vLLM knows the model's architecture and can split it into pipeline stages (vLLM 0.32, registry.py).
 
     The class is loaded here and not by way of ModelRegistry.is_pp_supported_model, which wants a whole configuration
     and imports everything again in a process of its own.
     """
     try:
-        architectures = architectures_of(Path(model_path))
+        names = architectures()
         models = importlib.import_module("vllm.model_executor.models")
         interfaces = importlib.import_module("vllm.model_executor.models.interfaces")
-        known = [name for name in architectures if name in models.ModelRegistry.get_supported_archs()]
+        known = [name for name in names if name in models.ModelRegistry.get_supported_archs()]
         pipeline = [bool(interfaces.supports_pp(models.ModelRegistry.models[name].load_model_cls())) for name in known]
+    except NoConfiguration as error:
+        return {"error": str(error), "no_configuration": True}
     except BaseException as error:  # noqa: BLE001 (whatever vLLM raises is the answer)
         return {"error": f"{type(error).__name__}: {error}"}
-    return {"architectures": architectures, "supported": bool(known), "pipeline_parallel": any(pipeline)}
+    return {"architectures": names, "supported": bool(known), "pipeline_parallel": any(pipeline)}
 
 
 def serve_flags() -> list[str] | None:
@@ -252,9 +297,10 @@ def flexible_parser() -> Any:
         return importlib.import_module("vllm.utils").FlexibleArgumentParser
 
 
-def report(model_path: str, *, deep: bool, options: str | None = None) -> dict[str, Any]:
+def report(asked: argparse.Namespace) -> dict[str, Any]:
     """Everything."""
     installed = distributions()
+    where = partial(architectures_of, asked.model, asked.config_format, asked.hf_config_path, asked.tokenizer)
     listed = "\n".join(f"{name}=={version}" for name, version in installed.items())
     return {
         "python": platform.python_version(),
@@ -271,18 +317,31 @@ def report(model_path: str, *, deep: bool, options: str | None = None) -> dict[s
         "environment": environment(),
         "distributions": installed,
         "digest": hashlib.sha256(listed.encode()).hexdigest(),
-        "broken_imports": broken_imports() if deep else {},
-        "model_support": model_support(model_path) if deep else None,
+        "broken_imports": broken_imports() if asked.deep else {},
+        "model_support": model_support(where) if asked.deep else None,
         "serve_flags": serve_flags(),
-        "refused_options": refused_options(options) if deep and options else None,
+        "refused_options": refused_options(asked.options) if asked.deep and asked.options else None,
     }
+
+
+def arguments() -> argparse.Namespace:
+    """What is asked. The options are called as those of `vllm serve`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("deadline_s", type=float)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--deep", action="store_true")
+    parser.add_argument("--options")
+    parser.add_argument("--config-format", default="auto")
+    parser.add_argument("--hf-config-path")
+    parser.add_argument("--tokenizer")
+    return parser.parse_args()
 
 
 def main() -> None:
     """Report, or end at the deadline whatever hangs: nobody else may be left to end this process."""
-    faulthandler.dump_traceback_later(float(sys.argv[1]), exit=True)
-    deep = "deep" in sys.argv[3:]
-    print(json.dumps(report(sys.argv[2], deep=deep, options=sys.argv[4] if len(sys.argv) > 4 else None)))
+    asked = arguments()
+    faulthandler.dump_traceback_later(asked.deadline_s, exit=True)
+    print(json.dumps(report(asked)))
 
 
 if __name__ == "__main__":
