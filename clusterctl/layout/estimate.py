@@ -1,8 +1,9 @@
 """How fast a layout would be: from the model's bytes and operations, the accelerators' figures and the links. Pure.
 
 A roofline: a step takes as long as reading what it must read from memory or as calculating what it must calculate,
-whichever is longer, and then exchanges. In the one comparison with measurements (8B, two H100, vLLM 0.26:
-tests/unit/test_layout_ranking.py) the estimates were between 11 % above and 36 % below, and the order was right.
+whichever is longer, then exchanges, and then waits for the engine's own work. Against measurements (8B, vLLM 0.26; two
+H100 over TCP, and four H200: tests/unit/test_layout_ranking.py) the estimates were between 40 % below and 35 % above,
+and the order was right.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ MEMORY_REACHED, FLOPS_REACHED = 0.8, 0.55
 """Parts of the peak figures that vLLM's kernels reach: of memory in decoding, of operations in prefill."""
 STEP_S = 1.5e-3
 """For scheduling a step, and for starting its kernels from CUDA graphs (vLLM's V1 engine)."""
+HOST_S = 60e-6
+"""An engine's Python for each request of each step: scheduling, what was sampled, its API server's text. With TP4 on
+H200 and vLLM 0.26 a token of 400 requests took 31 ms in the faster of two runs, the GPUs' part of it under 6 ms
+(docs/reference/gpus-tested.md)."""
 VALUE_BYTES = 2
 """Of an activation."""
 ALL_REDUCES = 2
@@ -125,7 +130,7 @@ def speed(model: Model, accelerator: Accelerator, shape: Shape, work: Workload, 
     middle = work.input_tokens + work.output_tokens // 2
     prefill_s = _token_s(model, accelerator, shape)
     micro = max(1, at_once // shape.pipeline_parallel)
-    decode_s = _step_s(model, accelerator, shape, micro, middle) / micro / _busy(shape)
+    decode_s = _with_host(_step_s(model, accelerator, shape, micro, middle) / micro / _busy(shape), shape)
     total_s = per_engine * (work.input_tokens * prefill_s / _busy(shape) + work.output_tokens * decode_s)
     stages = shape.pipeline_parallel
     return Speed(
@@ -145,6 +150,12 @@ def exchanged_bytes(model: Model, shape: Shape) -> int:
     ranks = tensor * engines
     experts = layers * 2 * activation * (ranks - 1) / ranks * engines if shape.expert_link is not None else 0
     return round(reduced + stage + experts)
+
+
+def _with_host(decode_s: float, shape: Shape) -> float:
+    """Seconds for a token, the engine's own work for it included. It comes after a step; in a pipeline another batch is
+    under way meanwhile."""
+    return max(decode_s, HOST_S) if shape.pipeline_parallel > 1 else decode_s + HOST_S
 
 
 def _busy(shape: Shape) -> float:

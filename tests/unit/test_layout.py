@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clusterctl.facts.cluster import ClusterFacts
@@ -194,6 +194,9 @@ KEYS = sorted(
 )
 
 
+@settings(
+    suppress_health_check=[HealthCheck.too_slow]
+)  # the first text takes seconds on a busy machine: a table is made
 @given(
     st.dictionaries(st.sampled_from(KEYS), st.one_of(values, st.dictionaries(st.sampled_from(KEYS), values))),
     st.integers(1, 64),

@@ -42,6 +42,7 @@ TCP (vLLM 0.26, `vllm bench serve`; of the pipeline three runs over Ray and one 
 BUS_GBYTE_PER_S = 2.59
 """Of an all-reduce between these two, as `check --nccl` measured it."""
 THERE = Workload(400, 512, 128)
+SIZES = ("data_parallel", "tensor_parallel", "pipeline_parallel")
 
 H100 = "NVIDIA H100 80GB HBM3"
 UUID = "GPU-00000000-0000-0000-0000-00000000000{}"
@@ -134,6 +135,22 @@ def test_8b_on_two_gpus_over_tcp_comes_out_as_measured() -> None:
     assert abs(estimates["PP2"] / estimates["one"] - 1) < 0.2, "about equal"
     for name, measured in MEASURED.items():
         assert 0.6 < estimates[name] / measured < 1.2, name
+
+
+def test_8b_on_two_nodes_with_two_gpus_each_comes_out_as_measured() -> None:
+    """On four H200 (docs/reference/gpus-tested.md): the middle of what was measured, and its order."""
+    found = ranked(facts_of("llama-8b", gpu="NVIDIA H200", per_node=2, deep=over_tcp(4.74)))
+    estimates = [
+        next(
+            rate(way)
+            for way in found.ways
+            if {"data_parallel": 1, **way.settings} == dict(zip(SIZES, sizes, strict=True))
+        )
+        for sizes in ((4, 1, 1), (2, 2, 1), (1, 2, 2))
+    ]
+    assert estimates == sorted(estimates, reverse=True)
+    for estimate, seen in zip(estimates, (12216, 10203, 5778), strict=True):
+        assert 0.6 < estimate / seen < 1.4
 
 
 def test_a_fast_link_turns_the_order_for_a_single_request() -> None:
