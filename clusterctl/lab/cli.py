@@ -75,7 +75,7 @@ def lab() -> None:
 
 
 @lab.command()
-@click.option("--for-tests", is_flag=True, help="Also what this project's tests need: a browser, and Prometheus.")
+@click.option("--for-tests", is_flag=True, help="Also what this project's tests need: a browser, Prometheus, shells.")
 def setup(for_tests: bool) -> None:
     """Install the Debian packages that the lab needs (only missing ones; starts no service)."""
     from clusterctl.lab import packages

@@ -30,8 +30,17 @@ NEEDED = {
     "nft": ("nftables",),  # a firewall between the nodes, for drills and tests
 }
 """Commands that the lab runs, and the Debian packages that have them (the first one that exists is taken)."""
-FOR_TESTS = {"chromium-headless-shell": ("chromium-headless-shell",), "promtool": ("prometheus",)}
-"""The same of what this project's tests run: a browser, and a real Prometheus."""
+FOR_TESTS = {
+    "chromium-headless-shell": ("chromium-headless-shell",),
+    "promtool": ("prometheus",),
+    "zsh": ("zsh",),
+    "fish": ("fish",),
+    "tcsh": ("tcsh",),
+    "busybox": ("busybox",),
+    "ksh": ("ksh93u+m", "ksh"),
+    "mksh": ("mksh",),
+}
+"""The same of what this project's tests run: a browser, a real Prometheus, and the login shells of strangers."""
 ENGINE_ONLY = ("dockerd", "docker", "debootstrap", "tar")
 """Commands that a lab of ssh-only nodes does without."""
 IMAGE_ONLY = ("debootstrap", "nft")

@@ -122,7 +122,7 @@ def test_what_a_login_prints_is_no_part_of_an_answer(login: Login, kind: str) ->
 )
 def test_every_shell_runs_the_same_command(login: Login, shell: str) -> None:
     if shutil.which(shell.split(maxsplit=1)[0]) is None:
-        pytest.skip(f"no {shell.split(maxsplit=1)[0]} on this machine (`clusterctl lab setup` installs it)")
+        pytest.skip(f"no {shell.split(maxsplit=1)[0]} on this machine (`make setup` installs it)")
     whole(login("echo noise", shell))
 
 
