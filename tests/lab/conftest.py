@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,16 @@ from clusterctl.lab.lab import Lab, LabOptions
 
 UP_DEADLINE_S = 600
 """A start takes one to two minutes on two cores; a test that waits longer than this hangs."""
+SOON_S = 60
+"""For what happens within seconds on a machine that does nothing else."""
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    """Wait for it; an assertion says `what` where it does not come."""
+    deadline = time.monotonic() + SOON_S
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
 
 
 @dataclass(frozen=True)

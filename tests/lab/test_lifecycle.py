@@ -17,7 +17,7 @@ from openai import OpenAI
 from clusterctl.lab import lab as labs
 from tests.unit.test_metrics import asked, prometheus
 
-from .conftest import UP_DEADLINE_S, Ran, Rehearsal
+from .conftest import UP_DEADLINE_S, Ran, Rehearsal, until
 
 pytestmark = [pytest.mark.lab, pytest.mark.starts]
 
@@ -206,6 +206,7 @@ class TestTwoByTwo:
         watched = rehearsal.clusterctl.with_changes("watched", {"metrics_port": METRICS_PORT})
         assert watched("up", "--json").json()["changed"] is True
         said = watched("metrics", "targets").json()
+        until(lambda: METRICS_PORT in rehearsal.listening("node1"), "an agent reads its settings every 2 s")
         page = httpx.get(f"http://{rehearsal.lab.address('node1')}:{METRICS_PORT}/metrics", timeout=30).content
         subprocess.run(["promtool", "check", "metrics"], input=page, check=True, capture_output=True, timeout=60)
         with prometheus(tmp_path, said) as url:
@@ -216,7 +217,7 @@ class TestTwoByTwo:
             assert asked(url, "count(up == 1) == 3")["value"][1] == "3", "two agents, and vLLM's own"
             assert asked(url, 'up{exporter="vllm"} == 1')["metric"]["node"] == "node1"
         assert rehearsal.clusterctl("up").code == 0
-        assert METRICS_PORT not in rehearsal.listening("node1"), "turned off again, and nothing was restarted"
+        until(lambda: METRICS_PORT not in rehearsal.listening("node1"), "turned off again, and nothing was restarted")
 
     def test_down_leaves_nothing(self, up: Ran, rehearsal: Rehearsal) -> None:
         ran = rehearsal.clusterctl("down", "--json")

@@ -13,7 +13,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ import yaml
 
 from clusterctl.lab import lab as labs
 
-from .conftest import Rehearsal
+from .conftest import Rehearsal, until
 
 pytestmark = pytest.mark.lab
 
@@ -62,13 +62,6 @@ def execute(rehearsal: Rehearsal, *words: str, stdin: bytes = b"") -> subprocess
 
 def running(rehearsal: Rehearsal, node: str, words: str) -> bool:
     return any(words in line for line in rehearsal.processes(node))
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 @WHERE

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,7 +19,7 @@ from clusterctl.inventory.model import Inventory
 from clusterctl.lab import lab as labs
 from clusterctl.lab.lab import LabOptions
 
-from .conftest import Clusterctl, Rehearsal
+from .conftest import Clusterctl, Rehearsal, until
 
 pytestmark = [
     pytest.mark.lab,
@@ -29,7 +29,6 @@ pytestmark = [
 
 NAME, NODE = "podman-trial", "node1"
 SLEEPER = "import time\nprint('ready', flush=True)\nwhile True: time.sleep(0.1)\n"
-DEADLINE_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +63,6 @@ def podman(inventory: Inventory) -> Iterator[PodmanEngine]:
         again.one(NODE).engine.remove(NAME)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 def test_check_finds_nothing_wrong_with_a_podman_node(nodes: Rehearsal) -> None:
     ran = nodes.clusterctl("check")
     assert ran.code == 0
@@ -89,7 +81,7 @@ def test_a_process_that_is_killed_comes_back_and_a_stopped_one_does_not(nodes: R
     podman.set_restart_policy(NAME, "always")
     (pid,) = podman.pids(NAME)
     nodes.lab.exec(NODE, ["kill", "-KILL", str(pid)])
-    until(lambda: podman.pids(NAME) not in ((), (pid,)))
+    until(lambda: podman.pids(NAME) not in ((), (pid,)), "it is started again")
     found = podman.container(NAME)
     assert found is not None
     assert (found.restart_policy, found.restart_count) == ("always", 1)
@@ -123,4 +115,4 @@ def test_after_a_power_cut_the_node_starts_what_it_should(nodes: Rehearsal, podm
     labs.power_off(nodes.lab, NODE)
     labs.power_on(nodes.lab, NODE)
     asked = ["podman", "ps", "--filter", f"name={NAME}", "--format", "{{.State}}"]
-    until(lambda: nodes.lab.exec(NODE, asked).strip() == "running")
+    until(lambda: nodes.lab.exec(NODE, asked).strip() == "running", "it runs again")
