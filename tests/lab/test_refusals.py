@@ -118,8 +118,9 @@ def test_no_model_at_the_path(clean: Rehearsal) -> None:
 
 
 def test_no_engine_on_a_node(clean: Rehearsal) -> None:
-    pids = clean.lab.exec("node2", ["pgrep", "-x", "dockerd"]).split()
-    clean.lab.exec("node2", ["kill", *pids])
+    (engine,) = clean.lab.exec("node2", ["pgrep", "-x", "dockerd"]).split()
+    keeper = clean.lab.exec("node2", ["ps", "-o", "ppid=", "-p", engine]).strip()  # would start it again
+    clean.lab.exec("node2", ["kill", keeper, engine])
     try:
         ran = clean.clusterctl("up")
         assert ran.code == 1
